@@ -596,7 +596,7 @@ CNN_API cnn_tensor *cnn_channel_shuffle_(cnn_channel_shuffle_args);
 #define cnn_channel_shuffle(...) CNN_CALL(cnn_channel_shuffle_, cnn_channel_shuffle_args, x, __VA_ARGS__)
 /* (N,C,height,width): each pixel repeated, or interpolated if bilinear. */
 typedef struct { const char *at, *said; cnn_tensor *x;
-                 int scale, scale_h, scale_w; /* required; _h, _w: scale */
+                 int scale, scale_h, scale_w; /* required unless y's size is; _h, _w: scale */
                  int bilinear, align_corners; /* 1, of bilinear: the corner pixels' centres coincide */
                  int height, width;           /* of y; default H*scale_h and W*scale_w */
                  const char *name; } cnn_upsample_args;
@@ -772,9 +772,10 @@ typedef bool (*cnn_fill)(cnn_request *, void *user);           /* false after an
 /* Samples, and of each what is to be learned, its target: whole numbers, such as a class for each sample or
    for each pixel, or floats of any shape, such as a measured value, another picture, or 0 and 1 for each of
    several properties. Pixels that came as bytes stay bytes, and become (byte/255 - mean[c]) / deviation[c]
-   when fed. A value, not a pointer: the loaders return it. If loading failed, count is 0 and error says why
-   (cnn_fit passes that on to the graph); cnn_dataset_free it anyway. Only mean, deviation and names may be
-   written, as for a net that was trained elsewhere with others. */
+   when fed (a deviation that is not positive counts as 1). A value, not a pointer: the loaders return it. If
+   loading failed, count is 0 and error says why (cnn_fit passes that on to the graph); it still has to be
+   given to cnn_dataset_free. Only mean, deviation and names may be written, as for a net that was trained
+   elsewhere with others. */
 typedef struct cnn_dataset {
     int                  count, classes;        /* samples; classes = largest label + 1 */
     cnn_shape            shape, target;         /* of one sample, and of one target: n = 1 */
@@ -4248,10 +4249,10 @@ static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
     const cnn__sample_norm t = cnn__sample_norm_of(y);
     const float *w = cnn__data(t.w), *b = cnn__data(t.b);
     float       *saved = mode == CNN_TRAIN ? y->saved : NULL;
-    const int    rows = y->shape.n * t.groups;
+    const ptrdiff_t rows = (ptrdiff_t)y->shape.n * t.groups;
     const cnn__cpu one = { y->graph->cpu.isa, 1, false };
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (int row = 0; row < rows; row++) {
+    for (ptrdiff_t row = 0; row < rows; row++) {
         const float *x = y->in[0]->data + row * t.k;
         float        mean = 0, rest = 0, variance = 0;
         if (t.centred) cnn__fast_channel_moments(&one, &mean, &rest, &variance, x, 1, 1, t.k);
@@ -4286,7 +4287,7 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
     const float    *w = cnn__data(t.w), *x = y->in[0]->data, *dy = y->grad;
     float          *dx = y->in[0]->grad, *dw = cnn__grad(t.w), *db = cnn__grad(t.b);
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, all))
-    for (int row = 0; row < (dx ? y->shape.n * t.groups : 0); row++) {
+    for (ptrdiff_t row = 0; row < (dx ? (ptrdiff_t)y->shape.n * t.groups : 0); row++) {
         const float     mean = saved[2 * row], rstd = saved[2 * row + 1];
         const ptrdiff_t at = row * t.k, weight = at % t.period / t.share;
         double          sum = 0, moment = 0;
@@ -7071,7 +7072,7 @@ static size_t cnn__bytes_of(const cnn__node *v)       /* at max_batch, rounded t
     return cnn__round_up(cnn__mul_size(cnn__checked_len(s), sizeof(float)), CNN__ALIGN);
 }
 
-/* Is x once among the operands of v, with as many elements as v? */
+/* Is x exactly one of v's operands, with as many elements as v? */
 static bool cnn__same_elements(const cnn__node *v, const cnn__node *x)
 {
     int times = 0;
@@ -9532,7 +9533,7 @@ static cnn_tensor *cnn__leaf_below(cnn_tensor *t, cnn_kind kind, int *count)
 
 /* The input and target that a data set is fed to (target NULL: the loss has none, as an autoencoder's), the
    truth that the loss compares with (the target, else the input), the loss that reads it (NULL: there is more
-   between), and how it is judged what the net makes of it. */
+   between), and how the net's answers are judged. */
 typedef enum { CNN__NOT_JUDGED,
                CNN__BY_CLASS,                  /* the largest logit is at the label */
                CNN__BY_SIGN,                   /* each logit is above 0 where its target is above 1/2 */
@@ -9924,7 +9925,7 @@ static void cnn__judge_confusion(const float *z, int classes, int label, void *u
 {
     int best = 0;
     for (int c = 1; c < classes; c++) if (z[c] > z[best]) best = c;
-    ((int *)user)[label * classes + best]++;
+    ((int *)user)[(size_t)label * (size_t)classes + (size_t)best]++;
 }
 CNN_API bool cnn_confusion(cnn_tensor *logits, const cnn_dataset *data, int *matrix)
 {
@@ -11004,7 +11005,7 @@ static bool cnn__check_header(cnn__file *f, char *header, size_t length, size_t 
     return cnn__read_header(f) && cnn__check_entries(f);
 }
 
-/* cnn__close_file it, also after an error. */
+/* f is to be closed by cnn__close_file, after an error, too. */
 static bool cnn__open_file(cnn__file *f, const void *file, size_t bytes)
 {
     const unsigned char *p = file;
@@ -11177,7 +11178,7 @@ static bool cnn__rename(const cnn__file *f, cnn__entry *e, const char *const *pa
     return true;
 }
 
-/* Only those entries stay that are asked for, by their names in the net. */
+/* Keep the entries that are asked for, under their names in the net. */
 static bool cnn__choose_entries(cnn__file *f, const cnn_load_weights_args *a)
 {
     static const char *const none[] = { NULL };
