@@ -12,6 +12,7 @@
 #   make bench        measurements, one `name threads value unit` a line; BENCH_SECONDS is the time for each
 #   make bench-peers  the same beside OpenBLAS, oneDNN, PyTorch, ONNX Runtime, OpenVINO, ncnn, where installed (python3)
 #   make bench-opencl the same on an OpenCL device
+#   make opencl-model which share of a GPU's peak a training step should reach: a model, from a dry run (python3)
 #   make clean
 #
 # A C compiler and make are enough. What else is missing (OpenMP, C++, clang, sanitizers, OpenCL, MPI) is skipped,
@@ -40,7 +41,7 @@ HEADERS  := $(wildcard $(INC)/cnn.h cnn_opencl.h cnn_exchange.h)
 RUN_TESTS = CC='$(CC)' MPICC='$(MPICC)' CXX='$(CXX)' CLANG='$(CLANG)' OPENCL='$(OPENCL)' BUILD=$(B) INC='$(INC)' LOGS=$(B)/logs \
             OBJECT='$(if $(filter file,$(origin CFLAGS)),$(B)/test_cnn.o)' sh tests/run.sh
 
-.PHONY: all run examples web test test-opencl sanitize odd coverage bench bench-peers bench-opencl grade clean
+.PHONY: all run examples web test test-opencl sanitize odd coverage bench bench-peers bench-opencl opencl-model grade clean
 all: examples
 
 run: $(B)/lenet
@@ -70,7 +71,7 @@ LONG    := opencl kernels rooms
 ordered  = $(LONG:%=$(B)/$(1)%) $(2) $(patsubst %,$(B)/$(1)%,$(filter-out $(LONG),$(SUITES)))
 # tests/inside.h wants the private types of cnn.h, tests/test_zoo.c the zoo without the implementation.
 PARTS   := $(B)/inside_types.h $(B)/zoo.h
-TESTING := $(wildcard tests/*.h) tests/test_rooms.c examples/zoo.c $(PARTS) $(HEADERS)
+TESTING := $(wildcard tests/*.h tests/bench/*.h) tests/test_rooms.c examples/zoo.c $(PARTS) $(HEADERS)
 INCLUDE  = -I$(INC) -I. -Itests -I$(B)
 
 test: $(SUITES:%=$(B)/test_%)
@@ -116,7 +117,7 @@ $(B)/tsan_threads: tests/switches/threads.c tests/switches/impl.c tests/test.h $
 
 # test_opencl stays out: it tests another header, and takes minutes so.
 COVERED  := $(filter-out $(B)/cov_opencl,$(call ordered,cov_))
-COV_CC    = $(CC) -std=c99 -O1 -fno-inline $(INCLUDE)
+COV_CC    = $(CC) -std=c99 -O1 -fno-inline -Dalways_inline=unused $(INCLUDE)
 
 coverage: $(COVERED)
 	@rm -f $(B)/cov_*.gcda
@@ -134,7 +135,7 @@ $(B)/cov_cnn.o: tests/cnn.c $(TESTING)
 
 # Options that change arithmetic, which the implementation must not notice, and one that watches it. Tests that hold
 # no implementation are compiled without the first two, test_kernels with NaN: their own would be lost.
-ODD_TESTS := rooms kernels files train
+ODD_TESTS := rooms kernels files train faults
 UBSAN     := -fsanitize=undefined,float-cast-overflow
 fast       = $(CC) -std=gnu17 -Ofast
 x87        = $(CC) -std=gnu17 -O1 -mfpmath=387
@@ -193,6 +194,12 @@ bench-peers: $(BENCHES)
 
 bench-opencl: $(B)/bench_opencl
 	@$<
+
+opencl-model: $(B)/opencl_counts
+	@python3 tests/bench/opencl_model.py $<
+
+$(B)/opencl_counts: tests/bench/opencl_counts.c tests/bench/opencl_counts.h examples/zoo.c $(HEADERS) | $(B)
+	$(CC) $(CFLAGS) $(WARN) -I$(INC) -I. $< -o $@ $(LDLIBS)
 
 $(B)/bench_%: tests/bench/bench_%.c $(wildcard tests/bench/*.h) $(HEADERS) | $(B)
 	$(CC) $(CFLAGS) $(WARN) -I$(INC) -I. $< -o $@ $(LDLIBS)

@@ -62,9 +62,11 @@
    -mfpmath=387): for one instruction set gcc and clang give the same bits. Long sums are made in double or in
    parts. 3x3 and 5x5 convolutions of many channels take Winograd's algorithm, which errs by up to 1e-5 of the
    largest output, against 5e-7, and whose sums exceed the result some 100 times, so that values above 1e36
-   overflow; .exact = 1 does without. Kernels multiply by zeros that the formula has not, so an infinity may
-   make NaN of more elements than the formula does. Denormal numbers, below 1.2e-38, count, though many CPUs
-   take 100 times as long for them: to flush them to 0 is a mode of each thread, and the program's to set.
+   overflow; .exact = 1 does without. An infinity makes NaN of more elements than the formula does in three
+   cases: of all of its tile in Winograd's algorithm; as a weight, of what meets the padding; and of gradients
+   of weights that two layers share or cnn_backward_add adds to. Denormal numbers, below 1.2e-38, count,
+   though many CPUs take 100 times as long for them: to flush them to 0 is a mode of each thread, and the
+   program's to set.
 
    Names. `.name = "conv1"` gives the parameters conv1.weight and conv1.bias, as in PyTorch; batch norm adds
    running_mean and running_var. Without a name, layers are numbered at compile in the order of the post-order
@@ -151,7 +153,9 @@ enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };                            
 enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 
 /* A function with the arguments of printf: argument number format_at is the format. */
-#if defined(__GNUC__)
+#if defined(__MINGW32__) && !defined(__clang__)          /* there printf means that of an old C library */
+#define CNN__PRINTF(format_at, first) __attribute__((format(gnu_printf, format_at, first)))
+#elif defined(__GNUC__)
 #define CNN__PRINTF(format_at, first) __attribute__((format(printf, format_at, first)))
 #else
 #define CNN__PRINTF(format_at, first)
@@ -237,12 +241,12 @@ CNN_API bool        cnn_compile_in(cnn_graph *, cnn_tensor *loss, void *memory, 
 
 /* A second view of a compiled net, for inference in another thread at the same time. Parameters, running
    statistics and constants are g's own, only read; inputs, values, workspace and, unless g has .no_packed,
-   packed weights are the view's, in one allocation. A view is a graph with .inference = 1: cnn_find(view,
-   x->name) is its x, and cnn_output, cnn_set, cnn_forward, cnn_get, cnn_predict and cnn_evaluate work on it
-   as on any graph, to the same bits. There are no locks, as nothing shared is written: while views run, g and
-   other views may run CNN_EVAL, but g must not be trained or loaded into. g outlives its views; each is freed
-   with cnn_free. A view has its own error, from the start if g is not compiled, has an error, or is on a
-   device. NULL as for cnn_new. */
+   packed weights are the view's, in one allocation. A view is a graph with .inference = 1 and g's .rows:
+   cnn_find(view, x->name) is its x, and cnn_output, cnn_set, cnn_forward, cnn_get, cnn_predict and
+   cnn_evaluate work on it as on any graph, to the same bits. There are no locks, as nothing shared is
+   written: while views run, g and other views may run CNN_EVAL, but g must not be trained or loaded into. g
+   outlives its views; each is freed with cnn_free. A view has its own error, from the start if g is not
+   compiled, has an error, or is on a device. NULL as for cnn_new. */
 typedef struct { const char *at, *said; const cnn_graph *g; /* required */
                  int max_batch, threads; } cnn_share_args; /* default: that of g; 1, a thread for each view */
 CNN_API cnn_graph  *cnn_share_(cnn_share_args);
@@ -337,8 +341,9 @@ CNN_API float       *cnn_flat_grads (cnn_graph *, size_t *count);
 
    Each operation records a node and returns its tensor y, or, after an error (the graph's), the nil tensor.
    Unless its block says otherwise, y has the shape of x and a field defaults to 0; what is required comes
-   first, by position. eps, slope, alpha, beta, k, delta and threshold must be positive. A weight or bias of
-   NULL is a new parameter; one that is given is used as it is: shared or constant. */
+   first, by position. eps, softplus's beta, lrn's k and huber's delta must be positive, other factors not
+   negative. A weight or bias of NULL is a new parameter; one that is given is used as it is: shared or
+   constant. */
 
 /* Cross-correlation with learned kernels (LeCun et al. 1989): (N,C,H,W) -> (N,channels,OH,OW),
    OH = floor((H + pad_top + pad_bottom - dilation_h (kernel_h - 1) - 1) / stride_h) + 1, OW likewise.
@@ -427,7 +432,7 @@ CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C
 
 /* Per channel over (N,H,W) (Ioffe, Szegedy 2015). weight, bias, running_mean, running_var (1,C,1,1). */
 typedef struct { const char *at, *said; cnn_tensor *x;
-                 float momentum; /* of the running statistics, in (0,1]; default 0.1, as PyTorch's */
+                 float momentum; /* of the running statistics, in [0,1]; default 0.1, as PyTorch's */
                  float eps; int no_affine; /* 1: no weight and bias */
                  int eval;       /* 1: its running statistics are frozen, see cnn_freeze */
                  int frozen;     /* 1: so are weight and bias */
@@ -475,7 +480,7 @@ CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x); /* 1 / (1 + e^-
 #define cnn_sigmoid(x) cnn_sigmoid_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
 #define cnn_tanh(x) cnn_tanh_(CNN_HERE, x)
-/* min(max(x, low), high), both required; +-INFINITY: no bound. relu6: Howard et al. 2017. */
+/* min(max(x, low), high); default 0, but not both; +-INFINITY: no bound. relu6: Howard et al. 2017. */
 typedef struct { const char *at, *said; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;
 CNN_API cnn_tensor *cnn_clamp_(cnn_clamp_args);
 #define cnn_clamp(...) CNN_CALL(cnn_clamp_, cnn_clamp_args, x, __VA_ARGS__)
@@ -497,7 +502,7 @@ CNN_API cnn_tensor *cnn_softplus_(cnn_softplus_args);
 #define cnn_softplus(...) CNN_CALL(cnn_softplus_, cnn_softplus_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x); /* x relu6(x+3)/6 (Howard et al. 2019) */
 #define cnn_hard_swish(x) cnn_hard_swish_(CNN_HERE, x)
-/* 1.0507 x for x > 0, else 1.7581 (e^x - 1), by which mean 0 and variance 1 stay (Klambauer et al. 2017). */
+/* 1.0507 x for x > 0, else 1.7581 (e^x - 1), which keeps mean 0 and variance 1 (Klambauer et al. 2017). */
 CNN_API cnn_tensor *cnn_selu_(const char *at, cnn_tensor *x);
 #define cnn_selu(x) cnn_selu_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_mish_(const char *at, cnn_tensor *x); /* x tanh(log(1 + e^x)) (Misra 2019) */
@@ -534,14 +539,14 @@ CNN_API cnn_tensor *cnn_softmax_(cnn_softmax_args);
 #define cnn_softmax(...) CNN_CALL(cnn_softmax_, cnn_softmax_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_log_softmax_(cnn_softmax_args);
 #define cnn_log_softmax(...) CNN_CALL(cnn_log_softmax_, cnn_softmax_args, x, __VA_ARGS__)
-/* 0 with probability p (required, 0 < p < 1), else x/(1-p); in CNN_EVAL x (Srivastava et al. 2014). */
+/* 0 with probability p (required, 0 <= p < 1), else x/(1-p); in CNN_EVAL x (Srivastava et al. 2014). */
 typedef struct { const char *at, *said; cnn_tensor *x; float p; const char *name; } cnn_dropout_args;
 CNN_API cnn_tensor *cnn_dropout_(cnn_dropout_args);
 #define cnn_dropout(...) CNN_CALL(cnn_dropout_, cnn_dropout_args, x, __VA_ARGS__)
 
 /* ---- Shapes ---- */
 
-/* The same values as (N,c,h,w). Required, 0 = 1; c*h*w as before. */
+/* The same values as (N,c,h,w), c*h*w as before; each defaults to 1. */
 typedef struct { const char *at, *said; cnn_tensor *x; int c, h, w; const char *name; } cnn_reshape_args;
 CNN_API cnn_tensor *cnn_reshape_(cnn_reshape_args);
 #define cnn_reshape(...) CNN_CALL(cnn_reshape_, cnn_reshape_args, x, __VA_ARGS__)
@@ -680,7 +685,8 @@ typedef struct { const char *at, *said;
 CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args);
 #define cnn_bce_with_logits(...) CNN_CALL(cnn_bce_with_logits_, cnn_bce_with_logits_args, logits, __VA_ARGS__)
 /* Focal loss (Lin et al. 2017), torchvision's sigmoid_focal_loss: bce_with_logits times (1 - p)^gamma, where
-   p is the probability given to the truth, times alpha for yes, 1 - alpha for no. (There: unreduced.) */
+   p is the probability given to the truth, times alpha for yes, 1 - alpha for no. (There the default is no
+   reduction.) */
 typedef struct { const char *at, *said; cnn_tensor *logits, *target; /* as for bce_with_logits */
                  float alpha, gamma; /* default 0.25 and 2; alpha below 0: without it */
                  int reduction; const char *name; } cnn_sigmoid_focal_args;
@@ -703,7 +709,7 @@ CNN_API cnn_tensor *cnn_dice_(cnn_dice_args);
 typedef struct { const char *at, *said; cnn_graph *g; float lr; /* required; lr > 0: no default is sensible */
                  float momentum;     /* of cnn_sgd and both RMSprops; default 0 */
                  float weight_decay; /* default 0, added to the gradient (L2); cnn_adamw: default 0.01, taken
-                                        off the weights (for none use cnn_adam) */
+                                        off the weights */
                  int   nesterov;     /* of cnn_sgd; 1: Nesterov momentum (Sutskever et al. 2013) */
                  float beta1, beta2; /* of cnn_adam and cnn_adamw; default 0.9 and 0.999 */
                  float alpha;        /* of both RMSprops; default 0.99 */
@@ -969,11 +975,12 @@ CNN_API bool      cnn_fit_(cnn_fit_args);
 #define cnn_fit(...) CNN_CALL(cnn_fit_, cnn_fit_args, loss, __VA_ARGS__)
 
 /* All samples of a data set in CNN_EVAL, batch by batch: loss, the mean over all samples, weighted as the
-   loss weights them; count, the samples. Where the target is classes, or answers to bce_with_logits:
-   accuracy, 0..1, of all labels but those that the loss ignores; else NAN. Where it is values: the mean
-   absolute error, and R2 = 1 - sum (y-t)^2 / sum (t-mean t)^2, the mean over the channels, as scikit-learn's
-   r2_score; else NAN. { NAN, NAN, 0, NAN, NAN } after an error. Flipped: each sample also in the mirror,
-   judged by the mean of both logits (N,C,1,1), the loss as the mean of both losses. */
+   loss weights them (of a loss that is a sum, such as CNN_SUM: the sum of all, divided by the samples);
+   count, the samples. Where the target is classes, or answers yes and no: accuracy, 0..1, of all labels but
+   those that the loss ignores; else NAN. Where it is values: the mean absolute error, and
+   R2 = 1 - sum (y-t)^2 / sum (t-mean t)^2, the mean over the channels, as scikit-learn's r2_score; else NAN.
+   { NAN, NAN, 0, NAN, NAN } after an error. Flipped: each sample also in the mirror, judged by the mean of
+   both logits (N,C,1,1), the loss the mean of both. */
 typedef struct { double loss, accuracy; int count; double mae, r2; } cnn_score;
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
@@ -1095,7 +1102,9 @@ CNN_API void        cnn_dot(cnn_graph *, FILE *);
    and print milliseconds per run, GFLOP/s (two for each multiply-add) and share, in the order of execution;
    at the end the total, and the time spent outside of the operations. loss: the compiled loss, run forward
    and backward; in a graph for inference any tensor, run forward. Returns the seconds of a run, NAN after an
-   error. On a device these are the times of the calls, which may return before the work is done. */
+   error. On a device that tells (seconds in cnn_backend; OpenCL does) they are the times of its kernels, else
+   of the calls, which may return before the work is done; what a usual run does in one kernel for several
+   operations is done by one for each. */
 CNN_API double      cnn_profile(cnn_tensor *loss, int runs, FILE *);
 /* Run once, as cnn_profile does, and print the values of each node as it is computed, then the gradients in
    reverse order, each with the node that it came from: at most `most` (0: 8) numbers of a tensor. */
@@ -1151,7 +1160,7 @@ typedef struct cnn_field {
     size_t      offset;
     double      preset;
     const char *like;                    /* names of options that stand before it: "stride kernel_h" */
-    const char *range;                   /* "[0,1)", "(0,inf)": what it may be; NULL: anything */
+    const char *range;                   /* "[0,1)", "(0,inf)": what it may be; NULL: any number */
     const char *what;                    /* for the message of the range: "the probability of a zero" */
     int         nth;                     /* 2: the second argument, where that is usual; 0: by name only */
 } cnn_field;
@@ -1212,7 +1221,8 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_JOINABLE = 512,      /* forward also applies the formulas of the nodes that run in place of y */
        CNN_BATCH_STATISTICS = 1024, /* CNN_TRAIN takes mean and variance over the batch: one value has none;
                                    CNN_EVAL is a factor and a shift per channel, which conv2d can take over */
-       CNN_SELECTS = 2048 };    /* each element of y is one of in[0], which alone gets its gradient */
+       CNN_ADDS_UP = 2048,      /* over the batch y is a sum, not a mean: twice the samples, about twice y */
+       CNN_SELECTS = 4096 };    /* each element of y is one of in[0], which alone gets its gradient */
 
 struct cnn_op {
     const char *name;
@@ -1276,7 +1286,7 @@ struct cnn_kernel {
                                                                    cnn_fail(y, ...) */
     bool (*backward)(cnn_backend *, cnn_tensor *y);
 };
-/* Where the arrays of a tensor are on the device: buffer[arena] and an offset in floats. */
+/* Where an array of a tensor is on the device: the buffer of its arena, and an offset in floats. */
 typedef struct { void *buffer; size_t at; } cnn_place;
 
 struct cnn_backend {
@@ -1307,6 +1317,8 @@ struct cnn_backend {
     int    n_kernels;
     bool   sets_grads;      /* rows set the gradient of operand i where cnn_grad_is_first(y, i), which is not
                                zeroed then; also in y's place, with CNN_INPLACE_GRAD */
+    size_t max_bytes;       /* the largest buffer that alloc gives; 0: no limit. The activations take several
+                               of them, where one would be larger. */
     char   error[CNN_ERROR_SIZE];
 };
 CNN_API cnn_place   cnn_place_data (const cnn_tensor *); /* for the rows of a backend, while they run */
@@ -1317,7 +1329,7 @@ CNN_API bool        cnn_grad_is_first(const cnn_tensor *y, int i); /* in backwar
 /* For these rows: what this run computes next, on the device and in y's place, so that nobody else reads y
    and y's row may do it too; NULL: nothing, or somebody looks at each value. */
 CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y);
-/* Is each label of softmax_cross_entropy or nll a class, as far as the host knows them? Else y fails. */
+/* Is each label of softmax_cross_entropy, nll or dice a class, as far as the host knows? Else y fails. */
 CNN_API bool        cnn_check_labels(cnn_tensor *y);
 typedef struct { long uploads, downloads, host_nodes; } cnn_traffic; /* host_nodes: without a row */
 CNN_API cnn_traffic cnn_copies(const cnn_graph *);     /* since cnn_compile */
@@ -1392,7 +1404,17 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
        cnn::graph  g(cnn_new(cnn::max_batch(64), cnn::seed(1)));          frees itself, as does cnn::dataset
        cnn_tensor *y = cnn_conv2d(x, 16, 5, cnn::pad(2), cnn::name("conv1"));
 
+   From C++20 on also with designated initialisers, all of them, in the order of the struct:
+
+       cnn_tensor *y = CNN_WITH(cnn_conv2d, .x = x, .channels = 16, .kernel = 5, .pad = 2, .name = "conv1");
+
    The words of all options; one that is missing here stops nobody from filling the struct. */
+#define CNN_WITH(function, ...) /* a lambda, as a pragma must not stand within an expression */ \
+    [&] { \
+        _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmissing-field-initializers\"") \
+        return function##_({ CNN_SAID(__VA_ARGS__), __VA_ARGS__ }); \
+        _Pragma("GCC diagnostic pop") \
+    }()
 #define CNN_WORDS(X) \
     X(max_batch) X(seed) X(threads) X(isa) X(backend) X(optimizer) X(exact) X(inference) X(no_packed) \
     X(keep_grads) X(rows) X(c) X(h) X(w) X(grad) X(name) X(shape) X(init) X(gain) X(fan_in) X(fan_out) \
@@ -1511,6 +1533,17 @@ struct dataset : cnn_dataset {
 #if (defined(__x86_64__) || defined(__i386__)) && !defined(__SSE2_MATH__)
 #pragma GCC target("sse2,fpmath=sse")
 #endif
+/* gcc's pragma does not give back what -ffinite-math-only took from x86's comparisons: there x < c and
+   isfinite(x) hold for NaN, x > c does not. So the bits are asked. */
+#pragma push_macro("isfinite")
+#pragma push_macro("isnan")
+#pragma push_macro("isinf")
+#undef isfinite
+#undef isnan
+#undef isinf
+#define isfinite(x) (cnn__bits_of_size((double)(x)) < 0x7FF0000000000000u)
+#define isnan(x)    (cnn__bits_of_size((double)(x)) > 0x7FF0000000000000u)
+#define isinf(x)    (cnn__bits_of_size((double)(x)) == 0x7FF0000000000000u)
 #elif defined(__FAST_MATH__)
 #error "cnn.h: compile the file with CNN_IMPLEMENTATION without -ffast-math"
 #elif defined(__clang__)
@@ -1535,6 +1568,7 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #define CNN__POSIX 1
 #include <dirent.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <unistd.h>
 #define CNN__IS_TERMINAL(f) ((f) == stderr && isatty(2))
 #elif defined(_WIN32)
@@ -1666,6 +1700,12 @@ static inline uint32_t cnn__bits_of_float(float v)
     memcpy(&bits, &v, sizeof bits);
     return bits;
 }
+CNN__UNUSED static uint64_t cnn__bits_of_size(double v)                /* without the sign */
+{
+    uint64_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits & (UINT64_MAX >> 1);
+}
 
 /* Little-endian, as all files are that are written here. */
 static uint32_t cnn__le32(const unsigned char *p)
@@ -1741,6 +1781,7 @@ typedef struct cnn__node {
     long              steps;            /* parameters: updates that their optimizer vectors have seen */
     int               fan_in, fan_out;
     bool              rectified;        /* a rectifier such as relu reads it */
+    bool              total;            /* a sum over the batch: see cnn__is_total */
     const float      *values;           /* CNN_CONST: the initial values */
     int               max_n;            /* shape.n as recorded */
     uint64_t          mark;             /* walks: the last walk that saw it */
@@ -1808,7 +1849,9 @@ struct cnn_graph {
     void        *base;                  /* the one allocation behind the arenas; NULL: the caller's memory */
     float       *arena[CNN_ARENAS];
     size_t       arena_bytes[CNN_ARENAS];
-    void        *buffer[CNN_ARENAS];    /* the same arenas on the device */
+    void        *buffer[CNN_ARENAS];    /* the same arenas on the device, but for the activations, ... */
+    void       **chunk;                 /* ... which are in n_chunks buffers there */
+    int          n_chunks;
     size_t       n_trained;             /* floats in the flat vectors, with gaps; what is frozen comes last */
     int          batch;                 /* the current N */
     uint64_t     walk, run;             /* counters behind mark and stamp; 64 bits never wrap */
@@ -1816,6 +1859,7 @@ struct cnn_graph {
     int          ran_batch;             /* N of the last run */
     int          reached;               /* how far the last run went in the time of the memory plan */
     bool         can_backward;          /* the last run was a forward of the loss for training */
+    bool         from_zero;             /* backward runs, and the gradients of parameters began at 0 */
     bool         has_grads;             /* some backward has run */
     unsigned char optimizer_on;         /* CNN__HOST | CNN__DEVICE: where the newest optimizer state is; 0 =
                                            all zero */
@@ -2003,6 +2047,7 @@ typedef struct cnn__tail {
 
 /* ---- What is defined below its first use, or in a later section ---- */
 
+static bool  cnn__said(const char *text, const cnn_field *f);
 static void  cnn__by_row(bool done, cnn_tensor *y);
 static bool  cnn__begin_forward(cnn_tensor *t, cnn_mode mode);
 static bool  cnn__forward_node(cnn__node *v, cnn_mode mode);
@@ -2157,10 +2202,12 @@ static cnn_tensor *cnn__leaf(cnn_graph *g, cnn_kind kind, const char *at, const 
     return t;
 }
 
-/* How its first values are drawn. */
-static bool cnn__set_init(cnn_tensor *t, cnn_init init, float gain)
+/* How its first values are drawn. said: the text of the arguments: a gain of 0 that was given makes zeros. */
+static bool cnn__set_init(cnn_tensor *t, cnn_init init, float gain, const char *said)
 {
-    cnn__of(t)->init = init, cnn__of(t)->gain = gain;
+    static const cnn_field row = { .name = "gain" };
+    const bool zero = gain == 0 && cnn__said(said, &row);
+    cnn__of(t)->init = zero ? CNN_INIT_CONSTANT : init, cnn__of(t)->gain = gain;
     if ((int)init < CNN_INIT_DEFAULT || (int)init > CNN_INIT_CONSTANT)
         return cnn_fail(t, "init is %d: it must be one of CNN_INIT_...", (int)init);
     return isfinite(gain) || cnn_fail(t, "gain is %g: it must be a finite number", (double)gain);
@@ -2190,7 +2237,7 @@ CNN_API cnn_tensor *cnn_param_(cnn_param_args a)
         return cnn_fail(t, "fan_in %d, fan_out %d: they must not be negative", a.fan_in, a.fan_out),
                cnn__nil_tensor();
     v->fan_in = a.fan_in, v->fan_out = a.fan_out;
-    return cnn__set_init(t, a.init, a.gain) ? t : cnn__nil_tensor();
+    return cnn__set_init(t, a.init, a.gain, a.said) ? t : cnn__nil_tensor();
 }
 
 CNN_API cnn_tensor *cnn_const_(const char *at, cnn_graph *g, cnn_shape shape, const float *values)
@@ -2280,7 +2327,7 @@ static double cnn__bound(const char **range)
 
 static bool cnn__in_range(const char *range, double value)
 {
-    if (!range) return true;
+    if (!range) return !isnan(value);
     const bool from = *range++ == '[';
     const double least = cnn__bound(&range);
     if (*range++ != ',') return false;
@@ -2382,14 +2429,14 @@ static bool cnn__resolve(const cnn_field *fields, void *args, char why[CNN_ERROR
         const cnn_field *from = f;
         const double value = cnn__given(f, args) ? cnn__option(f, args)
                                                  : cnn__default(fields, f, args, &from);
-        if (cnn__in_range(f->range, value)) {
+        if (value != CNN_REQUIRED && cnn__in_range(f->range, value)) {
             cnn__set_option(f, args, value);
             continue;
         }
         char text[32] = "missing";
         if (value != CNN_REQUIRED) cnn__format(text, sizeof text, f->type == 'f' ? "%g" : "%.0f", value);
         cnn__format(why, CNN_ERROR_SIZE, "%s is %s: it must be %s%sin %s", from->name, text,
-                    from->what ? from->what : "", from->what ? ", " : "", f->range);
+                    from->what ? from->what : "", from->what ? ", " : "", f->range ? f->range : "[-inf,inf]");
         return false;
     }
     if (fields) ((const char **)args)[1] = NULL;
@@ -2421,7 +2468,7 @@ static CNN__INLINE float cnn__select(bool yes, float a, float b)
 /* x, but in low..high. */
 static CNN__INLINE float cnn__within(float low, float x, float high)
 {
-    return cnn__select(x < low, low, cnn__select(x > high, high, x));
+    return cnn__select(low - x > 0, low, cnn__select(x > high, high, x));      /* not x < low: see >>base */
 }
 
 /* 2^n for -127 < n < 128: its exponent. */
@@ -2629,6 +2676,8 @@ CNN__KERNEL(conv_backward_data, const cnn__cpu *cpu, const cnn__conv *t, float *
                                 const float *w, void *scratch);
 CNN__KERNEL(conv_backward_weights, const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
                                    const float *x, const float *dy, void *scratch);
+static void cnn__conv_mend_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, const float *x,
+                                   const float *dy);
 static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t);
 CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *t, int pass);
 
@@ -2636,8 +2685,8 @@ CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cn
 static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, int *to);
 
 /* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN
-   wins over every number: a net that has gone wrong should show it. Back: dx[at] += dy. clear: dx is set to
-   zero first. */
+   wins over every number, the last of several: a net that has gone wrong should show it. Back: dx[at] += dy.
+   clear: dx is set to zero first. */
 CNN__KERNEL(max_pool, const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x);
 static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy,
                                const int *at, bool clear);
@@ -2730,8 +2779,8 @@ CNN_API cnn_tensor *cnn_operand(const cnn_tensor *y, const char *suffix)
     return NULL;
 }
 
-/* Make the parameter or buffer of this row, unless it is given or left out. */
-static bool cnn__make_owned(cnn_tensor *y, const cnn_owned *own)
+/* Make the parameter or buffer of this row, unless it is given or left out. said: the text of y's options. */
+static bool cnn__make_owned(cnn_tensor *y, const cnn_owned *own, const char *said)
 {
     const char *args = y->args;
     cnn_tensor *t = NULL;
@@ -2750,7 +2799,7 @@ static bool cnn__make_owned(cnn_tensor *y, const cnn_owned *own)
             return cnn_fail(y, "%s (%d,%d,%d,%d) would have more than 2^31 - 1 elements", own->suffix, s.n,
                             s.c, s.h, s.w);
         t = cnn__leaf(y->graph, own->kind, y->at, NULL, s);
-        if (cnn__is_nil(t) || !cnn__set_init(t, init, gain)) return false;
+        if (cnn__is_nil(t) || !cnn__set_init(t, init, gain, said)) return false;
         double in = 0, out = 0;
         if (own->fan) own->fan(y, &in, &out);
         cnn__node *v = cnn__of(t);
@@ -2810,7 +2859,8 @@ static bool cnn__set_shape(cnn_tensor *y)
 static cnn_tensor *cnn__record(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
                                const char *at, const char *name, bool build)
 {
-    cnn_graph *g = NULL;
+    cnn_graph  *g = NULL;
+    const char *said = NULL;
     for (int i = 0; in && i < n_in && i < CNN_MAX_INPUTS && !g; i++)
         if (!cnn__is_nil(in[i])) g = in[i]->graph;
     cnn__node *v = cnn__new_node(g, CNN_NODE, at, name);
@@ -2832,11 +2882,12 @@ static cnn_tensor *cnn__record(const cnn_op *op, cnn_tensor *const *in, int n_in
         if (!copy) return cnn__nil_tensor();
         y->args = args ? memcpy(copy, args, op->args_size) : copy;
         char why[CNN_ERROR_SIZE];
+        if (op->fields) said = ((const char *const *)copy)[1];
         if (!cnn__resolve(op->fields, copy, why)) return cnn_fail(y, "%s", why), cnn__nil_tensor();
     }
     if (!cnn__set_shape(y)) return cnn__nil_tensor();
     for (const cnn_owned *own = op->owned; build && own && own->suffix; own++)
-        if (!cnn__make_owned(y, own)) return cnn__nil_tensor();
+        if (!cnn__make_owned(y, own, said)) return cnn__nil_tensor();
     return !op->owned || cnn__check_owned(y) ? y : cnn__nil_tensor();
 }
 
@@ -3005,7 +3056,9 @@ CNN_API void cnn_backward(cnn_tensor *loss)
         if (g->config.backend)      cnn__device_clear_grads(g);
         else if (g->memory.grads)   memset(g->arena[CNN_ARENA_GRADS], 0, g->memory.grads);
     }
+    g->from_zero = g->can_backward;
     cnn_backward_add(loss);
+    g->from_zero = false;
 }
 
 CNN_API void cnn_backward_add(cnn_tensor *loss)
@@ -3594,13 +3647,13 @@ static bool cnn__conv2d_shape(cnn_tensor *y)
 {
     cnn_conv2d_args *a = (cnn_conv2d_args *)(uintptr_t)y->args;
     const cnn_shape  x = y->in[0]->shape;
-    if (a->one_d && x.h != 1)
-        return cnn_fail(y, "input %s: a signal is (N,C,1,W), from cnn_input(g, C, 1, W)",
-                        cnn__shape_text(y->in[0]).s);
-    if (a->causal) {
-        const long long reach = (long long)a->dilation_w * (a->kernel_w - 1);
-        a->pad_left = reach < CNN__LARGEST_OPTION ? (int)reach : CNN__LARGEST_OPTION, a->pad_right = 0;
-    }
+    if (a->one_d && (x.h != 1 || a->pad_top || a->pad_bottom))
+        return cnn_fail(y, "input %s: a signal is (N,C,1,W), from cnn_input(g, C, 1, W), padded along W "
+                        "alone", cnn__shape_text(y->in[0]).s);
+    const long long reach = (long long)a->dilation_w * (a->kernel_w - 1);
+    if (a->causal && reach > CNN__LARGEST_OPTION)
+        return cnn_fail(y, "causal: pad_left would be %lld: at most %d", reach, (int)CNN__LARGEST_OPTION);
+    if (a->causal && (a->pad_left != reach || a->pad_right)) a->pad_left = (int)reach, a->pad_right = 0;
     const cnn__slide s[2] = CNN__SLIDES(a, x, false);
     if (!cnn__check_channels(y, a->channels, a->groups) || !cnn__check_slide(y, &s[0])
         || !cnn__check_slide(y, &s[1]) || !cnn__check_padded(y, x.c / a->groups, s)) return false;
@@ -3681,14 +3734,23 @@ static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
     cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, p.w, p.b, p.packed, cnn_scratch(y),
                       cnn__of(y)->tail);
 }
+/* dw, and db unless it is NULL; then dw is mended if it began at 0. */
+static void cnn__conv_gradient(cnn_tensor *y, const cnn__conv *t, float *db, const float *x, const float *dy,
+                               void *scratch)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_tensor     *w = y->in[1];
+    const bool      alone = y->graph->from_zero && cnn__of(w)->grad_first == y->index;
+    cnn__conv_backward_weights(cpu, t, w->grad, db, x, dy, scratch);
+    if (alone) cnn__conv_mend_weights(cpu, t, w->grad, x, dy);
+}
 static void cnn__conv2d_backward(cnn_tensor *y)
 {
     const cnn__conv t = cnn__conv_of(y);
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *x = y->in[0], *w = y->in[1], *b = cnn_operand(y, "bias");
     if (x->grad) cnn__conv_backward_data(cpu, &t, x->grad, y->grad, w->data, cnn_scratch(y));
-    if (w->grad)
-        cnn__conv_backward_weights(cpu, &t, w->grad, cnn__grad(b), x->data, y->grad, cnn_scratch(y));
+    if (w->grad) cnn__conv_gradient(y, &t, cnn__grad(b), x->data, y->grad, cnn_scratch(y));
     else if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
 }
 static size_t cnn__conv2d_scratch(const cnn_tensor *y)
@@ -3814,7 +3876,7 @@ static void cnn__conv_transpose2d_backward(cnn_tensor *y)
         cnn__conv_forward(cpu, &t, dx, y->grad, w->data, NULL, NULL, scratch, NULL);
         cnn__map_back(cpu, NULL, x->grad, dx, NULL, NULL, cnn__len(x->shape));
     }
-    if (w->grad)      cnn__conv_backward_weights(cpu, &t, w->grad, NULL, y->grad, x->data, scratch);
+    if (w->grad)      cnn__conv_gradient(y, &t, NULL, y->grad, x->data, scratch);
     if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
 }
 static size_t cnn__conv_transpose2d_scratch(const cnn_tensor *y)
@@ -4390,7 +4452,7 @@ CNN__FORMULA(relu, CNN_READS_Y | CNN_RECTIFIER, NULL)
 
 /* ---- leaky_relu -------------------------------------------------------------------------------------------
  *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                      (Maas et al. 2013)
- *   slope must be positive, so that y has the sign of x; at x = 0 we take slope.
+ *   slope must not be negative, so that y has the sign of x; at x = 0 we take slope.
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_leaky_relu,      float x = v[i], z = x * k[0]; v[i] = x < 0 ? z : x)
 CNN__LOOP(cnn__each_leaky_relu_back, float dy = v[i], z = dy * k[0]; v[i] = a[i] > 0 ? dy : z)
@@ -4427,7 +4489,7 @@ CNN__FORMULA_OF(clamp, CNN_READS_Y | CNN_RECTIFIER, cnn__clamp_shape, offsetof(c
 
 /* ---- elu --------------------------------------------------------------------------------------------------
  *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)   (Clevert et al. 2015)
- *   alpha must be positive, so that y has the sign of x; at x = 0 we take alpha.
+ *   alpha must not be negative, so that y has the sign of x; at x = 0 we take alpha.
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(cnn__within(-87, x, 0));
                               v[i] = x <= 0 ? z : x)
@@ -4803,27 +4865,39 @@ static ptrdiff_t cnn__moved(const cnn_move *m, int axis, ptrdiff_t i)
     const int div = m->div[axis];
     return div == 1 ? i * m->step[axis] : i / div * m->step[axis] + i % div * m->within[axis];
 }
+/* n runs, copied or, with `add`, added: number i from from[i * from_step] to to[i * to_step]. */
+static void cnn__copy_runs(float *to, ptrdiff_t to_step, const float *from, ptrdiff_t from_step, ptrdiff_t n,
+                           ptrdiff_t run, cnn_each *add)
+{
+    for (ptrdiff_t i = 0; run > 1 && i < n; i++, to += to_step, from += from_step) {
+        if (add) add(to, from, NULL, NULL, run);
+        else     memcpy(to, from, (size_t)run * sizeof *to);
+    }
+    if (run > 1) return;
+    if (add) for (ptrdiff_t i = 0; i < n; i++, to += to_step, from += from_step) *to += *from;
+    else     for (ptrdiff_t i = 0; i < n; i++, to += to_step, from += from_step) *to = *from;
+}
 /* Between a, of shape s, and the places of its elements in b: a (+)= b or, with `into`, b (+)= a. What stays
-   in order is one run. */
+   in order is one run; of the axis above it, each div-th run is `step` from the one before. */
 static void cnn__move(const cnn__cpu *cpu, const cnn_move *m, cnn_shape s, float *a, float *b, bool into,
                       bool adds)
 {
-    cnn_each *add = cnn__each_add(cpu);
+    cnn_each *add = adds ? cnn__each_add(cpu) : NULL;
     int       e[4], last = 3;
     ptrdiff_t run = 1, rows = 1;
     cnn__extents(s, e);
     for (; last > 0 && m->div[last] == 1 && (e[last] == 1 || m->step[last] == run); last--) run *= e[last];
     for (int i = 0; i < last; i++) rows *= e[i];
+    const ptrdiff_t n = e[last], div = m->div[last], step = m->step[last];
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(s)))
     for (ptrdiff_t row = 0; row < rows; row++) {
         ptrdiff_t at = m->at, rest = row;
         for (int i = last - 1; i >= 0; rest /= e[i--]) at += cnn__moved(m, i, rest % e[i]);
-        for (ptrdiff_t i = 0; i < e[last]; i++) {
-            float *mine = a + (row * e[last] + i) * run, *other = b + at + cnn__moved(m, last, i);
-            float *to = into ? other : mine, *from = into ? mine : other;
-            if (run > 1 && adds) add(to, from, NULL, NULL, run);
-            else if (run > 1)    memcpy(to, from, (size_t)run * sizeof *to);
-            else                 *to = adds ? *to + *from : *from;
+        for (ptrdiff_t i = 0; i < div && i < n; i++) {
+            float          *mine = a + (row * n + i) * run, *other = b + at + i * m->within[last];
+            const ptrdiff_t count = (n - i + div - 1) / div;
+            if (into) cnn__copy_runs(other, step, mine, div * run, count, run, add);
+            else      cnn__copy_runs(mine, div * run, other, step, count, run, add);
         }
     }
 }
@@ -5072,8 +5146,6 @@ static bool cnn__depth_to_space_shape(cnn_tensor *y)
     if ((int64_t)r * r > x.c || x.c % (r * r) != 0)
         return cnn_fail(y, "block %d: its square must divide the %d channels of input %s", r, x.c,
                         cnn__shape_text(y->in[0]).s);
-    if (x.h > INT_MAX / r || x.w > INT_MAX / r)
-        return cnn_fail(y, "input %s is too large", cnn__shape_text(y->in[0]).s);
     y->shape = (cnn_shape){ x.n, x.c / (r * r), x.h * r, x.w * r };
     return true;
 }
@@ -5082,7 +5154,7 @@ static bool cnn__space_to_depth_shape(cnn_tensor *y)
     if (!cnn__operands(y, 1, 1)) return false;
     const int       r = ((const cnn_block_args *)y->args)->block;
     const cnn_shape x = y->in[0]->shape;
-    if (x.h % r != 0 || x.w % r != 0 || x.c > INT_MAX / r / r)
+    if (x.h % r != 0 || x.w % r != 0)
         return cnn_fail(y, "block %d must divide the rows and columns of input %s", r,
                         cnn__shape_text(y->in[0]).s);
     y->shape = (cnn_shape){ x.n, x.c * r * r, x.h / r, x.w / r };
@@ -5416,7 +5488,7 @@ static size_t cnn__most_scratch(const cnn_tensor *y)
         .name = #op_name, .shape = cnn__reduce_shape, .forward = cnn__##rule##_forward,                      \
         .backward = cnn__##rule##_backward, .args_size = sizeof(cnn_reduce_args),                            \
         .fields = cnn__##options##_fields, __VA_ARGS__ };
-CNN__REDUCE(sum,             reduce, reduce, .flags = 0)
+CNN__REDUCE(sum,             reduce, reduce, .flags = CNN_ADDS_UP)
 CNN__REDUCE(mean,            reduce, reduce, .flags = 0)
 CNN__REDUCE(global_avg_pool, reduce, global, .flags = 0)
 CNN__REDUCE(amax, most, reduce, .flags = CNN_READS_X | CNN_READS_Y, .scratch = cnn__most_scratch)
@@ -5944,6 +6016,22 @@ static void cnn__bias_gradient(const cnn__cpu *cpu, const cnn__conv *t, float *d
                      (cnn_shape){ t->n, t->oc, t->oh, t->ow }, (cnn_shape){ 1, 1, 1, 1 }, 1);
 }
 
+/* One tap, w[o][c][i][j]: what it was multiplied by, times dy. Once NaN the sum stays NaN. */
+static float cnn__tap_gradient(const cnn__conv *t, const float *x, const float *dy, int o, int c, int i,
+                               int j)
+{
+    const int in = t->ic / t->groups, out = t->oc / t->groups;
+    double    sum = 0;
+    for (int n = 0; n < t->n && !isnan(sum); n++)
+    for (int oy = 0; oy < t->oh; oy++)
+    for (int ox = 0; ox < t->ow; ox++) {
+        const int iy = oy * t->sh - t->ph + i * t->dh, ix = ox * t->sw - t->pw + j * t->dw;
+        if (iy < 0 || iy >= t->h || ix < 0 || ix >= t->w) continue;
+        sum += (double)x[cnn__at(n, o / out * in + c, iy, ix, t->ic, t->h, t->w)]
+             * (double)dy[cnn__at(n, o, oy, ox, t->oc, t->oh, t->ow)];
+    }
+    return (float)sum;
+}
 static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
                                        const float *x, const float *dy, void *scratch)
 {
@@ -5951,23 +6039,36 @@ static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, 
         cnn__fast_conv_backward_weights(cpu, t, dw, db, x, dy, scratch);
         return;
     }
-    const int in = t->ic / t->groups, out = t->oc / t->groups;
+    const int in = t->ic / t->groups;
     for (int o = 0; o < t->oc; o++)
     for (int c = 0; c < in; c++)
     for (int i = 0; i < t->kh; i++)
-    for (int j = 0; j < t->kw; j++) {
-        double sum = 0;
-        for (int n = 0; n < t->n; n++)
-        for (int oy = 0; oy < t->oh; oy++)
-        for (int ox = 0; ox < t->ow; ox++) {
-            const int iy = oy * t->sh - t->ph + i * t->dh, ix = ox * t->sw - t->pw + j * t->dw;
-            if (iy < 0 || iy >= t->h || ix < 0 || ix >= t->w) continue;
-            sum += (double)x[cnn__at(n, o / out * in + c, iy, ix, t->ic, t->h, t->w)]
-                 * (double)dy[cnn__at(n, o, oy, ox, t->oc, t->oh, t->ow)];
-        }
-        dw[cnn__at(o, c, i, j, in, t->kh, t->kw)] += (float)sum;
-    }
+    for (int j = 0; j < t->kw; j++)
+        dw[cnn__at(o, c, i, j, in, t->kh, t->kw)] += cnn__tap_gradient(t, x, dy, o, c, i, j);
     if (db) cnn__bias_gradient(cpu, t, db, dy);
+}
+
+/* Fast kernels also multiply by zeros between and around the images, and zero times infinity is NaN. In dw,
+   which began at 0, what is not finite is summed again by the formula. What is not finite in channel c of x
+   shows in dw[o][c] for every o, and in channel o of dy for every c: so one o and one c tell whether there is
+   any, and where there is none the look costs nothing. */
+static void cnn__conv_mend_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, const float *x,
+                                   const float *dy)
+{
+    const ptrdiff_t in = t->ic / t->groups, out = t->oc / t->groups, taps = (ptrdiff_t)t->kh * t->kw;
+    bool            fine = true;
+    for (ptrdiff_t o = 0; o < t->oc; o++)
+        for (ptrdiff_t k = 0; k < (o % out ? taps : in * taps); k++)
+            fine = isfinite(dw[o * in * taps + k]) && fine;
+    if (fine) return;
+    CNN__PARALLEL_FOR(cpu->threads)
+    for (ptrdiff_t o = 0; o < t->oc; o++)
+        for (ptrdiff_t k = 0; k < in * taps; k++) {
+            const int tap = (int)(k % taps);
+            float    *to = dw + o * in * taps + k;
+            if (!isfinite(*to))
+                *to = cnn__tap_gradient(t, x, dy, (int)o, (int)(k / taps), tap / t->kw, tap % t->kw);
+        }
 }
 
 /* ---- Pooling ---- */
@@ -5994,7 +6095,7 @@ static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int
         int best = y0 * t->w + x0;
         for (int iy = y0; iy < y1; iy += t->dh)
             for (int i = iy * t->w + x0; i < iy * t->w + x1; i += t->dw)
-                if (x[i] > x[best] || (x[i] != x[i] && x[best] == x[best])) best = i;
+                if (x[i] > x[best] || x[i] != x[i]) best = i;
         *y++ = x[best];
         if (at) *at++ = best;
     }
@@ -6919,10 +7020,24 @@ static int cnn__larger_span(const void *a, const void *b)
     return x->first != y->first ? (x->first < y->first ? -1 : 1) : (x->last > y->last) - (x->last < y->last);
 }
 
+/* A device that has no buffer as large as the arena keeps it in chunks of so many bytes, the last one
+   smaller, and no array lies in two of them. */
+static size_t cnn__chunk_bytes(const cnn_graph *g)
+{
+    const size_t most = g->config.backend ? g->config.backend->max_bytes : 0;
+    return !most ? SIZE_MAX : most < CNN__ALIGN ? CNN__ALIGN : most - most % CNN__ALIGN;
+}
+/* The first place from `at` on where they lie in one. */
+static size_t cnn__in_one_chunk(size_t at, size_t bytes, size_t chunk)
+{
+    const size_t left = chunk - at % chunk;
+    return bytes > left ? cnn__add_size(at, left) : at;
+}
+
 /* Give each span its place; returns the size of the arena in bytes. Placed spans are kept sorted by place, so
    that the gaps are met from low to high. That is quadratic: the spans of a very large net are placed in
    groups, the next one behind all of the last, which takes a little more memory. */
-static size_t cnn__place_spans(cnn__span *span, int n, int *by_place)
+static size_t cnn__place_spans(cnn__span *span, int n, int *by_place, size_t chunk)
 {
     enum { GROUP = 8192 };
     size_t arena = 0, behind = 0;
@@ -6930,13 +7045,14 @@ static size_t cnn__place_spans(cnn__span *span, int n, int *by_place)
     for (int i = 0; i < n; i++) {
         const int first = i - i % GROUP;
         if (i == first) behind = arena;
-        size_t at = behind;
+        size_t at = cnn__in_one_chunk(behind, span[i].bytes, chunk);
         int    k = first;
         for (int j = first; j < i; j++) {
             const cnn__span *other = &span[by_place[j]];
             if (other->last < span[i].first || span[i].last < other->first) continue;
             if (other->at >= cnn__add_size(at, span[i].bytes)) break;
-            if (other->at + other->bytes > at) at = other->at + other->bytes;
+            if (other->at + other->bytes > at)
+                at = cnn__in_one_chunk(other->at + other->bytes, span[i].bytes, chunk);
         }
         span[i].at = at;
         while (k < i && span[by_place[k]].at <= at) k++;
@@ -7077,7 +7193,7 @@ static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span
                                            keep ? end : v->grad_last, &t->grad_at };
         }
     }
-    const size_t bytes = cnn__place_spans(span, n_spans, by_place);
+    const size_t bytes = cnn__place_spans(span, n_spans, by_place, cnn__chunk_bytes(g));
 
     /* Those in place of another: operands first for values, users first for gradients. */
     for (int i = 0; i < n; i++) {
@@ -7129,6 +7245,21 @@ static bool cnn__packs(const cnn__node *v)
     if (!c->inference || c->no_packed || c->backend || v->kernel) return false;
     if (y->graph->cpu.isa == CNN_ISA_PLAIN || !y->op || !y->op->packed) return false;
     return !y->in[1]->op && !y->in[1]->batched;
+}
+
+/* Does every array fit into the device's largest buffer? */
+static bool cnn__arrays_fit(cnn_graph *g)
+{
+    const size_t most = cnn__chunk_bytes(g);
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor  *t = &g->order[i]->t;
+        const size_t saved = t->op && t->op->saved && !g->config.inference ? t->op->saved(t) : 0;
+        const size_t own = cnn__bytes_of(g->order[i]), bytes = own > saved ? own : saved;
+        if (bytes > most)
+            return cnn_fail(t, "with max_batch %d it has an array of %zu bytes, and the largest buffer of %s "
+                            "has %zu", g->config.max_batch, bytes, g->config.backend->name, most);
+    }
+    return true;
 }
 
 /* Places of all that is computed, and the sum of the arenas. */
@@ -7244,7 +7375,7 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
     /* Whose parameter is it, what is everything called, which gradients are wanted, and where does it lie? */
     cnn__adopt(g);
     if (cnn__name_nodes(g) && cnn__freeze_matches(g) && cnn__mark_gradients(g, n_loss) &&
-        cnn__find_rows(g)) {
+        cnn__find_rows(g) && cnn__arrays_fit(g)) {
         cnn__plan_leaves(g);
         g->planned = cnn__plan_spans(g);
     }
@@ -7390,6 +7521,18 @@ static bool cnn__check_count(cnn_tensor *t, const char *what, size_t count)
                     cnn__shape_text(t).s, cnn_count(t));
 }
 
+/* So many values come for t: an input takes the batch that they make. */
+static bool cnn__take_batch(cnn_tensor *t, const char *what, size_t count)
+{
+    const size_t sample = (size_t)cnn__sample(t->shape), most = (size_t)t->graph->config.max_batch;
+    if (t->op) return true;                                     /* cnn_map_write refuses it */
+    if (!t->batched) return cnn__check_count(t, what, count);
+    if (count == 0 || count % sample || count / sample > most)
+        return cnn_fail(t, "%s: %zu values: shape %s takes a multiple of %zu, up to max_batch = %zu samples",
+                        what, count, cnn__shape_text(t).s, sample, most);
+    return cnn_set_batch(t->graph, (int)(count / sample));
+}
+
 CNN_API size_t cnn_count(const cnn_tensor *t)
 {
     if (cnn__is_nil(t)) return 0;
@@ -7432,15 +7575,7 @@ CNN_API bool cnn_set(cnn_tensor *t, const float *values, size_t count)
 {
     if (!cnn__usable(t, "set")) return false;
     if (!values) return cnn_fail(t, "set: no values were given: the pointer is NULL");
-    size_t sample = (size_t)cnn__sample(t->shape);
-    if (!t->op && t->batched) {
-        if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
-            return cnn_fail(t, "set: %zu values: shape %s takes a multiple of %zu, up to max_batch = %d "
-                               "samples", count, cnn__shape_text(t).s, sample, t->graph->config.max_batch);
-        t->graph->batch = (int)(count / sample);
-    }
-    if (!t->op && !cnn__check_count(t, "set", count)) return false;
-    float *data = cnn_map_write(t);
+    float *data = cnn__take_batch(t, "set", count) ? cnn_map_write(t) : NULL;
     if (data) memcpy(data, values, count * sizeof(float));
     return data != NULL;
 }
@@ -7450,23 +7585,21 @@ CNN_API bool cnn_set_labels(cnn_tensor *t, const int *classes, size_t count)
     if (!cnn__usable(t, "set_labels")) return false;
     if (!classes) return cnn_fail(t, "set_labels: no classes were given: the pointer is NULL");
     if (t->kind != CNN_LABELS) return cnn_fail(t, "set_labels: it was not made by cnn_labels");
-    size_t sample = (size_t)cnn__sample(t->shape);
-    if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
-        return cnn_fail(t, "set_labels: %zu classes: shape %s takes a multiple of %zu, up to max_batch = %d "
-                           "samples", count, cnn__shape_text(t).s, sample, t->graph->config.max_batch);
-    t->graph->batch = (int)(count / sample);
-    float *data = cnn_map_write(t);
+    float *data = cnn__take_batch(t, "set_labels", count) ? cnn_map_write(t) : NULL;
     for (size_t i = 0; data && i < count; i++) data[i] = (float)classes[i];
     return data != NULL;
 }
 
+static bool cnn__copy_out(cnn_tensor *t, const char *what, const float *from, float *values, size_t count)
+{
+    if (!from || !cnn__check_count(t, what, count)) return false;
+    if (!values) return cnn_fail(t, "%s: there is nowhere to write to: the pointer is NULL", what);
+    memcpy(values, from, count * sizeof(float));
+    return true;
+}
 CNN_API bool cnn_get(cnn_tensor *t, float *values, size_t count)
 {
-    const float *data = cnn_map_read(t);
-    if (!data || !cnn__check_count(t, "get", count)) return false;
-    if (!values) return cnn_fail(t, "get: there is nowhere to write to: the pointer is NULL");
-    memcpy(values, data, count * sizeof(float));
-    return true;
+    return cnn__copy_out(t, "get", cnn_map_read(t), values, count);
 }
 
 CNN_API const float *cnn_map_grad(cnn_tensor *t)
@@ -7492,11 +7625,7 @@ CNN_API const float *cnn_map_grad(cnn_tensor *t)
 
 CNN_API bool cnn_get_grad(cnn_tensor *t, float *values, size_t count)
 {
-    const float *grad = cnn_map_grad(t);
-    if (!grad || !cnn__check_count(t, "get_grad", count)) return false;
-    if (!values) return cnn_fail(t, "get_grad: there is nowhere to write to: the pointer is NULL");
-    memcpy(values, grad, count * sizeof(float));
-    return true;
+    return cnn__copy_out(t, "get_grad", cnn_map_grad(t), values, count);
 }
 
 static float *cnn__flat(cnn_graph *g, size_t *count, cnn__part part)
@@ -7555,7 +7684,7 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
     const cnn_config config = { .at = a.at, .max_batch = a.max_batch ? a.max_batch : g->config.max_batch,
                                 .seed = g->config.seed, .threads = a.threads ? a.threads : 1,
                                 .isa = g->cpu.isa, .optimizer = g->config.optimizer, .exact = g->config.exact,
-                                .inference = 1, .no_packed = g->config.no_packed };
+                                .inference = 1, .no_packed = g->config.no_packed, .rows = g->config.rows };
     cnn_graph *view = cnn_new_(config);
     if (!view || view->error[0]) return view;
     view->shares = g->shares ? g->shares : g;
@@ -7563,7 +7692,7 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
     else if (!g->compiled)           cnn__fail(view, a.at, "share", "the net is not compiled");
     else if (g->config.backend)
         cnn__fail(view, a.at, "share", "the net is on a device: only nets in the host's memory are shared");
-    if (view->error[0] || !cnn__copy_nodes(view, g)) return view;
+    if (view->error[0] || !cnn__copy_nodes(view, g) || !cnn__find_rows(view)) return view;
     for (int i = 0; i < g->n_order; i++) view->by_name[i] = view->order[g->by_name[i]->t.index];
     view->loss = &view->order[g->loss->index]->t;
     cnn__plan_leaves(view);
@@ -8671,6 +8800,9 @@ CNN_API cnn_dataset cnn_load_folder_(cnn_folder_args a)
 /* One allocation, with the names behind it. */
 struct cnn__about { float mean[4], deviation[4]; int classes; const char *name[1]; };
 
+/* What channel k is divided by. */
+static float cnn__divisor(const cnn_dataset *d, int k) { return d->deviation[k] > 0 ? d->deviation[k] : 1; }
+
 CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
 {
     if (!g || !d || g->error[0]) return false;
@@ -8679,7 +8811,12 @@ CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
     for (; d->names && d->names[n]; n++) text = cnn__add_size(text, strlen(d->names[n]) + 1);
     const size_t head = sizeof *g->about + n * sizeof(char *), bytes = cnn__add_size(head, text);
     bool         known = n > 0;
-    for (int k = 0; k < 4; k++) known = known || d->mean[k] != 0 || d->deviation[k] != 1;
+    for (int k = 0; k < 4; k++) {
+        if (!isfinite(d->mean[k]) || !isfinite(cnn__divisor(d, k)))
+            return cnn__fail(g, NULL, "remember", "channel %d has mean %g and deviation %g: they must be "
+                             "finite numbers", k, (double)d->mean[k], (double)d->deviation[k]);
+        known = known || d->mean[k] != 0 || cnn__divisor(d, k) != 1;
+    }
     if (!known) return CNN_FREE(g->about), g->about = NULL, true;
     struct cnn__about *about = n > INT_MAX ? NULL : CNN_MALLOC(bytes);
     if (!about) return cnn__no_memory(g, NULL, "remember", bytes);
@@ -8690,7 +8827,7 @@ CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
         const size_t length = strlen(d->names[k]) + 1;
         about->name[k] = memcpy(to, d->names[k], length), to += length;
     }
-    memcpy(about->mean, d->mean, sizeof d->mean), memcpy(about->deviation, d->deviation, sizeof d->deviation);
+    for (int k = 0; k < 4; k++) about->mean[k] = d->mean[k], about->deviation[k] = cnn__divisor(d, k);
     CNN_FREE(g->about);
     g->about = about;
     return true;
@@ -9187,7 +9324,7 @@ static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)
     cnn__planes s = { .bytes = b->bytes, .floats = b->floats, .shape = d->shape, .moves = true,
                       .cuts = true };
     for (int k = 0; k < 4; k++) {
-        s.mean[k] = d->mean[k], s.by[k] = d->deviation[k] > 0 ? d->deviation[k] : 1;
+        s.mean[k] = d->mean[k], s.by[k] = cnn__divisor(d, k);
         for (int v = 0; v < 256 && b->bytes; v++) s.table[k][v] = ((float)v / 255.0f - s.mean[k]) / s.by[k];
     }
     return s;
@@ -9229,13 +9366,13 @@ static int cnn__feed(cnn__reader *r, cnn_tensor *x, cnn_tensor *target, int firs
     cnn__batch         b;
     const int          n = cnn__read_batch(r, first, &b);
     if (r->error[0]) cnn__fail(g, NULL, "feed", "data set: %s", r->error);
-    if (n == 0 || !cnn_set_batch(g, n)) return 0;
+    if (n == 0) return 0;
     if (a && !cnn__is_changed(a)) a = NULL;
     const cnn__planes samples = cnn__samples_of(d, &b);
     cnn__planes       targets = { 0 };
     if (target) targets = cnn__targets_of(d, &b, target);
     if (a) targets.outside = a->outside;
-    if (target && !cnn__check_hot(target, &targets, &b)) return 0;
+    if ((target && !cnn__check_hot(target, &targets, &b)) || !cnn_set_batch(g, n)) return 0;
     float *values = cnn_map_write(x), *wanted = values && target ? cnn_map_write(target) : NULL;
     if (!values || (target && !wanted)) return 0;
 
@@ -9298,16 +9435,19 @@ static bool cnn__is_largest(const float *s, size_t plane, int classes, int k)
         right = c < k ? s[(size_t)c * plane] < best : s[(size_t)c * plane] <= best;
     return right;
 }
-static int cnn__correct(const float *score, cnn_shape z, const float *label)
+/* ignored: a label that does not count, 0 for none. */
+static int cnn__correct(const float *score, cnn_shape z, const float *label, int ignored)
 {
     int    correct = 0;
     size_t plane = (size_t)cnn__plane(z);
-    for (size_t i = 0; i < (size_t)z.n * plane; i++)
+    for (size_t i = 0; i < (size_t)z.n * plane; i++) {
+        const int k = label[i] >= 0 && label[i] < (float)z.c ? (int)label[i] : -1;
         correct += cnn__is_largest(score + i / plane * (size_t)z.c * plane + i % plane, plane, z.c,
-                                   label[i] >= 0 && label[i] < (float)z.c ? (int)label[i] : -1);
+                                   ignored && k == ignored ? -1 : k);
+    }
     return correct;
 }
-CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
+static int cnn__correct_but(cnn_tensor *logits, cnn_tensor *labels, int ignored)
 {
     if (cnn__is_nil(logits) || cnn__is_nil(labels) || logits->graph->error[0]) return 0;
     if (!cnn__same_rows(logits, labels)) {
@@ -9317,18 +9457,24 @@ CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
         return 0;
     }
     const float *score = cnn_map_read(logits), *label = score ? cnn_map_read(labels) : NULL;
-    return label ? cnn__correct(score, logits->shape, label) : 0;
+    return label ? cnn__correct(score, logits->shape, label, ignored) : 0;
+}
+CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
+{
+    return cnn__correct_but(logits, labels, 0);
 }
 
 /* The same over a pass, into *right. On a device only the sum is read, at the end or where it is shown, so
-   that the logits need not come down with every batch. */
-static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool anew, bool show, double *right)
+   that the logits need not come down with every batch: unless a class is ignored, which it would count. */
+static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignored, bool anew, bool show,
+                               double *right)
 {
     cnn_backend *dev = logits->graph->config.backend;
     int          count = 0;
-    if (!dev || !dev->correct || !(cnn__of(logits)->data_on & cnn__of(labels)->data_on & CNN__DEVICE) ||
+    if (!dev || !dev->correct || (ignored > 0 && ignored < logits->shape.c) ||
+        !(cnn__of(logits)->data_on & cnn__of(labels)->data_on & CNN__DEVICE) ||
         !cnn__readable(logits, "correct") || !cnn__same_rows(logits, labels)) {
-        *right += cnn_correct(logits, labels);
+        *right += cnn__correct_but(logits, labels, ignored);
         return;
     }
     logits->graph->traffic.downloads += show;
@@ -9343,8 +9489,8 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool anew
    ======================================================================================================== */
 
 /* Seconds from some moment, for speeds and times left. C99 knows only time(), in whole seconds, and clock(),
-   the processor time of all threads: the time on the wall as long as one thread is busy. So: OpenMP's clock
-   with OpenMP, C11's where the system declares it, and clock() for the rest, which has one thread. */
+   the processor time of all threads, which stands still while a device works. So: OpenMP's clock with OpenMP,
+   C11's or POSIX's where the system declares it, and clock() for the rest (on Windows it is the wall's). */
 static double cnn__seconds(void)
 {
 #if defined(_OPENMP)
@@ -9353,6 +9499,10 @@ static double cnn__seconds(void)
     struct timespec t;
     timespec_get(&t, TIME_UTC);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#elif defined(CNN__POSIX)
+    struct timeval t;
+    gettimeofday(&t, NULL);
+    return (double)t.tv_sec + 1e-6 * (double)t.tv_usec;
 #elif defined(__wasi__)                         /* has no clock() */
     return (double)time(NULL);
 #else
@@ -9380,14 +9530,19 @@ static cnn_tensor *cnn__leaf_below(cnn_tensor *t, cnn_kind kind, int *count)
     return leaf;
 }
 
-/* The input and target that a data set is fed to (target NULL: the loss has none, as an autoencoder's, which
-   compares with the input), the loss that reads the target (NULL: there is more between), and how it is
-   judged what the net makes of it. */
+/* The input and target that a data set is fed to (target NULL: the loss has none, as an autoencoder's), the
+   truth that the loss compares with (the target, else the input), the loss that reads it (NULL: there is more
+   between), and how it is judged what the net makes of it. */
 typedef enum { CNN__NOT_JUDGED,
                CNN__BY_CLASS,                  /* the largest logit is at the label */
                CNN__BY_SIGN,                   /* each logit is above 0 where its target is above 1/2 */
                CNN__BY_ERROR } cnn__metric;    /* mean absolute error and R2 */
-typedef struct { cnn_graph *g; cnn_tensor *x, *target, *judge, *logits; cnn__metric metric; } cnn__feed_to;
+typedef struct {
+    cnn_graph  *g;
+    cnn_tensor *x, *target, *truth, *judge, *logits;
+    cnn__metric metric;
+    bool        total;              /* the loss is a sum over the batch, not a mean */
+} cnn__feed_to;
 
 /* The loss among the nodes of the last walk that compares something with this leaf. */
 static cnn_tensor *cnn__judge_of(const cnn_graph *g, const cnn_tensor *leaf)
@@ -9403,19 +9558,29 @@ static cnn_tensor *cnn__judge_of(const cnn_graph *g, const cnn_tensor *leaf)
 /* What a loss expects tells what it judges: logits, or the values themselves. */
 static cnn__metric cnn__metric_of(const cnn__feed_to *to)
 {
-    const cnn_tensor *truth = to->target ? to->target : to->x, *y = to->logits;
-    if (truth->kind == CNN_LABELS) return CNN__BY_CLASS;
+    const cnn_tensor *truth = to->truth, *y = to->logits;
+    if (truth->kind == CNN_LABELS && y->shape.c > 1) return CNN__BY_CLASS;
     if (!y->batched || !cnn__equal(y->shape, truth->shape)) return CNN__NOT_JUDGED;
     if (!to->judge || !to->judge->op->expects) return CNN__BY_ERROR;
     return to->judge->op == &cnn_op_softmax_cross_entropy ? CNN__BY_CLASS : CNN__BY_SIGN;
 }
 
+/* Is y, of the batch, a sum (CNN_SUM, or cnn_sum over the terms of CNN_NONE)? Its operands are known. */
+static bool cnn__is_total(const cnn_tensor *y)
+{
+    bool reduces = false, total = false;
+    for (int k = 0; k < y->n_in; k++)
+        reduces = reduces || y->in[k]->batched, total = total || cnn__of(y->in[k])->total;
+    if (y->batched) return false;
+    return reduces ? y->op->flags & CNN_ADDS_UP || cnn__reduction(y) == CNN_SUM : total;
+}
+
 /* By how much a batch of n counts in a mean over several: by the weights of its labels, else its samples. */
 static double cnn__batch_weight(const cnn__feed_to *to, int n)
 {
-    const int how = to->judge ? cnn__reduction(to->judge) : CNN_NONE;
-    if (how != CNN_MEAN || !to->target || !to->judge->op->weight || !cnn_map_read(to->target)) return n;
-    return to->judge->op->weight(to->judge);
+    const cnn_tensor *judge = to->judge;
+    const bool        weighs = judge && cnn__reduction(judge) == CNN_MEAN && judge->op->weight;
+    return weighs && cnn_map_read(to->truth) ? judge->op->weight(judge) : n;
 }
 
 /* The label that the loss leaves out; 0 for none. */
@@ -9450,6 +9615,7 @@ static bool cnn__find_target(cnn__feed_to *to, const char *at, const char *what,
     cnn__leaf_below(loss, CNN_INPUT, &inputs);
     for (int i = 0; i <= loss->index; i++) {
         cnn__node *v = to->g->order[i];
+        if (v->mark == to->g->walk) v->total = cnn__is_total(&v->t);
         if (v->mark != to->g->walk || v->t.kind != CNN_INPUT) continue;
         if (&v->t == to->x) inputs--;
         else input = &v->t;
@@ -9457,9 +9623,10 @@ static bool cnn__find_target(cnn__feed_to *to, const char *at, const char *what,
     if (labels + inputs > 1)
         return cnn__fail(to->g, at, what, "the loss comes from %d targets, and a data set feeds at most one: "
                          "write the loop with cnn_set, cnn_forward, cnn_backward, cnn_step", labels + inputs);
-    to->target = labels ? label : input;
-    to->judge = cnn__judge_of(to->g, to->target ? to->target : to->x);
+    to->target = labels ? label : input, to->truth = to->target ? to->target : to->x;
+    to->judge = cnn__judge_of(to->g, to->truth);
     to->metric = cnn__metric_of(to);
+    to->total = cnn__of(loss)->total;
     return true;
 }
 
@@ -9487,7 +9654,7 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
     if (data->error[0]) return cnn__fail(g, at, what, "data set: %s", data->error);
     if (data->count < 1) return cnn__fail(g, at, what, "the data set is empty");
     if (!cnn__check_feed(at, what, to->x, to->target, data, 0)) return false; /* now, not after hours */
-    return to->metric != CNN__BY_CLASS ||
+    return to->metric != CNN__BY_CLASS || !to->target ||
            cnn__check_classes(g, at, what, logits, data, cnn__void_label(to->judge));
 }
 
@@ -9563,9 +9730,9 @@ static double cnn__r2(const cnn__sums *s, int channels)
 /* How many labels are not left out: those that count. */
 static double cnn__count_judged(const cnn__feed_to *to)
 {
-    const size_t n = cnn_count(to->target);
+    const size_t n = cnn_count(to->truth);
     const float  ignored = (float)cnn__void_label(to->judge);
-    const float *label = ignored == 0 ? NULL : cnn_map_read(to->target);
+    const float *label = ignored == 0 ? NULL : cnn_map_read(to->truth);
     double       count = label ? 0 : (double)n;
     for (size_t i = 0; label && i < n; i++) count += label[i] != ignored;
     return count;
@@ -9575,7 +9742,7 @@ static double cnn__count_judged(const cnn__feed_to *to)
 static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
 {
     const cnn_shape z = to->logits->shape;
-    const float    *truth = cnn_map_read(to->target ? to->target : to->x);
+    const float    *truth = cnn_map_read(to->truth);
     const size_t    plane = (size_t)cnn__plane(z), channels = (size_t)z.c, rows = (size_t)z.n * plane;
     if (!truth || !y || to->metric == CNN__NOT_JUDGED) return;
     if (to->metric == CNN__BY_ERROR) {
@@ -9583,8 +9750,9 @@ static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
     } else if (to->metric == CNN__BY_SIGN) {
         for (size_t i = 0; i < rows * channels; i++) s->right += (y[i] > 0) == (truth[i] > 0.5f);
         s->judged += (double)(rows * channels);
-    } else if (to->target->shape.c == 1) {
-        s->right += cnn__correct(y, z, truth), s->judged += cnn__count_judged(to);
+    } else if (to->truth->shape.c == 1) {
+        s->right += cnn__correct(y, z, truth, cnn__void_label(to->judge));
+        s->judged += cnn__count_judged(to);
     } else {                                               /* soft labels: the likeliest class */
         for (size_t i = 0; i < rows; i++) {
             const size_t at = i / plane * channels * plane + i % plane;
@@ -9600,8 +9768,9 @@ static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
 /* The same for the logits, where they are: see cnn__count_correct. */
 static void cnn__judge_batch(cnn__sums *s, const cnn__feed_to *to, bool anew, bool show)
 {
-    if (to->metric == CNN__BY_CLASS && to->target->shape.c == 1) {
-        cnn__count_correct(to->logits, to->target, anew, show, &s->right);
+    if (to->metric == CNN__BY_CLASS && to->truth->shape.c == 1) {
+        const int ignored = cnn__void_label(to->judge);
+        cnn__count_correct(to->logits, to->truth, ignored, anew, show, &s->right);
         s->judged += cnn__count_judged(to);
     } else if (to->metric != CNN__NOT_JUDGED) cnn__add_batch(s, to, cnn_map_read(to->logits));
 }
@@ -9640,8 +9809,8 @@ static cnn_score cnn__evaluate_all(const cnn__feed_to *to, cnn_tensor *loss, cnn
         } else
             cnn__judge_batch(sums, to, count == 0, count + n == r->until);
         if (g->error[0]) break;
-        weights += weight = cnn__batch_weight(to, n);
-        sum += weight * value;
+        weights += weight = to->total ? n : cnn__batch_weight(to, n);
+        sum += to->total ? value : weight * value;
     }
     if (g->error[0] || count == 0) return cnn__no_score;
     const int channels = to->logits->shape.c;
@@ -9675,15 +9844,14 @@ static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, const c
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *data)
 {
     cnn__feed_to to;
-    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return cnn__no_score;
-    return cnn__evaluate(&to, loss, data, false);
+    const bool   good = cnn__find_feed(&to, NULL, "evaluate", loss, logits, data);
+    return good ? cnn__evaluate(&to, loss, data, false) : cnn__no_score;
 }
-
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *data)
 {
     cnn__feed_to to;
-    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return cnn__no_score;
-    return cnn__evaluate(&to, loss, data, true);
+    const bool   good = cnn__find_feed(&to, NULL, "evaluate", loss, logits, data);
+    return good ? cnn__evaluate(&to, loss, data, true) : cnn__no_score;
 }
 
 CNN_API int cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, float *probabilities)
@@ -9819,14 +9987,12 @@ static bool cnn__grow(cnn_graph *g, const char *at, void *array, int count, int 
 static bool cnn__history_add(cnn_graph *g, const char *at, cnn_history *h, cnn_epoch e)
 {
     if (!cnn__grow(g, at, &h->epoch, h->count, &h->capacity, sizeof e)) return false;
-    h->epoch[h->count++] = e;
-    return true;
+    return h->epoch[h->count++] = e, true;
 }
 static bool cnn__history_add_update(cnn_graph *g, const char *at, cnn_history *h, cnn_update u)
 {
     if (!cnn__grow(g, at, &h->update, h->updates, &h->update_capacity, sizeof u)) return false;
-    h->update[h->updates++] = u;
-    return true;
+    return h->update[h->updates++] = u, true;
 }
 
 /* ---- Schedules ---- */
@@ -9897,10 +10063,11 @@ static double cnn__updates_of_epoch(const cnn__run *r)
 /* The learning rate of update number `done` (from 0) of `steps`. */
 static float cnn__scheduled(const cnn_fit_args *a, double done, double steps)
 {
+    static const cnn_field lr_end = CNN_FIELD('f', cnn_fit_args, lr_end);
     float  progress = steps > 1 ? (float)(done / (steps - 1)) : 0;
     double end = (double)a->lr_end, part = 1;
-    if (a->schedule)     part = (double)a->schedule(progress, a->schedule_user);
-    else if (end > 0)    part = 1 - (steps > 1 ? done / (steps - 1) : 0);
+    if (a->schedule) part = (double)a->schedule(progress, a->schedule_user);
+    else if (cnn__given(&lr_end, a)) part = 1 - (steps > 1 ? done / (steps - 1) : 0);
     double lr = end + ((double)a->lr - end) * part;
     return (float)(done < a->warmup ? lr * (done + 1) / a->warmup : lr);
 }
@@ -9951,7 +10118,7 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
     const int    count = r->samples, max_batch = g->config.max_batch;
     const double each = cnn__updates_of_epoch(r), updates = each * r->epochs, began = (double)at->updates;
     const double epoch_start = cnn__seconds(), fed_before = (double)at->fed;
-    const bool   show = a->progress || a->checkpoint;
+    const bool   show = a->progress || a->checkpoint, total = r->to.total;
     int          n, in_group = 0;
     double       last = 0, group = 0;                      /* n_(i-1), and the sum so far */
     double       loss_sum = 0, loss_n = 0;                 /* of an update */
@@ -9959,8 +10126,7 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
            (n = cnn__feed(data, r->to.x, r->to.target, (int)at->fed, &a->augment, false)) > 0) {
         double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
         cnn__judge_batch(&r->sums, &r->to, at->fed == 0 || show, (int)at->fed + n == count || show);
-        const bool   sum = r->to.judge && cnn__reduction(r->to.judge) == CNN_SUM;
-        const double weight = sum ? 1 : cnn__batch_weight(&r->to, n);
+        const double weight = total ? 1 : cnn__batch_weight(&r->to, n), part = total ? loss : loss * n;
         if (group > 0 && weight > 0 && !cnn__scale_grads(g, last / weight)) return false;
         if (group > 0) cnn_backward_add(a->loss);
         else           cnn_backward(a->loss);
@@ -9970,9 +10136,9 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
         group += weight, in_group++;
         if (weight > 0) last = weight;
         bool update = in_group == r->per_update || (int)at->fed + n == count;
-        if (update && group > 0 && !sum && !cnn__scale_grads(g, last / group)) return false;
+        if (update && group > 0 && !total && !cnn__scale_grads(g, last / group)) return false;
         if (update && !cnn__fit_update(r)) return false;
-        at->sum += loss * n, at->fed += (uint64_t)n, r->since++, loss_sum += loss * n, loss_n += n;
+        at->sum += part, at->fed += (uint64_t)n, r->since++, loss_sum += part, loss_n += n;
         if (!update) continue;
         const cnn_update mean = { loss_sum / loss_n, (double)r->step.lr };
         if (a->history && a->per_update && !cnn__history_add_update(g, a->at, a->history, mean)) return false;
@@ -10098,9 +10264,21 @@ static bool cnn__check_normalised(const cnn__feed_to *to, const char *at, const 
     return true;
 }
 
+/* The options that are not the optimizer's. */
+#define CNN__FIT_INT(member, least, values)                                                                  \
+    CNN_FIELD('i', cnn_fit_args, member, .preset = least, .range = values)
+static const cnn_field cnn__fit_fields[] = {
+    CNN__FIT_INT(epochs, 1, "[1,2147483647]"), CNN__FIT_INT(accumulate, 1, "[1,2147483647]"),
+    CNN__FIT_INT(warmup, 0, "[0,2147483647]"), CNN__FIT_INT(patience, 0, "[0,2147483647]"),
+    CNN__FIT_INT(checkpoint_every, 0, "[0,2147483647]"),
+    CNN_FIELD('f', cnn_fit_args, lr_end, .range = "[0,inf)"),
+    CNN_FIELD('f', cnn_fit_args, clip, .range = "[0,inf)"),
+    CNN_FIELD('f', cnn_fit_args, average, .range = "[0,1)"), { 0 } };
+
 CNN_API bool cnn_fit_(cnn_fit_args a)
 {
     cnn__run r;
+    char     why[CNN_ERROR_SIZE];
     memset(&r, 0, sizeof r);
     cnn_step_args s = { .at = a.at, .said = a.said, .lr = a.lr, .momentum = a.momentum,
                         .weight_decay = a.weight_decay,
@@ -10115,28 +10293,15 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
         return cnn__fail(g, a.at, "fit", "max_batch was not said in cnn_new: each batch would be one sample; "
                          "if that is meant, say .max_batch = 1");
     if (!cnn__resolve_step(g, "fit", &resolved)) return false; /* each cnn_step does it again */
-    if (a.epochs < 0) return cnn__fail(g, a.at, "fit", "epochs is %d: it must be positive", a.epochs);
-    if (!(a.lr_end >= 0) || isinf(a.lr_end))
-        return cnn__fail(g, a.at, "fit", "lr_end %g is not a positive number", (double)a.lr_end);
-
-    if (!(a.clip >= 0) || isinf(a.clip))
-        return cnn__fail(g, a.at, "fit", "clip %g is not a number from 0", (double)a.clip);
-    const struct { const char *name; int value; } counts[] = { { "warmup", a.warmup },
-        { "patience", a.patience }, { "accumulate", a.accumulate },
-        { "checkpoint_every", a.checkpoint_every } };
-    for (int i = 0; i < 4; i++)
-        if (counts[i].value < 0)
-            return cnn__fail(g, a.at, "fit", "%s is %d: it must not be negative", counts[i].name,
-                             counts[i].value);
-    if (!(a.average >= 0 && a.average < 1))
-        return cnn__fail(g, a.at, "fit", "average %g is outside [0,1)", (double)a.average);
+    if (!cnn__resolve(cnn__fit_fields, &a, why)) return cnn__fail(g, a.at, "fit", "%s", why);
+    a.said = s.said;                                           /* cnn__scheduled asks it, too */
     if ((a.resume || a.checkpoint_every) && !a.checkpoint)
         return cnn__fail(g, a.at, "fit", "%s needs .checkpoint = \"path\"",
                          a.resume ? "resume" : "checkpoint_every");
     if (!cnn__check_augment(g, a.at, "fit", &a.augment, a.train, r.to.target)) return false;
     if (a.patience && !a.validation)
         return cnn__fail(g, a.at, "fit", "patience needs a validation set: .validation = &data");
-    r.a = a, r.step = s, r.epochs = a.epochs ? a.epochs : 1, r.per_update = a.accumulate ? a.accumulate : 1;
+    r.a = a, r.step = s, r.epochs = a.epochs, r.per_update = a.accumulate;
     if (!cnn__count_batches(&r)) return false;
     r.history_from = a.history ? a.history->count : 0, r.updates_from = a.history ? a.history->updates : 0;
     r.at.best_loss = INFINITY;
@@ -10966,12 +11131,16 @@ static bool cnn__fill_weights(const cnn__file *f)
     return true;
 }
 
-/* A float tensor that the net has no use for: a bias or a layer was forgotten, or left out on purpose. What a
-   checkpoint has beside the weights does not count. */
+/* What a checkpoint has beside the weights. */
+static bool cnn__is_state(const cnn__file *f, const cnn__entry *e)
+{
+    return (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
+}
+/* A float tensor that the net has no use for: a bias or a layer was forgotten, or left out on purpose. */
 static bool cnn__is_extra(const cnn__file *f, const cnn__entry *e)
 {
-    const bool state = (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
-    return e->dtype < CNN__FLOAT_TYPES && !e->known && !state && !cnn__find_name(f->g, "", e->name);
+    return e->dtype < CNN__FLOAT_TYPES && !e->known && !cnn__is_state(f, e) &&
+           !cnn__find_name(f->g, "", e->name);
 }
 static bool cnn__check_extra(const cnn__file *f)
 {
@@ -11027,7 +11196,7 @@ static bool cnn__choose_entries(cnn__file *f, const cnn_load_weights_args *a)
         cnn__entry e = f->entry[i];
         if (prefix && strncmp(e.name, a->prefix, prefix) != 0) continue;
         e.name += prefix;
-        if (!cnn__rename(f, &e, pair, &at)) return false;
+        if (!cnn__is_state(f, &e) && !cnn__rename(f, &e, pair, &at)) return false;
         if (cnn__is_asked(a, e.name)) f->entry[kept++] = e;
     }
     f->n = kept;
@@ -11800,6 +11969,7 @@ static bool cnn__read_about(cnn__file *f)
 
 static bool cnn__load(cnn__file *f, const cnn_load_args *a)
 {
+    static const cnn_field seed = { .name = "seed" };
     cnn_graph *g = f->g;
     if (!f->graph)
         return cnn__file_fail(f, "it has weights but no \"cnn.graph\" in its metadata: build the net, then "
@@ -11813,7 +11983,8 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
     CNN_FREE(node);
     if (g->error[0]) return false;
     if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* not a loss */
-    if (!a->seed && f->has >> CNN__SEED & 1) g->config.seed = f->number[CNN__SEED];
+    const bool given = a->seed || cnn__said(a->said, &seed);
+    if (!given && f->has >> CNN__SEED & 1) g->config.seed = f->number[CNN__SEED];
     if (!cnn__choose_optimizer(f, a)) return false;
     const size_t plan = cnn_plan(g, root).total, most = a->max_bytes ? a->max_bytes
                       : cnn__mul_size(CNN__MOST_PLAN, (size_t)g->config.max_batch);
@@ -11822,22 +11993,21 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
     return cnn_compile(g, root) && cnn__fill_state(f, NULL) && cnn__read_about(f);
 }
 
-static cnn_graph *cnn__new_to_load(cnn_load_args a)
+/* A graph to load into, and f to load it from; false if there is none. */
+static bool cnn__begin_load(cnn__file *f, cnn_load_args a)
 {
     const cnn_config config = { .at = a.at, .max_batch = a.max_batch, .seed = a.seed, .threads = a.threads,
                                 .isa = a.isa, .backend = a.backend, .optimizer = a.optimizer,
                                 .exact = a.exact, .inference = a.inference, .keep_grads = a.keep_grads };
-    return cnn_new_(config);
+    *f = cnn__file_of(cnn_new_(config), a.at, "load", a.path);
+    return f->g && !f->g->error[0];
 }
 
 CNN_API cnn_graph *cnn_load_memory(const void *file, size_t bytes, cnn_load_args a)
 {
-    cnn_graph *g = cnn__new_to_load(a);
-    if (!g || g->error[0]) return g;
-    cnn__file f = cnn__file_of(g, a.at, "load", a.path);
-    if (cnn__open_file(&f, file, bytes)) cnn__load(&f, &a);
-    cnn__close_file(&f);
-    return g;
+    cnn__file f;
+    if (cnn__begin_load(&f, a) && cnn__open_file(&f, file, bytes)) cnn__load(&f, &a);
+    return cnn__close_file(&f), f.g;
 }
 
 CNN_API cnn_tensor *cnn_loss(const cnn_graph *g) { return g && g->loss ? g->loss : cnn__nil_tensor(); }
@@ -11896,12 +12066,9 @@ static bool cnn__open_path(cnn__file *f)
 
 CNN_API cnn_graph *cnn_load_(cnn_load_args a)
 {
-    cnn_graph *g = cnn__new_to_load(a);
-    if (!g || g->error[0]) return g;
-    cnn__file f = cnn__file_of(g, a.at, "load", a.path);
-    if (cnn__open_path(&f)) cnn__load(&f, &a);
-    cnn__close_file(&f);
-    return g;
+    cnn__file f;
+    if (cnn__begin_load(&f, a) && cnn__open_path(&f)) cnn__load(&f, &a);
+    return cnn__close_file(&f), f.g;
 }
 
 CNN_API bool cnn_load_weights_(cnn_load_weights_args a)
@@ -11914,11 +12081,8 @@ static bool cnn__to_file(void *to, const void *bytes, size_t n) { return fwrite(
 
 /* POSIX knows what C99 does not: processes, links, rights, devices, folders, and how to get bytes onto the
    disk before the name. Windows replaces a file only when asked to. */
-#if defined(__unix__) || defined(__APPLE__)
-#include <dirent.h>
+#if defined(CNN__POSIX)
 #include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 int (fileno)(FILE *);
 int (fsync)(int);
 int (fchmod)(int, mode_t);
@@ -12401,7 +12565,9 @@ static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, 
 static void cnn__end_visit(cnn__visit *v)
 {
     cnn_graph *g = v->loss->graph;
+    const cnn__aside error = cnn__begin_save(g);            /* after an error, too */
     if (v->state) cnn__copy_trained(g, v->state, CNN__RESTORE, 0);
+    if (error.error[0]) memcpy(g->error, error.error, sizeof g->error);
     g->draw = v->draw, g->can_backward = false, g->probe = v->before;
     CNN_FREE(v->state);
 }
@@ -13150,9 +13316,9 @@ static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work)
 }
 
 /* Threads for so many multiply-adds in so many units. A million take 10 to 30 us, and a parallel region costs
-   about 5 us. A float that comes from memory counts as 16. (The tests set 0.) */
+   1 to 5 us. A float that comes from memory counts as 16. (The tests set 0.) */
 #ifndef CNN__SERIAL_WORK
-#define CNN__SERIAL_WORK 1e6
+#define CNN__SERIAL_WORK 5e5
 #endif
 static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t units)
 {
@@ -13193,25 +13359,28 @@ static void cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cn
    micro-kernel for AVX2, written in the words that the section "AVX2" below defines, which end in _avx2:
 
    CNN__TARGET_   how the compiler is told;  CNN__W_, _MR_, _NV_: floats in a vector; tiles of micro have MR
-                  rows and NV vectors;  _TALL_: the most rows that registers hold
+                  rows and NV vectors;  _TALL_: the most rows that registers hold;  _DEEP_: rows of depth
    cnn__v_        a vector;  set(a): a in all lanes;  load(p), store(p, v), add(a, b);  fma(a, b, c) = a b + c
    cnn__few_      load(p) where only n < W floats may be read, then zeros;  sum4(s, a, b, c, d): s[0] = the
                   sum of the lanes of a, ...
    cnn__gather4_  four floats of each of W rows, transposed to four vectors:
                   r[e] lane l = x[l][i row[l] + j + e]
    cnn__scatter4_ its inverse, y[l][i row[l] + e] = or, with add, += r[e] lane l
+   cnn__clip_     (v, low, high): low where v < low, then high where that is more; NaN stays NaN
    cnn__even_     a[0], a[2] ... b[0], b[2] ...;  zip(t, a, b): a[0], b[0], a[1], b[1] ... in two vectors
    cnn__split_    v[0] = p[0], p[2] ...; v[1] = p[1], p[3] ...
    cnn__larger_   lanes where v > most, or v is NaN, take v and its tag
-   cnn__m_        a mask;  mask(from, to): lanes from <= l < to;  masked(p, m): load, zeros elsewhere;
-                  put(p, m, v): store those lanes */
+   cnn__m_        a mask;  mask(lanes);  masked(p, m): load, zeros elsewhere;  put(p, m, v): store those */
 enum { CNN__MAX_MR = 14, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
 typedef struct { int images; ptrdiff_t length, lda, a_image, b_image; } cnn__runs;
 typedef struct { int h, w, oh, ow, ph, pw, s; } cnn__image;   /* of x (h,w), of y (oh,ow); padding, stride */
+/* What follows a sum, each NULL if it does not: + bias[i], of row i; + more[0], then + more[1], laid out as
+   the result, which may be one of them; at least clip[0], at most clip[1]. */
+typedef struct { const float *bias, *more[2], *clip; } cnn__ends;
 
-/* A mask, where there are no better ones: lanes from <= l < to. */
-typedef struct { int from, to; } cnn__lanes;
-static inline cnn__lanes cnn__lanes_of(int from, int to) { return (cnn__lanes){ from, to }; }
+/* Lanes of a vector: bit l is set if lane l is one of them. From <= l < to: */
+typedef unsigned cnn__lanes;
+static inline cnn__lanes cnn__run_of(int from, int to) { return from < to ? (1u << to) - (1u << from) : 0; }
 
 typedef struct {
     cnn_isa     isa;
@@ -13224,9 +13393,13 @@ typedef struct {
        and ahead[p*step] is fetched to the L2 cache, for the tiles to come (NULL: nothing is).
        a is packed; row p of b starts at at[p], which serves packed panels, rows of a matrix and windows of an
        image alike. Whole vectors are stored: nr or, where nr is no more than half, half as many columns.
-       Lower bound: mr*nr*k multiply-adds. Two can start in a cycle and take four: at least 8 accumulators. */
+       Lower bound: mr*nr*k multiply-adds. Two can start in a cycle and take four: at least 8 accumulators.
+       micro_then: the same with a[p*lda + i], and all that may follow a sum. */
     void (*micro)(int mr, int nr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c,
                   ptrdiff_t ldc, const float *bias, bool add, const float *ahead, ptrdiff_t step);
+    void (*micro_then)(int mr, int nr, ptrdiff_t k, const float *a, ptrdiff_t lda, const float *b,
+                       const ptrdiff_t *at, float *c, ptrdiff_t ldc, const cnn__ends *, const float *ahead,
+                       ptrdiff_t step);
     /* A tile of n rows t[i][0..m), ld from row to row, turned: y[c*step + i] = t[i][c] (+ bias[c]). */
     void (*turn)(int n, int m, const float *t, ptrdiff_t ld, float *y, ptrdiff_t step, const float *bias);
     /* Rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np; with at, row
@@ -13250,8 +13423,8 @@ typedef struct {
        and back to dw. See >>conv. */
     void (*winograd_w)(int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
     void (*winograd_x)(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
-    void (*winograd_y)(int side, const float *m, ptrdiff_t step, float bias, float *const *y,
-                       const ptrdiff_t *row, bool add);
+    void (*winograd_y)(int side, const float *m, ptrdiff_t step, float bias, const float *clip,
+                       float *const *y, const ptrdiff_t *row, bool add);
     void (*winograd_dy)(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
     void (*winograd_dw)(const float *u, ptrdiff_t step, float *g);
     /* W windows of a pooling side by side, the first at x, each sw <= 2 further, with kw > 1 if sw is 2.
@@ -13261,10 +13434,12 @@ typedef struct {
     void (*windows)(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y, float *at);
     /* Windows of 3x3 on one plane, with stride 1 or 2: y = the largest of each, NaN if there is one. */
     void (*largest)(const cnn__image *, float *y, const float *x);
-    /* 3x3 depthwise on one plane: y (+)= b + x * w with stride 1 or 2, and dw += dy * x with stride 1. Lanes
-       outside the image are loaded as zeros, rows outside are left out. Lower bound: 9 multiply-adds for each
-       output. */
-    void (*depth)(const cnn__image *, float *y, const float *x, const float *w, float b, bool add);
+    /* 3x3 depthwise on one plane: y (+)= b + x * w with stride 1 or 2, then, if clip is not NULL, at least
+       clip[0] and at most clip[1]; and dw += dy * x with stride 1. Lanes outside the image are loaded as
+       zeros, rows outside are left out. bits: see cnn__flat; NULL: a vector is of one row. Lower bound: 9
+       multiply-adds for each output. */
+    void (*depth)(const cnn__image *, const cnn__lanes (*bits)[10], float *y, const float *x, const float *w,
+                  float b, bool add, const float *clip);
     void (*depth_w)(const cnn__image *, float *dw, const float *x, const float *dy);
 } cnn__kernels;
 
@@ -13285,15 +13460,15 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
 #define CNN__TILE(isa)                                                                                       \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__tile_##isa(const int mr, const int nv, ptrdiff_t k, const float *a, ptrdiff_t lda,             \
-                         const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias,    \
-                         bool add, const float *ahead, ptrdiff_t step)                                       \
+                         const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc,                       \
+                         const cnn__ends *ends, ptrdiff_t i0, const float *ahead, ptrdiff_t step)            \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
         cnn__v_##isa t[CNN__MAX_MR][CNN__NV_##isa], v[CNN__NV_##isa];                                        \
         CNN__UNROLL for (int i = 0; i < mr; i++) {                                                           \
             CNN__PREFETCH(c + i * ldc);                                                                      \
             CNN__PREFETCH(c + i * ldc + nv * W - 1);                                                         \
-            v[0] = cnn__set_##isa(bias ? bias[i] : 0.0f);                                                    \
+            v[0] = cnn__set_##isa(ends->bias ? ends->bias[i0 + i] : 0.0f);                                   \
             CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = v[0];                                         \
         }                                                                                                    \
         for (; k > 0; k--, a += lda, ahead += step) {                                                        \
@@ -13305,10 +13480,16 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
                 CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = cnn__fma_##isa(s, v[j], t[i][j]);         \
             }                                                                                                \
         }                                                                                                    \
-        if (add) {                                                                                           \
-            CNN__UNROLL for (int i = 0; i < mr; i++)                                                         \
+        for (int e = 0; e < 2; e++) {                                                                        \
+            const float *more = ends->more[e] ? ends->more[e] + i0 * ldc : NULL;                             \
+            if (more) CNN__UNROLL for (int i = 0; i < mr; i++)                                               \
                 CNN__UNROLL for (int j = 0; j < nv; j++)                                                     \
-                    t[i][j] = cnn__add_##isa(cnn__load_##isa(c + i * ldc + j * W), t[i][j]);                 \
+                    t[i][j] = cnn__add_##isa(cnn__load_##isa(more + i * ldc + j * W), t[i][j]);              \
+        }                                                                                                    \
+        if (ends->clip) {                                                                                    \
+            const cnn__v_##isa low = cnn__set_##isa(ends->clip[0]), high = cnn__set_##isa(ends->clip[1]);    \
+            CNN__UNROLL for (int i = 0; i < mr; i++)                                                         \
+                CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = cnn__clip_##isa(t[i][j], low, high);      \
         }                                                                                                    \
         CNN__UNROLL for (int i = 0; i < mr; i++)                                                             \
             CNN__UNROLL for (int j = 0; j < nv; j++) cnn__store_##isa(c + i * ldc + j * W, t[i][j]);         \
@@ -13316,19 +13497,26 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
 
 /* Tiles of 14, 12, 8, 7, 6, 4, 3, 2 and 1 rows have code of their own; 5 rows are tiles of 3 and 2. */
 #define CNN__MICRO(isa)                                                                                      \
-    CNN__TARGET_##isa static void cnn__micro_##isa(int mr, int nr, ptrdiff_t k, const float *a,              \
-                                                   const float *b, const ptrdiff_t *at, float *c,            \
-                                                   ptrdiff_t ldc, const float *bias, bool add,               \
-                                                   const float *ahead, ptrdiff_t step)                       \
+    CNN__TARGET_##isa static void cnn__micro_then_##isa(int mr, int nr, ptrdiff_t k, const float *a,         \
+                                                        ptrdiff_t lda, const float *b,                       \
+                                                        const ptrdiff_t *at, float *c, ptrdiff_t ldc,        \
+                                                        const cnn__ends *ends, const float *ahead,           \
+                                                        ptrdiff_t step)                                      \
     {                                                                                                        \
         enum { NV = CNN__NV_##isa };                                                                         \
         if (!ahead) ahead = a, step = 0;                                                                     \
         for (int i = 0, rows; i < mr; i += rows, a += rows, c += rows * ldc) {                               \
-            const float *own = bias ? bias + i : NULL;                                                       \
             rows = cnn__tile_rows(mr - i, CNN__TALL_##isa);                                                  \
             if (nr > NV / 2 * CNN__W_##isa) switch (rows) { CNN__TILES(isa, NV) default: break; }            \
             else                            switch (rows) { CNN__TILES(isa, NV / 2) default: break; }        \
         }                                                                                                    \
+    }                                                                                                        \
+    static void cnn__micro_##isa(int mr, int nr, ptrdiff_t k, const float *a, const float *b,                \
+                                 const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias, bool add,  \
+                                 const float *ahead, ptrdiff_t step)                                         \
+    {                                                                                                        \
+        const cnn__ends ends = { bias, { add ? c : NULL, NULL }, NULL };                                     \
+        cnn__micro_then_##isa(mr, nr, k, a, mr, b, at, c, ldc, &ends, ahead, step);                          \
     }
 
 #define CNN__TILES(isa, nv) CNN__CASE(isa, 14, nv) CNN__CASE(isa, 12, nv) CNN__CASE(isa, 8, nv)              \
@@ -13338,7 +13526,7 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
 #define CNN__CASE(isa, r, nv)                                                                                \
     case r:                                                                                                  \
         if (r <= CNN__TALL_##isa)                                                                            \
-            cnn__tile_##isa(r, nv, k, a, mr, b, at, c, ldc, own, add, ahead, step);                          \
+            cnn__tile_##isa(r, nv, k, a, lda, b, at, c, ldc, ends, i, ahead, step);                          \
         break;
 
 /* Rows of the next tile, at most tall, of those that are left: cut so that none is of one or two rows, which
@@ -13577,7 +13765,7 @@ static inline int cnn__tile_rows(int left, int tall)
     }                                                                                                        \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__winograd_at_##isa(const int side, const float *m, ptrdiff_t step, float bias,                  \
-                                float *const *y, const ptrdiff_t *row, bool add)                             \
+                                const float *clip, float *const *y, const ptrdiff_t *row, bool add)          \
     {                                                                                                        \
         cnn__v_##isa t[36];                                                                                  \
         for (int i = 0; i < 36; i++) t[i] = cnn__load_##isa(m + i * step);                                   \
@@ -13586,15 +13774,18 @@ static inline int cnn__tile_rows(int left, int tall)
             cnn__times_at_##isa(side, t + 6 * i, 1);                                                         \
             for (int j = 0; j < side; j++)                                                                   \
                 t[6 * i + j] = cnn__add_##isa(t[6 * i + j], cnn__set_##isa(bias));                           \
+            for (int j = 0; clip && j < side; j++)                                                           \
+                t[6 * i + j] = cnn__clip_##isa(t[6 * i + j], cnn__set_##isa(clip[0]),                        \
+                                               cnn__set_##isa(clip[1]));                                     \
             cnn__scatter4_##isa(t + 6 * i, y, row, i, add);                                                  \
         }                                                                                                    \
     }                                                                                                        \
     CNN__TARGET_##isa static                                                                                 \
-    void cnn__winograd_y_##isa(int side, const float *m, ptrdiff_t step, float bias, float *const *y,        \
-                               const ptrdiff_t *row, bool add)                                               \
+    void cnn__winograd_y_##isa(int side, const float *m, ptrdiff_t step, float bias, const float *clip,      \
+                               float *const *y, const ptrdiff_t *row, bool add)                              \
     {                                                                                                        \
-        if (side == 4) cnn__winograd_at_##isa(4, m, step, bias, y, row, add);                                \
-        else           cnn__winograd_at_##isa(2, m, step, bias, y, row, add);                                \
+        if (side == 4) cnn__winograd_at_##isa(4, m, step, bias, clip, y, row, add);                          \
+        else           cnn__winograd_at_##isa(2, m, step, bias, clip, y, row, add);                          \
     }
 
 #define CNN__WINOGRAD_W(isa)                                                                                 \
@@ -13714,90 +13905,135 @@ static inline int cnn__tile_rows(int left, int tall)
         else                                          cnn__window_##isa(kh, kw, sw, !at, x, w, y, at);       \
     }
 
-/* A block of 4 rows of W windows of 3x3, stride s, at output (oy,ox): t = first + the sums with k or, most,
+/* A block of R rows of W windows of 3x3, stride s, at output (oy,ox): t = first + the sums with k or, most,
    the largest of first and the window. m are the lanes inside the image of the three taps and, for s 2, of
-   the W behind them; outside: -inf where lanes are not, else -0. */
+   the W behind them; outside: -inf where lanes are not, else -0. With stride 1, 9 R multiply-adds in 3 R + 6
+   loads. */
 #define CNN__SLIDE(isa)                                                                                      \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__slide_##isa(const int s, const bool most, const bool inside, const cnn__image *p,              \
                           const cnn__v_##isa *k, cnn__v_##isa first, const cnn__m_##isa *m,                  \
                           const cnn__v_##isa *outside, int oy, int ox, const float *x, cnn__v_##isa *t)      \
     {                                                                                                        \
-        enum { W = CNN__W_##isa };                                                                           \
+        enum { W = CNN__W_##isa, R = CNN__DEEP_##isa };                                                      \
         const int iy = oy * s - p->ph;                                                                       \
         const float *row = x + (ptrdiff_t)iy * p->w + ox * s - p->pw;                                        \
-        CNN__UNROLL for (int e = 0; e < 4; e++) t[e] = first;                                                \
-        CNN__UNROLL for (int r = 0; r < 3 * s + 3; r++, row += p->w) {                                       \
+        CNN__UNROLL for (int e = 0; e < R; e++) t[e] = first;                                                \
+        CNN__UNROLL for (int r = 0; r < (R - 1) * s + 3; r++, row += p->w) {                                 \
             if ((unsigned)(iy + r) >= (unsigned)p->h) continue;                                              \
+            cnn__v_##isa line;                      /* most: of the three of this row */                     \
             CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
                 cnn__v_##isa v = inside ? cnn__load_##isa(row + j) : cnn__masked_##isa(row + j, m[j]);       \
                 if (s == 2)                                                                                  \
                     v = cnn__even_##isa(v, inside ? cnn__load_##isa(row + j + W)                             \
                                                   : cnn__masked_##isa(row + j + W, m[3 + j]));               \
                 if (most && !inside) v = cnn__add_##isa(v, outside[j]);                                      \
+                if (most && j) cnn__larger_##isa(&line, &first, v, first);                                   \
+                else           line = v;                                                                     \
+                if (most && j < 2) continue;                                                                 \
                 CNN__UNROLL for (int i = 0; i < 3; i++) {                                                    \
                     const int e = (r - i + s) / s - 1;                                                       \
-                    if (e < 0 || e > 3 || e * s + i != r) continue;                                          \
-                    if (most) cnn__larger_##isa(&t[e], &first, v, first);                                    \
+                    if (e < 0 || e >= R || e * s + i != r) continue;                                         \
+                    if (most) cnn__larger_##isa(&t[e], &first, line, first);                                 \
                     else      t[e] = cnn__fma_##isa(k[3 * i + j], v, t[e]);                                  \
                 }                                                                                            \
             }                                                                                                \
         }                                                                                                    \
     }
 
-/* The blocks go down columns of the plane, so that masks are made once for a column: with stride 1, 36
-   multiply-adds in 18 loads. */
+/* The blocks of a plane, from left to right, then down. What lies some blocks further is fetched meanwhile:
+   the next planes, in the end. */
 #define CNN__STRIPS(isa)                                                                                     \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__strips_##isa(const int s, const bool most, const cnn__image *p, float *y, const float *x,      \
-                            const cnn__v_##isa *k, cnn__v_##isa first, bool add)                             \
+                           const cnn__v_##isa *k, cnn__v_##isa first, bool add, const float *clip)           \
     {                                                                                                        \
-        enum { W = CNN__W_##isa };                                                                           \
-        cnn__v_##isa t[4], outside[3];                                                                       \
-        cnn__m_##isa m[7];                                                                                   \
-        float edge[W];                                                                                       \
-        for (int ox = 0; ox < p->ow; ox += W) {                                                              \
+        enum { W = CNN__W_##isa, R = CNN__DEEP_##isa };                                                      \
+        const cnn__v_##isa low  = cnn__set_##isa(clip ? clip[0] : -INFINITY);                                \
+        const cnn__v_##isa high = cnn__set_##isa(clip ? clip[1] : INFINITY);                                 \
+        cnn__v_##isa t[R], outside[3];                                                                       \
+        for (int oy = 0; oy < p->oh; oy += R) for (int ox = 0; ox < p->ow; ox += W) {                        \
             const int ix = ox * s - p->pw, whole = ox + W <= p->ow;                                          \
             const bool inside = ix >= 0 && ix + 2 + s * W <= p->w;                                           \
-            for (int j = 0; j < 6 && !inside; j++) {                                                         \
-                const int from = ix + j % 3 + j / 3 * W;                                                     \
-                m[j] = cnn__mask_##isa(cnn__clamp(-from, W), cnn__clamp(p->w - from, W));                    \
-            }                                                                                                \
-            for (int j = 0; j < 3 && most && !inside; j++) {                                                 \
-                for (int l = 0; l < W; l++)                                                                  \
-                    edge[l] = (unsigned)(ix + j + l * s) < (unsigned)p->w ? -0.0f : -INFINITY;               \
-                outside[j] = cnn__load_##isa(edge);                                                          \
-            }                                                                                                \
-            m[6] = cnn__mask_##isa(0, cnn__clamp(p->ow - ox, W));                                            \
-            for (int oy = 0; oy < p->oh; oy += 4) {                                                          \
-                if (inside) cnn__slide_##isa(s, most, true, p, k, first, m, outside, oy, ox, x, t);          \
-                else        cnn__slide_##isa(s, most, false, p, k, first, m, outside, oy, ox, x, t);         \
-                float *to = y + (ptrdiff_t)oy * p->ow + ox;                                                  \
-                CNN__UNROLL for (int e = 0; e < 4; e++, to += p->ow) {                                       \
-                    if (oy + e >= p->oh) break;                                                              \
-                    if (add && whole)  t[e] = cnn__add_##isa(cnn__load_##isa(to), t[e]);                     \
-                    if (add && !whole) t[e] = cnn__add_##isa(cnn__masked_##isa(to, m[6]), t[e]);             \
-                    if (whole) cnn__store_##isa(to, t[e]);                                                   \
-                    else       cnn__put_##isa(to, m[6], t[e]);                                               \
+            const cnn__m_##isa some = cnn__mask_##isa(cnn__run_of(0, cnn__clamp(p->ow - ox, W)));            \
+            if (inside) cnn__slide_##isa(s, most, true, p, k, first, NULL, outside, oy, ox, x, t);           \
+            else {                                                                                           \
+                cnn__m_##isa m[6];                                                                           \
+                CNN__UNROLL for (int j = 0; j < 3 * s; j++) {                                                \
+                    const int from = ix + j % 3 + j / 3 * W;                                                 \
+                    m[j] = cnn__mask_##isa(cnn__run_of(cnn__clamp(-from, W), cnn__clamp(p->w - from, W)));   \
                 }                                                                                            \
+                if (most) cnn__outside_##isa(s, p, ix, outside);                                             \
+                cnn__slide_##isa(s, most, false, p, k, first, m, outside, oy, ox, x, t);                     \
+            }                                                                                                \
+            float *to = y + (ptrdiff_t)oy * p->ow + ox;                                                      \
+            for (ptrdiff_t e = 0; e < R * s; e++) {                                                          \
+                const float *next = x + ((ptrdiff_t)(oy + 2 * R) * s + e) * p->w + ox * s;                   \
+                CNN__PREFETCH(next);                                                                         \
+                if (s == 2) CNN__PREFETCH(next + W);                                                         \
+                if (e < R)  CNN__PREFETCH(to + (R + e) * p->ow);                                             \
+            }                                                                                                \
+            CNN__UNROLL for (int e = 0; e < R; e++, to += p->ow) {                                           \
+                if (oy + e >= p->oh) break;                                                                  \
+                if (add) t[e] = cnn__add_##isa(cnn__masked_##isa(to, some), t[e]);                           \
+                t[e] = cnn__clip_##isa(t[e], low, high);                                                     \
+                if (whole) cnn__store_##isa(to, t[e]);                                                       \
+                else       cnn__put_##isa(to, some, t[e]);                                                   \
             }                                                                                                \
         }                                                                                                    \
     }
 
+#define CNN__OUTSIDE(isa)                                                                                    \
+    CNN__TARGET_##isa static void cnn__outside_##isa(int s, const cnn__image *p, int ix, cnn__v_##isa *v)    \
+    {                                                                                                        \
+        float edge[CNN__W_##isa];                                                                            \
+        for (int j = 0; j < 3; j++) {                                                                        \
+            for (int l = 0; l < CNN__W_##isa; l++)                                                           \
+                edge[l] = (unsigned)(ix + j + l * s) < (unsigned)p->w ? -0.0f : -INFINITY;                   \
+            v[j] = cnn__load_##isa(edge);                                                                    \
+        }                                                                                                    \
+    }
+
+/* Stride 1, y as wide as x, at most half a vector: vectors of several rows. Those number n have bits[n]: the
+   lanes of the nine taps that are inside, then the lanes of y. */
+#define CNN__FLAT(isa)                                                                                       \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__flat_##isa(const cnn__image *p, const cnn__lanes (*bits)[10], float *y, const float *x,        \
+                         const cnn__v_##isa *k, cnn__v_##isa first, bool add, const float *clip)             \
+    {                                                                                                        \
+        const cnn__v_##isa low  = cnn__set_##isa(clip ? clip[0] : -INFINITY);                                \
+        const cnn__v_##isa high = cnn__set_##isa(clip ? clip[1] : INFINITY);                                 \
+        const int rows = CNN__W_##isa / p->w;                                                                \
+        x -= p->ph * p->w + p->pw;                                                                           \
+        for (int oy = 0; oy < p->oh; oy += rows, bits++, x += rows * p->w, y += rows * p->w) {               \
+            cnn__v_##isa t = first;                                                                          \
+            const cnn__m_##isa to = cnn__mask_##isa((*bits)[9]);                                             \
+            CNN__UNROLL for (int i = 0; i < 3; i++)                                                          \
+                CNN__UNROLL for (int j = 0; j < 3; j++) {                                                    \
+                    const cnn__m_##isa m = cnn__mask_##isa((*bits)[3 * i + j]);                              \
+                    t = cnn__fma_##isa(k[3 * i + j], cnn__masked_##isa(x + i * p->w + j, m), t);             \
+                }                                                                                            \
+            if (add) t = cnn__add_##isa(cnn__masked_##isa(y, to), t);                                        \
+            cnn__put_##isa(y, to, cnn__clip_##isa(t, low, high));                                            \
+        }                                                                                                    \
+    }
+
 #define CNN__DEPTH(isa)                                                                                      \
-    CNN__TARGET_##isa static void cnn__depth_##isa(const cnn__image *p, float *y, const float *x,            \
-                                                   const float *w, float b, bool add)                        \
+    CNN__TARGET_##isa static void cnn__depth_##isa(const cnn__image *p, const cnn__lanes (*bits)[10],        \
+                                                   float *y, const float *x, const float *w, float b,        \
+                                                   bool add, const float *clip)                              \
     {                                                                                                        \
         cnn__v_##isa k[9], first = cnn__set_##isa(b);                                                        \
         CNN__UNROLL for (int i = 0; i < 9; i++) k[i] = cnn__set_##isa(w[i]);                                 \
-        if (p->s == 1) cnn__strips_##isa(1, false, p, y, x, k, first, add);                                  \
-        else           cnn__strips_##isa(2, false, p, y, x, k, first, add);                                  \
+        if (bits)           cnn__flat_##isa(p, bits, y, x, k, first, add, clip);                             \
+        else if (p->s == 1) cnn__strips_##isa(1, false, p, y, x, k, first, add, clip);                       \
+        else                cnn__strips_##isa(2, false, p, y, x, k, first, add, clip);                       \
     }                                                                                                        \
     CNN__TARGET_##isa static void cnn__largest_##isa(const cnn__image *p, float *y, const float *x)          \
     {                                                                                                        \
         const cnn__v_##isa first = cnn__set_##isa(-INFINITY);                                                \
-        if (p->s == 1) cnn__strips_##isa(1, true, p, y, x, NULL, first, false);                              \
-        else           cnn__strips_##isa(2, true, p, y, x, NULL, first, false);                              \
+        if (p->s == 1) cnn__strips_##isa(1, true, p, y, x, NULL, first, false, NULL);                        \
+        else           cnn__strips_##isa(2, true, p, y, x, NULL, first, false, NULL);                        \
     }
 
 #define CNN__DEPTH_SUMS(isa)                                                                                 \
@@ -13835,8 +14071,8 @@ static inline int cnn__tile_rows(int left, int tall)
             const bool inside = ix >= 0 && ix + 2 + W <= p->w && ox + W <= p->ow;                            \
             cnn__m_##isa m[4];                                                                               \
             CNN__UNROLL for (int j = 0; j < 3; j++)                                                          \
-                m[j] = cnn__mask_##isa(cnn__clamp(-ix - j, W), cnn__clamp(p->w - ix - j, W));                \
-            m[3] = cnn__mask_##isa(0, cnn__clamp(p->ow - ox, W));                                            \
+                m[j] = cnn__mask_##isa(cnn__run_of(cnn__clamp(-ix - j, W), cnn__clamp(p->w - ix - j, W)));   \
+            m[3] = cnn__mask_##isa(cnn__run_of(0, cnn__clamp(p->ow - ox, W)));                               \
             int oy = 0;                                                                                      \
             for (; oy + 4 <= p->oh; oy += 4)                                                                 \
                 if (inside) cnn__depth_sums_##isa(4, true, p, t, m, oy, ox, x, dy);                          \
@@ -13857,21 +14093,22 @@ static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? mo
     CNN__TILE(isa) CNN__MICRO(isa) CNN__TURN(isa) CNN__PACK_ROWS(isa) CNN__PANEL(isa) CNN__TAKE_EVEN(isa)    \
     CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                                            \
     CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                     \
-    CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__SLIDE(isa) CNN__STRIPS(isa) CNN__DEPTH(isa)                 \
+    CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__SLIDE(isa) CNN__OUTSIDE(isa) CNN__STRIPS(isa)               \
+    CNN__FLAT(isa) CNN__DEPTH(isa)                                                                           \
     CNN__DEPTH_SUMS(isa) CNN__DEPTH_W(isa)
 
 #define CNN__ISA_ROW(number, isa)                                                                            \
     { number, #isa, cnn__has_##isa, CNN__W_##isa, CNN__MR_##isa, CNN__NV_##isa * CNN__W_##isa,               \
-      CNN__TALL_##isa, cnn__micro_##isa, cnn__turn_##isa, cnn__pack_##isa, cnn__panel_##isa,                 \
-      cnn__take_even_##isa, cnn__add_even_##isa, cnn__dot_##isa, cnn__fir_##isa, cnn__winograd_w_##isa,      \
-      cnn__winograd_x_##isa, cnn__winograd_y_##isa, cnn__winograd_dy_##isa, cnn__winograd_dw_##isa,          \
-      cnn__windows_##isa, cnn__largest_##isa, cnn__depth_##isa, cnn__depth_w_##isa }
+      CNN__TALL_##isa, cnn__micro_##isa, cnn__micro_then_##isa, cnn__turn_##isa, cnn__pack_##isa,            \
+      cnn__panel_##isa, cnn__take_even_##isa, cnn__add_even_##isa, cnn__dot_##isa, cnn__fir_##isa,           \
+      cnn__winograd_w_##isa, cnn__winograd_x_##isa, cnn__winograd_y_##isa, cnn__winograd_dy_##isa,           \
+      cnn__winograd_dw_##isa, cnn__windows_##isa, cnn__largest_##isa, cnn__depth_##isa, cnn__depth_w_##isa }
 
 #if CNN__X86
 /* ---- AVX2 ---- */
 
 static bool cnn__has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-enum { CNN__W_avx2 = 8, CNN__MR_avx2 = 6, CNN__NV_avx2 = 2, CNN__TALL_avx2 = 6 };
+enum { CNN__W_avx2 = 8, CNN__MR_avx2 = 6, CNN__NV_avx2 = 2, CNN__TALL_avx2 = 6, CNN__DEEP_avx2 = 4 };
 typedef __m256  cnn__v_avx2;
 typedef __m256i cnn__m_avx2;
 #define cnn__set_avx2    _mm256_set1_ps
@@ -13881,6 +14118,7 @@ typedef __m256i cnn__m_avx2;
 #define cnn__fma_avx2    _mm256_fmadd_ps
 #define cnn__masked_avx2 _mm256_maskload_ps
 #define cnn__put_avx2    _mm256_maskstore_ps
+#define cnn__clip_avx2(v, low, high) _mm256_min_ps(high, _mm256_max_ps(low, v)) /* NaN: the second operand */
 /* Inlined: gcc 12 leaves vzeroupper out behind a call that is given vectors, and SSE code waits for it. */
 CNN__TARGET_avx2 static CNN__INLINE
 void cnn__sum4_avx2(float *sum, __m256 a, __m256 b, __m256 c, __m256 d)
@@ -13933,12 +14171,10 @@ void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row, int i,
         cnn__put4_avx2(y[l + 4] + i * row[l + 4], _mm256_extractf128_ps(r[l], 1), add);
     }
 }
-CNN__TARGET_avx2 static CNN__INLINE __m256i cnn__mask_avx2(int from, int to)
+CNN__TARGET_avx2 static CNN__INLINE __m256i cnn__mask_avx2(cnn__lanes lanes)
 {
-    static const int ends[24] = { 0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1 };
-    const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 8 - from));
-    const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 16 - to));
-    return _mm256_and_si256(a, b);
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)lanes), bit), bit);
 }
 /* v[0] = p[0], p[2], p[4] ...;  v[1] = p[1], p[3], p[5] ... */
 CNN__TARGET_avx2 static CNN__INLINE void cnn__split_avx2(__m256 *v, const float *p)
@@ -13959,7 +14195,8 @@ CNN__ISA_KERNELS(avx2)
 /* ---- AVX-512 ---- */
 
 static bool cnn__has_avx512(void) { return __builtin_cpu_supports("avx512f"); }
-enum { CNN__W_avx512 = 16, CNN__MR_avx512 = 12, CNN__NV_avx512 = 2, CNN__TALL_avx512 = 14 };
+enum { CNN__W_avx512 = 16, CNN__MR_avx512 = 12, CNN__NV_avx512 = 2, CNN__TALL_avx512 = 14,
+       CNN__DEEP_avx512 = 8 };
 typedef __m512    cnn__v_avx512;
 typedef __mmask16 cnn__m_avx512;
 #define cnn__set_avx512          _mm512_set1_ps
@@ -13969,6 +14206,8 @@ typedef __mmask16 cnn__m_avx512;
 #define cnn__fma_avx512          _mm512_fmadd_ps
 #define cnn__masked_avx512(p, m) _mm512_maskz_loadu_ps(m, p)
 #define cnn__put_avx512          _mm512_mask_storeu_ps
+#define cnn__mask_avx512(lanes)  (__mmask16)(lanes)
+#define cnn__clip_avx512(v, low, high) _mm512_min_ps(high, _mm512_max_ps(low, v))
 CNN__TARGET_avx512 static CNN__INLINE
 void cnn__sum4_avx512(float *sum, __m512 a, __m512 b, __m512 c, __m512 d)
 {
@@ -14012,10 +14251,6 @@ void cnn__scatter4_avx512(__m512 *r, float *const *y, const ptrdiff_t *row, int 
         cnn__put4_avx2(y[l + 8] + i * row[l + 8], _mm512_extractf32x4_ps(r[l], 2), add);
         cnn__put4_avx2(y[l + 12] + i * row[l + 12], _mm512_extractf32x4_ps(r[l], 3), add);
     }
-}
-CNN__TARGET_avx512 static CNN__INLINE __mmask16 cnn__mask_avx512(int from, int to)
-{
-    return (__mmask16)((1u << to) - (1u << (from < to ? from : to)));
 }
 CNN__TARGET_avx512 static CNN__INLINE void cnn__split_avx512(__m512 *v, const float *p)
 {
@@ -14073,14 +14308,14 @@ CNN__ISA_KERNELS(avx512)
     static inline cnn__v_##isa cnn__masked_##isa(const float *p, cnn__lanes m)                               \
     {                                                                                                        \
         float part[4];                                                                                       \
-        for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;                         \
+        for (int l = 0; l < 4; l++) part[l] = m >> l & 1 ? p[l] : 0.0f;                         \
         return cnn__load_##isa(part);                                                                        \
     }                                                                                                        \
     static inline void cnn__put_##isa(float *p, cnn__lanes m, cnn__v_##isa v)                                \
     {                                                                                                        \
         float part[4];                                                                                       \
         cnn__store_##isa(part, v);                                                                           \
-        for (int l = m.from; l < m.to; l++) p[l] = part[l];                                                  \
+        for (int l = 0; l < 4; l++) if (m >> l & 1) p[l] = part[l];                                          \
     }                                                                                                        \
     static inline cnn__v_##isa cnn__few_##isa(const float *p, int n)                                         \
     {                                                                                                        \
@@ -14093,7 +14328,7 @@ CNN__ISA_KERNELS(avx512)
 /* ---- NEON ---- */
 
 static bool cnn__has_neon(void) { return true; }
-enum { CNN__W_neon = 4, CNN__MR_neon = 6, CNN__NV_neon = 4, CNN__TALL_neon = 6 };
+enum { CNN__W_neon = 4, CNN__MR_neon = 6, CNN__NV_neon = 4, CNN__TALL_neon = 6, CNN__DEEP_neon = 4 };
 typedef float32x4_t cnn__v_neon;
 typedef cnn__lanes  cnn__m_neon;
 #define CNN__TARGET_neon
@@ -14101,13 +14336,18 @@ typedef cnn__lanes  cnn__m_neon;
 #define cnn__load_neon  vld1q_f32
 #define cnn__store_neon vst1q_f32
 #define cnn__add_neon   vaddq_f32
-#define cnn__mask_neon  cnn__lanes_of
+#define cnn__mask_neon(lanes) (lanes)
 #define cnn__low_neon   vzip1q_f32
 #define cnn__high_neon  vzip2q_f32
 #define cnn__even_neon  vuzp1q_f32
 #define cnn__odd_neon   vuzp2q_f32
 #define cnn__fma_neon(a, b, c) vfmaq_f32(c, a, b)
 #define cnn__sum4_neon(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
+static inline float32x4_t cnn__clip_neon(float32x4_t v, float32x4_t low, float32x4_t high)
+{
+    v = vbslq_f32(vcltq_f32(v, low), low, v);
+    return vbslq_f32(vcgtq_f32(v, high), high, v);
+}
 static inline void cnn__larger_neon(float32x4_t *most, float32x4_t *which, float32x4_t v, float32x4_t tag)
 {
     const uint32x4_t take = vorrq_u32(vcgtq_f32(v, *most), vmvnq_u32(vceqq_f32(v, v)));
@@ -14121,7 +14361,7 @@ CNN__ISA_KERNELS(neon)
 /* ---- WebAssembly, -msimd128: without a fused multiply-add, so it has the bits of "c" ---- */
 
 static bool cnn__has_wasm(void) { return true; }
-enum { CNN__W_wasm = 4, CNN__MR_wasm = 6, CNN__NV_wasm = 2, CNN__TALL_wasm = 6 };
+enum { CNN__W_wasm = 4, CNN__MR_wasm = 6, CNN__NV_wasm = 2, CNN__TALL_wasm = 6, CNN__DEEP_wasm = 4 };
 typedef v128_t     cnn__v_wasm;
 typedef cnn__lanes cnn__m_wasm;
 #define CNN__TARGET_wasm
@@ -14129,12 +14369,13 @@ typedef cnn__lanes cnn__m_wasm;
 #define cnn__load_wasm  wasm_v128_load
 #define cnn__store_wasm wasm_v128_store
 #define cnn__add_wasm   wasm_f32x4_add
-#define cnn__mask_wasm  cnn__lanes_of
+#define cnn__mask_wasm(lanes) (lanes)
 #define cnn__low_wasm(a, b)    wasm_i32x4_shuffle(a, b, 0, 4, 1, 5)
 #define cnn__high_wasm(a, b)   wasm_i32x4_shuffle(a, b, 2, 6, 3, 7)
 #define cnn__even_wasm(a, b)   wasm_i32x4_shuffle(a, b, 0, 2, 4, 6)
 #define cnn__odd_wasm(a, b)    wasm_i32x4_shuffle(a, b, 1, 3, 5, 7)
 #define cnn__fma_wasm(a, b, c) wasm_f32x4_add(wasm_f32x4_mul(a, b), c)
+#define cnn__clip_wasm(v, low, high) wasm_f32x4_pmin(wasm_f32x4_pmax(v, low), high)
 static inline void cnn__larger_wasm(v128_t *most, v128_t *which, v128_t v, v128_t tag)
 {
     const v128_t take = wasm_v128_or(wasm_f32x4_gt(v, *most), wasm_f32x4_ne(v, v));
@@ -14153,10 +14394,10 @@ CNN__ISA_KERNELS(wasm)
 /* ---- Portable C: a vector is four floats, which the compiler maps to registers if it can ---- */
 
 static bool cnn__has_c(void) { return true; }
-enum { CNN__W_c = 4, CNN__MR_c = 4, CNN__NV_c = 2, CNN__TALL_c = 4 };
+enum { CNN__W_c = 4, CNN__MR_c = 4, CNN__NV_c = 2, CNN__TALL_c = 4, CNN__DEEP_c = 4 };
 typedef cnn__lanes cnn__m_c;
 #define CNN__TARGET_c
-#define cnn__mask_c cnn__lanes_of
+#define cnn__mask_c(lanes) (lanes)
 #if defined(__GNUC__) && defined(__SSE2__)              /* the same arithmetic; it compiles sooner */
 typedef float cnn__v_c __attribute__((vector_size(16)));
 #define CNN__LANE(v, l) (v)[l]
@@ -14185,17 +14426,25 @@ static inline cnn__v_c cnn__load_c(const float *p)
     return v;
 }
 static inline void cnn__store_c(float *p, cnn__v_c v) { memcpy(p, &v, sizeof v); }
+static inline cnn__v_c cnn__clip_c(cnn__v_c v, cnn__v_c low, cnn__v_c high)
+{
+    for (int l = 0; l < 4; l++) {
+        const float a = CNN__LANE(v, l) < CNN__LANE(low, l) ? CNN__LANE(low, l) : CNN__LANE(v, l);
+        CNN__LANE(v, l) = a > CNN__LANE(high, l) ? CNN__LANE(high, l) : a;
+    }
+    return v;
+}
 static CNN__NOINLINE cnn__v_c cnn__masked_c(const float *p, cnn__lanes m)
 {
     float part[4];
-    for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
+    for (int l = 0; l < 4; l++) part[l] = m >> l & 1 ? p[l] : 0.0f;
     return cnn__load_c(part);
 }
 static CNN__NOINLINE void cnn__put_c(float *p, cnn__lanes m, cnn__v_c v)
 {
-    for (int l = m.from; l < m.to; l++) p[l] = CNN__LANE(v, l);
+    for (int l = 0; l < 4; l++) if (m >> l & 1) p[l] = CNN__LANE(v, l);
 }
-static inline cnn__v_c cnn__few_c(const float *p, int n) { return cnn__masked_c(p, cnn__lanes_of(0, n)); }
+static inline cnn__v_c cnn__few_c(const float *p, int n) { return cnn__masked_c(p, cnn__run_of(0, n)); }
 static CNN__NOINLINE void cnn__sum4_c(float *sum, cnn__v_c a, cnn__v_c b, cnn__v_c c, cnn__v_c d)
 {
     const cnn__v_c t[4] = { a, b, c, d };
@@ -14470,7 +14719,7 @@ static void cnn__fast_gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, c
 
    A NaN or Inf in x, or in dy on the way back, reaches the elements that the formula gives it to and no
    other, with two exceptions: Winograd may make NaN of all elements of the tiles that hold it, and in the
-   gradient of the weights it may make NaN of any.
+   gradient of the weights it may make NaN of any, which cnn__conv_mend_weights then sums again.
    ======================================================================================================== */
 
 /* ---- Spread planes: a convolution without borders, strides and im2col ----
@@ -14606,11 +14855,16 @@ CNN__COLD static cnn__spread cnn__spread_backward(const cnn__conv *t, const floa
                           high[0] - low[0], most + high[1] - low[1], 0 };
 }
 
-/* Where input pixel (y,x) of plane c, counted from the first that output (0,0) meets, lies in S. */
+/* Where input pixel (y,x) of plane c, counted from the first that output (0,0) meets, lies in S. There are
+   thousands: without division where the stride is 1. */
+static inline ptrdiff_t cnn__along(int v, int stride, ptrdiff_t residue, ptrdiff_t step)
+{
+    return stride == 1 ? v * step : v % stride * residue + v / stride * step;
+}
 static inline ptrdiff_t cnn__place(const cnn__spread *s, ptrdiff_t plane, int c, int y, int x)
 {
-    return ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * plane
-        + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
+    return c * (s->a * s->b * plane) + cnn__along(y, s->sh, s->b * plane, s->width)
+        + cnn__along(x, s->sw, plane, 1);
 }
 
 /* The places of all taps (c,i,j) of a forward window. */
@@ -14652,6 +14906,21 @@ static void cnn__apply(cnn_each *f, float *y, const float *x, const float *a, co
                        ptrdiff_t from, ptrdiff_t to, const cnn__tail *tail);
 static void cnn__map_then(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, const float *a,
                           const float *b, const float *k, ptrdiff_t n, const cnn__tail *tail);
+
+/* A tail that is at most an addition, then relu or clamp, can be done in registers: to. */
+static bool cnn__ends_of(const cnn__cpu *cpu, const cnn__tail *tail, cnn__ends *to)
+{
+    static cnn_each *const relu[2] = CNN__LOOPS(cnn__each_relu);
+    static cnn_each *const clamp[2] = CNN__LOOPS(cnn__each_clamp);
+    static const float positive[2] = { 0.0f, INFINITY };
+    int s = 0;
+    *to = (cnn__ends){ .clip = NULL };
+    if (!tail) return false;
+    if (s < tail->steps && tail->step[s].f == cnn__each_add(cpu)) to->more[1] = tail->step[s++].a;
+    if (s < tail->steps && tail->step[s].f == cnn__loop(cpu, relu)) to->clip = positive, s++;
+    else if (s < tail->steps && tail->step[s].f == cnn__loop(cpu, clamp)) to->clip = tail->step[s++].k;
+    return s == tail->steps;
+}
 
 /* Elements y[from] .. y[to] are what they should be: now the tail. */
 static inline void cnn__complete(const cnn__tail *tail, float *y, ptrdiff_t from, ptrdiff_t to)
@@ -14695,6 +14964,8 @@ typedef struct {
     float *y;
     const float *w, *bias;
     const cnn__tail *tail;
+    bool fits;                          /* the tail is done in registers where it can: */
+    cnn__ends ends;
 } cnn__shifted;
 
 enum { CNN__TURNED_KC = 512, CNN__TURNED_PIXELS = 256 };
@@ -14743,6 +15014,7 @@ CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__
     cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .backward = backward, .turned = turned,
                        .packed = o->packed, .y = o->to, .w = o->w, .bias = o->b, .tail = o->tail,
                        .s = backward ? cnn__spread_backward(t, o->dy) : cnn__spread_forward(t, o->x) };
+    q.fits = cnn__ends_of(cpu, o->tail, &q.ends);
     const size_t k = (size_t)q.s.c * (size_t)t->kh * (size_t)t->kw;
     q.m = (backward ? t->ic : t->oc) / t->groups;
     q.high = turned ? q.u->nr : q.u->mr, q.all = turned ? cnn__ceil(q.m, q.high) * q.high : q.m;
@@ -14944,6 +15216,7 @@ typedef struct {
     const cnn__phase *p;
     cnn__cut cut;
     bool overlap;                       /* by row: the last panel ends where the row does */
+    bool ends;                          /* these are the last terms, and the tail is done in registers */
     int from;                           /* the first output row of the block */
     int nx, ny, step, end;              /* pixels of a row; rows; columns of a row and in all */
     const float *s;                     /* S, or the image itself */
@@ -15000,8 +15273,8 @@ static bool cnn__copy_panel(const cnn__area *d, int j, ptrdiff_t k0, ptrdiff_t k
     const int nr = q->u->nr;
     const ptrdiff_t *at = d->p->at + k0, n = k1 - k0;
     if (q->borrow && j + nr > d->end) {                 /* the image ends here */
-        for (ptrdiff_t e = 0; e < n; e++)
-            for (int z = 0; z < nr; z++) d->panel[e * nr + z] = j + z < d->end ? d->s[at[e] + j + z] : 0.0f;
+        memset(d->panel, 0, (size_t)(n * nr) * sizeof *d->panel);
+        for (ptrdiff_t e = 0; e < n; e++) cnn__copy(d->panel + e * nr, d->s + at[e] + j, d->end - j);
         return true;
     }
     if (d->cut == CNN__PIXELS) {
@@ -15031,13 +15304,18 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
     const float *next = q->borrow && k1 > k0 && j + nr < d->end ? d->s + j + nr + d->p->at[k0] : NULL;
     for (ptrdiff_t i = 0; i < in; i += mr, y += mr * q->out_plane) {
         const int ni = (int)cnn__min(mr, in - i);
-        const float *bias = q->bias && b0 == 0 ? q->bias + d->g * q->m + ic + i : NULL;
         float *to = direct ? y + (straight ? j : r * q->row + x) : tile;
-        q->u->micro(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni,
-                    copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
-                    direct ? q->out_plane : nr, bias, direct && add,
-                    next && i < 2 * mr ? next + i / mr * q->u->lanes : NULL, q->plane);
-        if (!direct) cnn__put_tile(y, tile, nr, ni, q, j, d->step, d->nx, stop, add);
+        cnn__ends ends = { .bias = q->bias && b0 == 0 ? q->bias + d->g * q->m + ic + i : NULL,
+                           .more = { direct && add ? to : NULL } };
+        if (direct && d->ends && q->ends.more[1]) ends.more[1] = q->ends.more[1] + (to - q->y);
+        if (direct && d->ends) ends.clip = q->ends.clip;
+        q->u->micro_then(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni, ni,
+                         copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
+                         direct ? q->out_plane : nr, &ends,
+                         next && i < 2 * mr ? next + i / mr * q->u->lanes : NULL, q->plane);
+        if (direct) continue;
+        cnn__put_tile(y, tile, nr, ni, q, j, d->step, d->nx, stop, add);
+        if (d->ends) cnn__complete_rows(q->tail, q->y, y - q->y + j, stop - j, ni, q->out_plane);
     }
 }
 
@@ -15056,14 +15334,14 @@ static void cnn__turned_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, pt
     const bool last = b0 + kc == d->p->k;
     const bool kept = d->p->k > cnn__shifted_k(q, d->p->k);
     float *y = d->y + ic * q->out_plane;
-    float *tile = d->panel + cnn__round_up((size_t)(cnn__shifted_k(q, d->p->k) * d->end), 16);
+    float *tile = d->panel;
+    if (!q->borrow) tile += cnn__round_up((size_t)(cnn__shifted_k(q, d->p->k) * d->end), 16);
     ptrdiff_t packed[CNN__TURNED_KC];
     for (ptrdiff_t p = 0; p < kc; p++) packed[p] = p * nr;
     ptrdiff_t tiles = 0;
     for (int j = 0, n; j < d->end; j += n, tiles++) {
         n = cnn__tile_rows(d->end - j, tall);
-        cnn__fill_tile(d->panel + j * kc, n, d->s, d->p->at + b0, kc, j, d->nx,
-                       q->borrow ? d->nx : q->s.width);
+        if (!q->borrow) cnn__fill_tile(d->panel + j * kc, n, d->s, d->p->at + b0, kc, j, d->nx, q->s.width);
     }
     const ptrdiff_t step = cnn__ceil(nr, tiles);
     for (ptrdiff_t i = 0; i < in; i += nr, a += nr * kc) {
@@ -15072,7 +15350,10 @@ static void cnn__turned_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, pt
         for (int j = 0, n; j < d->end; j += n, ahead += kc * step) {
             float *sums = kept ? tile + i * d->end + j * nr : tile;
             n = cnn__tile_rows(d->end - j, tall);
-            q->u->micro(n, ni, kc, d->panel + j * kc, a, packed, sums, nr, NULL, b0 > 0, ahead, step);
+            const cnn__ends ends = { .more = { b0 > 0 ? sums : NULL } };
+            if (q->borrow) q->u->micro_then(n, ni, kc, d->s + d->p->at[b0] + j, q->plane, a, packed, sums, nr,
+                                            &ends, ahead, step);
+            else q->u->micro_then(n, ni, kc, d->panel + j * kc, n, a, packed, sums, nr, &ends, ahead, step);
             if (last) q->u->turn(n, ni, sums, nr, y + i * q->out_plane + j, q->out_plane,
                                  q->bias ? q->bias + d->g * q->m + ic + i : NULL);
         }
@@ -15093,14 +15374,16 @@ static void cnn__shifted_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, p
                        q->w + (d->g * q->m + ic + i) * d->p->k, b0, kc);
     if (q->turned) { cnn__turned_terms(d, b0, kc, ic, in, a); return; }
     const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS, last = b0 + kc == d->p->k;
+    cnn__area block = *d;
+    block.ends = q->fits && last && (straight || d->overlap);
     ptrdiff_t done = 0;
     for (int r = 0, x = 0; r * d->step + x < d->end; ) {
         if (d->overlap && x + nr > d->nx) x = d->nx - nr;       /* some pixels twice: the same values */
-        cnn__shifted_panel(d, r, x, b0, kc, ic, in, a);
+        cnn__shifted_panel(&block, r, x, b0, kc, ic, in, a);
         x += nr;
         if (d->cut != CNN__BY_ROW) r += x / d->step, x %= d->step;
         else if (x >= d->nx)       r++, x = 0;
-        if (!q->tail || !last) continue;
+        if (!q->tail || !last || block.ends) continue;
         const bool      all = r * d->step + x >= d->end;
         const ptrdiff_t ready = all ? (d->ny - 1) * q->row + d->nx : straight ? r * d->step + x : r * q->row;
         if (ready - done < CNN__TAIL_PIXELS && !all) continue;
@@ -15643,7 +15926,8 @@ typedef struct {
     float *shared, *work;               /* shared: the weights or, if once, the input; work: the rest */
     float *y;
     const float *x, *weights, *bias;
-    const cnn__tail *tail;
+    const cnn__tail *tail;              /* but one that is a clip: that is done in registers */
+    const float *clip;
     size_t each;
 } cnn__wino;
 
@@ -15662,6 +15946,8 @@ CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__co
                     .m = p.oc, .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw,
                     .y = o->to, .x = backward ? o->dy : o->x, .weights = o->w, .bias = o->b,
                     .tail = o->tail };
+    cnn__ends ends;
+    if (cnn__ends_of(cpu, o->tail, &ends) && !ends.more[1]) q.clip = ends.clip, q.tail = NULL;
     q.th = (int)cnn__ceil(q.oh, q.side), q.tw = (int)cnn__ceil(q.ow, q.side);
     q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
     q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);
@@ -15814,7 +16100,8 @@ static void cnn__winograd_rows(const cnn__wino *q, const float *a, ptrdiff_t i0,
             row[l] = inside ? q->ow : 4;
         }
         for (ptrdiff_t c = 0; c < rows; c++, sums += u->nr) {
-            u->winograd_y(q->side, sums, q->ms, q->bias ? q->bias[i0 + c] : 0.0f, tile, row, q->backward);
+            u->winograd_y(q->side, sums, q->ms, q->bias ? q->bias[i0 + c] : 0.0f, q->clip, tile, row,
+                          q->backward);
             for (int l = 0; l < u->lanes; l++) {
                 if (tile[l] != patch[l]) { tile[l] += out; continue; }
                 if (j + l < count)
@@ -16056,6 +16343,7 @@ static inline void cnn__prefetch_plane(const float *p, ptrdiff_t n)
 
 /* forward and backward-data: a unit is a plane. backward-weights: a unit is a channel, whose images are taken
    one after the other. */
+enum { CNN__ROWS_FLAT = 16 };
 typedef struct {
     const cnn__kernels *u;
     const cnn__conv *t;
@@ -16064,6 +16352,9 @@ typedef struct {
     float *to;
     const float *from, *dy, *w, *b;
     const cnn__tail *tail;
+    bool flat, ends;                    /* vectors of several rows; the tail is a clip, done in registers */
+    const float *clip;
+    cnn__lanes bits[CNN__ROWS_FLAT][10];
     float *work;                        /* stride 2, backward: for each thread a plane of dy, zeros between */
     ptrdiff_t each;
 } cnn__rows;
@@ -16079,6 +16370,27 @@ static const float *cnn__rows_dy(const cnn__rows *q, const float *dy, int thread
     return q->work + thread * q->each;
 }
 
+/* Vectors of several rows, where they are many enough: see cnn__flat. */
+static bool cnn__rows_flat(cnn__rows *q)
+{
+    const cnn__image *p = &q->image;
+    const int rows = q->u->lanes / p->w;
+    if (rows < 2 || p->s > 1 || p->ow != p->w || cnn__ceil(p->oh, rows) > CNN__ROWS_FLAT) return false;
+    for (int n = 0; n * rows < p->oh; n++) {
+        const int oy = n * rows, count = (int)cnn__min(rows, p->oh - oy);
+        for (int e = 0; e < 9; e++) {
+            cnn__lanes in = 0;
+            for (int l = 0; l < count * p->w; l++) {
+                const int iy = oy + l / p->w + e / 3 - p->ph, ix = l % p->w + e % 3 - p->pw;
+                if (iy >= 0 && iy < p->h && ix >= 0 && ix < p->w) in |= 1u << l;
+            }
+            q->bits[n][e] = in;
+        }
+        q->bits[n][9] = cnn__run_of(0, count * p->w);
+    }
+    return true;
+}
+
 static void cnn__rows_job(const void *job, ptrdiff_t first, ptrdiff_t last, int thread)
 {
     const cnn__rows *q = job;
@@ -16090,13 +16402,10 @@ static void cnn__rows_job(const void *job, ptrdiff_t first, ptrdiff_t last, int 
         const ptrdiff_t c = i % q->t->ic;
         const float *from = q->from + i * in;
         for (int e = 0; e < 9; e++) k[e] = q->w[c * 9 + (back ? 8 - e : e)];
-        if (i + 1 < last) {
-            cnn__prefetch_plane(from + in, in);
-            cnn__prefetch_plane(q->to + (i + 1) * out, out);
-        }
         if (back) from = cnn__rows_dy(q, from, thread);
-        q->u->depth(&q->image, q->to + i * out, from, k, q->b ? q->b[c] : 0.0f, back);
-        cnn__complete(q->tail, q->to, i * out, (i + 1) * out);
+        q->u->depth(&q->image, q->flat ? q->bits : NULL, q->to + i * out, from, k,
+                    q->b ? q->b[c] : 0.0f, back, q->clip);
+        if (!q->ends) cnn__complete(q->tail, q->to, i * out, (i + 1) * out);
     }
 }
 
@@ -16216,11 +16525,15 @@ static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *t, int pass, con
         turned = { oh, ow, t->h, t->w, 2 - t->ph, 2 - t->pw, 1 };
     const ptrdiff_t each = s > 1 ? cnn__ceil((ptrdiff_t)oh * ow, 16) * 16 : 0;
     const size_t floats = cnn__mul_size((size_t)cpu->threads, (size_t)each);
-    float *work_at = cnn__take(scratch, used, floats, sizeof *work_at);
+    float *zeros = cnn__take(scratch, used, floats, sizeof *zeros);
     if (!o->to) return;
-    const cnn__rows q = { cnn__kernels_of(cpu), t, pass, backward ? turned : image, o->to,
-                          backward ? o->dy : o->x, o->dy, o->w, o->b, o->tail, work_at, each };
-    if (floats) memset(work_at, 0, floats * sizeof *work_at);
+    if (floats) memset(zeros, 0, floats * sizeof *zeros);
+    cnn__rows q = { .u = cnn__kernels_of(cpu), .t = t, .pass = pass, .image = backward ? turned : image,
+                    .to = o->to, .from = backward ? o->dy : o->x, .dy = o->dy, .w = o->w, .b = o->b,
+                    .tail = o->tail, .work = zeros, .each = each };
+    cnn__ends ends;
+    q.ends = cnn__ends_of(cpu, o->tail, &ends) && !ends.more[1], q.clip = q.ends ? ends.clip : NULL;
+    q.flat = !weights && cnn__rows_flat(&q);
     cnn__share_out(cpu, work, weights ? t->ic : (ptrdiff_t)t->n * t->ic,
                    weights ? cnn__rows_weights_job : cnn__rows_job, &q);
 }
@@ -16294,10 +16607,14 @@ CNN__COLD static bool cnn__turned_pays(const cnn__cpu *cpu, const cnn__conv *t, 
     (void)pass;
     const double m = t->oc / t->groups, k = (double)(t->ic / t->groups) * t->kh * t->kw;
     const double n = (double)t->ow * t->oh;
-    const double pixels = (double)cnn__ceil((ptrdiff_t)n, u->nr) * u->nr / n;
     const double channels = (double)cnn__ceil((ptrdiff_t)m, u->lanes) * u->lanes / m;
-    const double ends = cnn__pointwise_fits(cpu, t, pass) ? 0.0 : 0.12;
-    return n < 1024 && channels * (1 + 32 / k + 8 / m) < pixels + ends;
+    if (cnn__pointwise_fits(cpu, t, pass)) {            /* pixels are read where they lie, by half panels */
+        const double pixels = (double)cnn__ceil((ptrdiff_t)n, u->nr / 2) * u->nr / 2 / n;
+        const double lanes = u->lanes, cost = 1 + 1.25 * lanes / k + 0.3 / lanes;
+        return n <= CNN__TURNED_PIXELS && channels * cost < pixels * (1 + lanes / 2 / m);
+    }
+    const double pixels = (double)cnn__ceil((ptrdiff_t)n, u->nr) * u->nr / n;
+    return n < 1024 && channels * (1 + 32 / k + 8 / m) < pixels + 0.12;
 }
 static bool cnn__depthwise_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
@@ -16528,9 +16845,9 @@ static void cnn__fast_broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, cons
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, all / pieces * n))
     for (ptrdiff_t i = 0; i < all; i++) {
         const ptrdiff_t row = pieces == 1 ? i : i / pieces, from = (i - row * pieces) * CNN__PIECE;
-        const ptrdiff_t i0 = row / (r.n[1] * r.n[2]), i1 = row / r.n[2] % r.n[1], i2 = row % r.n[2];
-        const ptrdiff_t m = cnn__min(CNN__PIECE, n - from);
-        const ptrdiff_t at = i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2] + from;
+        const ptrdiff_t plane = row / r.n[2], i2 = row - plane * r.n[2];     /* division takes as long as */
+        const ptrdiff_t i0 = plane / r.n[1], i1 = plane - i0 * r.n[1];       /* a dozen elements */
+        const ptrdiff_t m = cnn__min(CNN__PIECE, n - from), at = row * n + from;
         const float    *u = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2] + from * r.a[3];
         const float    *v = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] + from * r.b[3];
         float           left[CNN__PIECE], right[CNN__PIECE];
@@ -17115,14 +17432,28 @@ static bool cnn__sync_optimizer(cnn_graph *g, unsigned side)
                            g->arena[CNN_ARENA_OPTIMIZER], bytes);
 }
 
+/* A buffer of the device for an array that stays in one piece, or a chunk; NULL after an error. */
+static void *cnn__device_buffer(cnn_graph *g, const char *call, const char *what, size_t bytes)
+{
+    cnn_backend *dev = g->config.backend;
+    const size_t most = cnn__chunk_bytes(g);
+    void        *buffer = bytes <= most ? dev->alloc(dev, bytes) : NULL;
+    if (bytes > most)
+        cnn__fail(g, g->config.at, call, "%s: %zu bytes for %s, and its largest buffer has %zu", dev->name,
+                  bytes, what, most);
+    else if (!buffer)
+        cnn__fail(g, g->config.at, call, "%s: %zu bytes for %s: %s", dev->name, bytes, what,
+                  dev->error[0] ? dev->error : "the device has no such memory");
+    return buffer;
+}
+
 /* The averages, to where they are mixed or read. */
 static bool cnn__sync_average(cnn_graph *g, unsigned side)
 {
-    cnn_backend *device = g->config.backend;
-    size_t       bytes = cnn__trained_floats(g) * sizeof(float);
+    size_t bytes = cnn__trained_floats(g) * sizeof(float);
     if (!g->average || !bytes) return true;
-    if (side == CNN__DEVICE && !g->average_buffer && !(g->average_buffer = device->alloc(device, bytes)))
-        return cnn__fail(g, g->config.at, "average", "%s: %zu bytes: %s", device->name, bytes, device->error);
+    if (side == CNN__DEVICE && !g->average_buffer
+        && !(g->average_buffer = cnn__device_buffer(g, "average", "the average", bytes))) return false;
     return cnn__sync_array(g, "average", &g->average_on, side, g->average_buffer, g->average, bytes);
 }
 
@@ -17200,6 +17531,8 @@ static void cnn__close_backend(cnn_graph *g)
         if (g->buffer[i]) dev->release(dev, g->buffer[i]);
         g->buffer[i] = NULL;
     }
+    for (int i = 0; dev && i < g->n_chunks; i++) if (g->chunk[i]) dev->release(dev, g->chunk[i]);
+    g->n_chunks = 0;
     if (dev && g->average_buffer) dev->release(dev, g->average_buffer);
     g->average_buffer = NULL;
     if (dev && dev->close) dev->close(dev);
@@ -17215,7 +17548,26 @@ static const cnn_kernel *cnn__find_kernel(const cnn_backend *dev, const cnn_tens
     return NULL;
 }
 
-/* Resolved once, in compile: a row or none for each node, and a device buffer for each arena. */
+/* A device buffer for each arena, or several. */
+static bool cnn__device_arenas(cnn_graph *g, size_t scratch)
+{
+    static const char *const names[] = { "the parameters", "the gradients", "the optimizer's state",
+        "constants and running statistics", "the inputs", "activations", "packed weights", "scratch" };
+    const size_t all = g->arena_bytes[CNN_ARENA_ACTIVATIONS], most = cnn__chunk_bytes(g);
+    g->chunk = cnn__alloc(g, (all / most + 1) * sizeof *g->chunk);
+    if (!g->chunk) return false;
+    for (size_t at = 0; at < all; at += most, g->n_chunks++)
+        if (!(g->chunk[g->n_chunks] = cnn__device_buffer(g, "compile", names[CNN_ARENA_ACTIVATIONS],
+                                                         all - at < most ? all - at : most))) return false;
+    for (int i = 0; i < CNN_ARENAS; i++) {
+        const size_t bytes = i == CNN_ARENA_SCRATCH ? scratch : g->arena_bytes[i];
+        if (!bytes || i == CNN_ARENA_ACTIVATIONS) continue;
+        if (!(g->buffer[i] = cnn__device_buffer(g, "compile", names[i], bytes))) return false;
+    }
+    return true;
+}
+
+/* Resolved once, in compile: a row or none for each node, and where its arrays are. */
 static bool cnn__open_backend(cnn_graph *g)
 {
     cnn_backend *dev = g->config.backend;
@@ -17229,14 +17581,7 @@ static bool cnn__open_backend(cnn_graph *g)
         size_t s = v->kernel && dev->scratch ? dev->scratch(dev, &v->t) : 0;
         if (s > scratch) scratch = s;
     }
-    for (int i = 0; i < CNN_ARENAS; i++) {
-        size_t bytes = i == CNN_ARENA_SCRATCH ? scratch : g->arena_bytes[i];
-        if (!bytes) continue;
-        g->buffer[i] = dev->alloc(dev, bytes);
-        if (!g->buffer[i])
-            return cnn__fail(g, g->config.at, "compile", "%s: %zu bytes: %s", dev->name, bytes,
-                             dev->error[0] ? dev->error : "the device has no such memory");
-    }
+    if (!cnn__device_arenas(g, scratch)) return false;
     /* updates run over the gaps */
     static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };
     for (int i = 0; i < 2; i++)
@@ -17245,27 +17590,26 @@ static bool cnn__open_backend(cnn_graph *g)
     return true;
 }
 
+static cnn_place cnn__place_in(const cnn_graph *g, cnn_arena arena, size_t at)
+{
+    const size_t chunk = cnn__chunk_bytes(g) / sizeof(float);
+    return arena != CNN_ARENA_ACTIVATIONS ? (cnn_place){ g->buffer[arena], at }
+                                          : (cnn_place){ g->chunk[at / chunk], at % chunk };
+}
 CNN_API cnn_place cnn_place_data(const cnn_tensor *t)
 {
-    cnn_place p = { t->graph->buffer[cnn__arena_of(t)], t->data_at[t->graph->mode] };
-    return p;
+    return cnn__place_in(t->graph, cnn__arena_of(t), t->data_at[t->graph->mode]);
 }
 CNN_API cnn_place cnn_place_grad(const cnn_tensor *t)
 {
-    cnn_place p = { t->graph->buffer[t->kind == CNN_PARAM ? CNN_ARENA_GRADS : CNN_ARENA_ACTIVATIONS],
-        t->grad_at };
-    return p;
+    return cnn__place_in(t->graph, t->kind == CNN_PARAM ? CNN_ARENA_GRADS : CNN_ARENA_ACTIVATIONS,
+                         t->grad_at);
 }
 CNN_API cnn_place cnn_place_saved(const cnn_tensor *t)
 {
-    cnn_place p = { t->graph->buffer[CNN_ARENA_ACTIVATIONS], t->saved_at };
-    return p;
+    return cnn__place_in(t->graph, CNN_ARENA_ACTIVATIONS, t->saved_at);
 }
-CNN_API cnn_place cnn_place_scratch(const cnn_graph *g)
-{
-    cnn_place p = { g->buffer[CNN_ARENA_SCRATCH], 0 };
-    return p;
-}
+CNN_API cnn_place cnn_place_scratch(const cnn_graph *g) { return cnn__place_in(g, CNN_ARENA_SCRATCH, 0); }
 CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y)
 {
     const cnn_graph *g = y->graph;
@@ -17318,6 +17662,9 @@ CNN_API bool cnn_leave_device(cnn_graph *g)
 #pragma STDC FP_CONTRACT DEFAULT
 #elif defined(__GNUC__)
 #pragma GCC pop_options
+#pragma pop_macro("isfinite")
+#pragma pop_macro("isnan")
+#pragma pop_macro("isinf")
 #endif
 #endif /* CNN_IMPLEMENTATION */
 

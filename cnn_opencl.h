@@ -22,7 +22,8 @@
    bias; batch norm, the sum behind it and a function are one kernel, backward too. A training step copies two
    arrays up, the batch and its labels, and one number down, the loss: cnn_copies(g) counts. An operation
    without a row here, such as one of your own, runs on the CPU between two copies; cnn_copies(g).host_nodes
-   and the summary say how many there are.
+   and the summary say how many there are. Activations lie in several buffers where the device's largest
+   (often a quarter of its memory) has no room for all.
 
    Any device with OpenCL 1.2 and work-groups of 256 will do. Which one is taken: .device counts among those
    that .type and .name let through, GPUs (with memory of their own first) before accelerators before CPUs; a
@@ -56,10 +57,16 @@
    or does not compile, is left to the CPU. cnn_opencl_report says so.
 
    With .cache = "directory" the compiled kernels are kept there. A file that was cut or changed, or is
-   another driver's, is compiled and written again.
+   another driver's, counts as none and is written again.
+
+   Which tile computes a layer, or whether Winograd does, is a rule of its sizes and the device. With
+   .tune = 1 cnn_compile measures instead what is fastest, for each layer and pass at the largest batch
+   (others follow the rule; what CLBlast takes and depthwise layers have no choice), and keeps it in .cache:
+   the next run measures nothing.
 
    Results are those of the CPU to rounding, dropout masks included. On one device the same seed gives the
-   same bits: there are no atomics, and every sum has a fixed order.
+   same bits: there are no atomics, and every sum has a fixed order. With .tune that holds for the same cache:
+   another choice is another order of sums.
 
    What to install:
        to compile       Debian, Ubuntu: opencl-c-headers, or ocl-icd-opencl-dev with the loader
@@ -103,8 +110,10 @@ typedef struct {
                                          device's cache, but enough to keep it busy */
     int         no_check;             /* 1: do not hold every kernel to the CPU's result at opening */
     const char *without;              /* operations to leave to the CPU, "conv2d,relu"; default none */
-    const char *cache;                /* a directory for compiled kernels, so that the next opening is quick;
-                                         default none. What lies there is run: trust it as the program. */
+    const char *cache;                /* a directory for compiled kernels, so that the next opening is quick,
+                                         and for what .tune has measured; default none. What lies there is
+                                         run: trust it as the program. */
+    int         tune;                 /* 1: measure which tile, or Winograd, is fastest for each layer */
 } cnn_opencl_args;
 
 CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args);
@@ -389,8 +398,7 @@ static int cnncl_list(const cnncl_api *cl, cnncl_device *list)
                 if (seen) continue;
                 cnncl_text(cl, NULL, d.id, CL_DEVICE_NAME, d.about.name, sizeof d.about.name);
                 cnncl_text(cl, NULL, d.id, CL_DEVICE_VERSION, d.about.version, sizeof d.about.version);
-                cnncl_text(cl, d.platform, NULL, CL_PLATFORM_NAME, d.about.platform,
-                           sizeof d.about.platform);
+                cnncl_text(cl, d.platform, NULL, CL_PLATFORM_NAME, d.about.platform, sizeof d.about.platform);
                 cl->clGetDeviceInfo(d.id, CL_DEVICE_MAX_COMPUTE_UNITS, sizeof units, &units, NULL);
                 cl->clGetDeviceInfo(d.id, CL_DEVICE_GLOBAL_MEM_SIZE, sizeof memory, &memory, NULL);
                 d.about.units = (int)units, d.about.memory = memory, d.rank = cnncl_rank(cl, &d);
@@ -498,25 +506,26 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     A(X, erf,        erf(v),                            1.12837917f * exp(-v * v))                           \
     A(X, power,      pow(v, k0),                        k0 == 0.0f ? 0.0f : k0 * pow(v, k0 - 1.0f))
 
-/* Each kernel and the shape of its work: one item per element; one group per element of the result (a sum that
-   the group shares) or per tile of it; or one small group. Kernels of tiles are in the order of cnncl_sides. */
+/* Each kernel and the shape of its work: one item per element; one group per element of the result (a sum
+   that the group shares) or per tile of it; or one small group. Kernels of tiles are in the order of
+   cnncl_sides. */
 #define CNNCL_KERNELS(X)                                                                                     \
     X(conv_128, GROUPS) X(conv_64, GROUPS) X(conv_32, SMALL) X(conv_4, ITEMS)                                \
     X(weights_128, GROUPS) X(weights_64, GROUPS) X(weights_32, SMALL) X(weights_4, ITEMS)                    \
     X(product_128, GROUPS) X(product_64, GROUPS) X(product_32, SMALL) X(product_4, ITEMS)                    \
     X(add_slices, ITEMS) X(depthwise_forward, ITEMS) X(depthwise_data, ITEMS) X(depthwise_weights, GROUPS)   \
     X(wino_in, ITEMS) X(wino_out, ITEMS) X(wino_dw, ITEMS) X(spread, ITEMS) X(stretch, ITEMS)                \
-    X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS) X(max_pool_forward, ITEMS)                      \
-    X(stretch_back, ITEMS) X(fold_most, ITEMS)                                                               \
+    X(fold, ITEMS) X(fold_group, GROUPS) X(max_pool_forward, ITEMS)                      \
+    X(stretch_back, ITEMS)                                                                                   \
     X(max_pool_backward, ITEMS) X(avg_pool_forward, ITEMS) X(avg_pool_backward, ITEMS) X(map_forward, ITEMS) \
-    X(map_backward, ITEMS) X(bias_map, ITEMS) X(softmax_forward, ITEMS) X(softmax_backward, ITEMS)           \
+    X(map_backward, ITEMS) X(softmax_forward, GROUPS) X(softmax_backward, GROUPS)         \
     X(dropout, ITEMS) X(norm_statistics, GROUPS) X(norm_forward, GROUPS) X(norm_sums, GROUPS)                \
-    X(norm_backward, GROUPS) X(label_loss_rows, ITEMS) X(label_loss_mean, GROUPS)                            \
-    X(label_loss_share, GROUPS) X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                   \
+    X(norm_backward, GROUPS) X(label_rows, GROUPS) X(label_end, GROUPS)                                      \
+    X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                                               \
+    X(dice_sums, GROUPS) X(dice_forward, ITEMS) X(dice_backward, ITEMS)                                      \
     X(pair_loss_backward, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS) X(move, ITEMS)                 \
     X(pad_forward, ITEMS) X(pad_backward, ITEMS) X(adaptive_forward, ITEMS) X(adaptive_backward, ITEMS)      \
-    X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(prelu_forward, ITEMS)                           \
-    X(prelu_backward, ITEMS) X(prelu_weight, GROUPS) X(sample_norm_statistics, GROUPS)                       \
+    X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(sample_norm_statistics, GROUPS)                 \
     X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS) X(sample_norm_weight, GROUPS)              \
     X(sgd, ITEMS) X(adam, ITEMS) X(adamw, ITEMS) X(rmsprop, ITEMS) X(rmsprop_centered, ITEMS)                \
     X(adagrad, ITEMS) X(squares, GROUPS) X(correct, GROUPS) X(fill, ITEMS)
@@ -534,17 +543,17 @@ enum { CNNCL_LOCAL = 64,            /* items in a group where they do not cooper
 
 /* ---- The tile: all products ----
 
-   A group of S x S items computes 4 R S x 4 R S numbers of C = A B, each item R x R blocks of 4 x 4, 4 S apart.
-   It goes through the sum TK terms at a step: while those of one step are multiplied, the next are on their way
-   into registers (a_, b_), and from there into the other half of the local arrays, as (A, TK x rows) and bs
-   (B, TK x columns). For each term an item reads 4 rows u0 and 4 columns v0, with R = 2 also u1 and v1: 2 R
-   float4 for 16 R R multiply-adds. The sums are float4 with names, since not every compiler keeps an array of 64
-   in registers; rows of local arrays are 4 floats longer, so that neighbours meet no bank twice. S = 1 is a
-   tile of one item without local memory, for devices that have none of their own.
+   A group of S x S items computes 4 R S x 4 R S numbers of C = A B, each item R x R blocks of 4 x 4, 4 S
+   apart. It goes through the sum TK terms at a step: while those of one step are multiplied, the next are on
+   their way into registers (a_, b_), and from there into the other half of the local arrays, as (A, TK x
+   rows) and bs (B, TK x columns). For each term an item reads 4 rows u0 and 4 columns v0, with R = 2 also u1
+   and v1: 2 R float4 for 16 R R multiply-adds. The sums are float4 with names, since not every compiler keeps
+   an array of 64 in registers; rows of local arrays are 4 floats longer, so that neighbours meet no bank
+   twice. S = 1 is a tile of one item without local memory, for devices that have none of their own.
 
-   A kernel says where terms come from, between TERMS and MULTIPLY, A_AT(e) and B_AT(e) being their places, and
-   for PUT where results go: AT(column) is the place in TO(row), or -1, of FINISH(v, row, column). ROW_SUMS
-   adds up the rows of A: the gradient of a bias. No group leaves early: PoCL 3.1 loses barriers behind it. */
+   A kernel says where terms come from, between TERMS and MULTIPLY, A_AT(e) and B_AT(e) being their places,
+   and for PUT where results go: AT(column) is the place in TO(row), or -1, of FINISH(v, row, column).
+   ROW_SUMS adds up the rows of A: the gradient of a bias. No group leaves early: PoCL 3.1 loses barriers. */
 static const char cnncl_tile[] =
     "#undef LOCAL\n#undef BARRIER\n#undef ME\n#undef TILE_ID\n#undef TILE_KERNEL\n#undef MULTIPLY\n"
     "#undef EACH_SUM\n#undef ROW\n#undef MORE\n#undef MORE_ROWS\n"
@@ -577,19 +586,23 @@ static const char cnncl_tile[] =
 static const char cnncl_tile_macros[] =
     "#define T (4 * R * S)\n#define LA (T + 4)\n#define PER (T * TK / (S * S))\n"
     "#define SUM_IS_0(i, j) float4 s##i##j = 0.0f;\n"
-    "#define TILE LOCAL float4 as4[(S > 1 ? 2 : 1) * TK * LA / 4]; LOCAL float4 bs4[(S > 1 ? 2 : 1) * TK * LA / 4]; \\\n"
+    "#define HALVES ((S > 1 ? 2 : 1) * TK * LA / 4)\n"
+    "#define TILE LOCAL float4 as4[HALVES]; LOCAL float4 bs4[HALVES]; \\\n"
     "    LOCAL float *as = (LOCAL float *)as4; LOCAL float *bs = (LOCAL float *)bs4; \\\n"
     "    float a_[PER]; float b_[PER]; float r_[PER]; int now = 0; \\\n"
     "    const int x_ = ME % S; const int y_ = ME / S; \\\n"
     "    const int i0 = TILE_ID(1) * T; const int j0 = TILE_ID(0) * T; \\\n"
     "    EACH_SUM(SUM_IS_0) UNROLL for (int e = 0; e < PER; e++) r_[e] = 0.0f;\n"
     "#define STORE(half_) UNROLL for (int e = 0; e < PER; e++) { \\\n"
-    "    as[(half_) * TK * LA + A_AT(e)] = a_[e]; bs[(half_) * TK * LA + B_AT(e)] = b_[e]; r_[e] += a_[e]; }\n"
+    "    const int to_ = (half_) * TK * LA; as[to_ + A_AT(e)] = a_[e]; bs[to_ + B_AT(e)] = b_[e]; \\\n"
+    "    r_[e] += a_[e]; }\n"
     "#define TERM(a, b) { const float4 u0 = (a)[y_]; const float4 v0 = (b)[x_]; MORE((a), (b)) \\\n"
     "    ROW(0, u0.s0) ROW(1, u0.s1) ROW(2, u0.s2) ROW(3, u0.s3) MORE_ROWS }\n"
-    "#define TERMS(first, last) for (int at = (first); at < (last) + (S > 1 ? TK : 0); at += TK) { if (at < (last))\n"
-    "#define ONE(j, v) { const int at = AT(j); if (at >= 0) to[at] = beta == 0.0f ? v : v + beta * to[at]; }\n"
-    "#define PUT(i, j) { const int row = i0 + i / 4 * 4 * S + y_ * 4 + i % 4; const int col = j * 4 * S + x_ * 4; \\\n"
+    "#define TERMS(first, last) \\\n"
+    "    for (int at = (first); at < (last) + (S > 1 ? TK : 0); at += TK) { if (at < (last))\n"
+    "#define ONE(j, v) { const int p = AT(j); if (p >= 0) to[p] = beta == 0.0f ? v : v + beta * to[p]; }\n"
+    "#define PUT(i, j) { \\\n"
+    "    const int row = i0 + i / 4 * 4 * S + y_ * 4 + i % 4; const int col = j * 4 * S + x_ * 4; \\\n"
     "    if (row < m) { const float4 v = FINISH(s##i##j, row, col); __global float *to = TO(row); \\\n"
     "                   ONE(col, v.s0) ONE(col + 1, v.s1) ONE(col + 2, v.s2) ONE(col + 3, v.s3) } }\n"
     "#define ROW_SUMS(wanted, y) { \\\n"
@@ -606,7 +619,7 @@ static const char cnncl_tile_macros[] =
     {
         if (how == IS_relu)       return select(v, (float4)(0.0f), v <= 0.0f);
         if (how == IS_leaky_relu) return select(k0 * v, v, v > 0.0f);
-        if (how == IS_clamp)      return select(select(v, (float4)(k1), v > k1), (float4)(fmin(k0, k1)), v < k0);
+        if (how == IS_clamp) return select(select(v, (float4)(k1), v > k1), (float4)(fmin(k0, k1)), v < k0);
         return v;
     }
     /* A counter of three digits, the last two to the bases b and c, and a step of it. */
@@ -638,8 +651,8 @@ static const char cnncl_tile_macros[] =
         return a;
     });
 
-/* y = beta y + f(conv(x, w) + b); back = 1: y = dx and x = dy. Layer z of the grid is a phase of a group; columns
-   are the pixels of all images, and term (c,i,j) is a tap of a channel. */
+/* y = beta y + f(conv(x, w) + b); back = 1: y = dx and x = dy. Layer z of the grid is a phase of a group;
+   columns are the pixels of all images, and term (c,i,j) is a tap of a channel. */
 static const char cnncl_tile_conv[] =
     "#undef A_AT\n#undef B_AT\n#undef AT\n#undef TO\n#undef FINISH\n"
     "#define COLUMNS (T > S * S ? T : 1)\n"
@@ -701,8 +714,8 @@ static const char cnncl_tile_conv[] =
         EACH_SUM(PUT)
     });
 
-/* Slice z / groups of dw += dy x^T, of group z % groups: the terms are pixels first .. last - 1 of all images,
-   columns the taps of a channel. db: the sums of the rows. */
+/* Slice z / groups of dw += dy x^T, of group z % groups: the terms are pixels first .. last - 1 of all
+   images, columns the taps of a channel. db: the sums of the rows. */
 static const char cnncl_tile_weights[] =
     "#undef A_AT\n#undef B_AT\n#undef AT\n#undef TO\n#undef FINISH\n"
     "#define A_AT(e) ME % TK * LA + ME / TK + (e) * (S * S / TK)\n"
@@ -751,12 +764,15 @@ static const char cnncl_tile_weights[] =
 static const char cnncl_tile_product[] =
     "#undef A_AT\n#undef B_AT\n#undef AT\n#undef TO\n#undef FINISH\n#undef Q\n"
     "#define Q(e) (ME + (e) * (S * S))\n"
-    "#define A_TERM(e) (a_col == 1 ? Q(e) % TK : Q(e) / T)\n#define A_ROW(e) (a_col == 1 ? Q(e) / TK : Q(e) % T)\n"
-    "#define B_TERM(e) (b_row == 1 ? Q(e) % TK : Q(e) / T)\n#define B_COL(e) (b_row == 1 ? Q(e) / TK : Q(e) % T)\n"
+    "#define Q_TERM(near_, e) ((near_) == 1 ? Q(e) % TK : Q(e) / T)\n"
+    "#define Q_SIDE(near_, e) ((near_) == 1 ? Q(e) / TK : Q(e) % T)\n"
+    "#define A_TERM(e) Q_TERM(a_col, e)\n#define A_ROW(e) Q_SIDE(a_col, e)\n"
+    "#define B_TERM(e) Q_TERM(b_row, e)\n#define B_COL(e) Q_SIDE(b_row, e)\n"
     "#define A_AT(e) A_TERM(e) * LA + A_ROW(e)\n#define B_AT(e) B_TERM(e) * LA + B_COL(e)\n"
     "#define AT(j) (j0 + (j) < n ? j0 + (j) : -1)\n#define TO(row) c + (size_t)(row) * ldc\n"
     "#define BIAS(j) (has_bias && j0 + (j) < n ? bias[j0 + (j)] : 0.0f)\n"
-    "#define FINISH(v, r, j) finish(how, v + (float4)(BIAS(j), BIAS(j + 1), BIAS(j + 2), BIAS(j + 3)), k0, k1)\n"
+    "#define BIASES(j) (float4)(BIAS(j), BIAS(j + 1), BIAS(j + 2), BIAS(j + 3))\n"
+    "#define FINISH(v, r, j) finish(how, v + BIASES(j), k0, k1)\n"
     CNNCL_SOURCE(
     TILE_KERNEL NAME(product)(ARRAY(c), int ldc, ulong slice, float beta, ARRAY(a), int a_row, int a_col,
                               ulong a_step, ARRAY(b), int b_row, int b_col, ulong b_step, int m, int n, int k,
@@ -764,7 +780,8 @@ static const char cnncl_tile_product[] =
                               ARRAY(sums), int want_sums)
     {
         TILE
-        const int z = TILE_ID(2); const int first = z % parts * length; const int last = min(first + length, k);
+        const int z = TILE_ID(2); const int first = z % parts * length;
+        const int last = min(first + length, k);
         BASE(a) BASE(b) BASE(c) BASE(bias) BASE(sums)
         if (S == 1 && j0 >= n) return;
         a += a_step * (z / parts), b += b_step * (z / parts), c += slice * z, sums += slice * z;
@@ -795,19 +812,25 @@ static const char *const cnncl_source[] = {
     typedef struct { int n, c, h, w; } shape;
     typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups; } conv;
 
-    /* The sum of v over the items of the group, by halves; every item gets it. */
-    float group_sum(float v, __local float *part)
+    /* The sum of v over `lanes` items of the group that follow each other, a power of two, by halves; how =
+       1: the largest, 2: the smallest, or NaN. Each of them gets it. */
+    float merge(int how, float a, float b)
+    {
+        return how == 0 ? a + b : (how == 1 ? b > a : b < a) || b != b ? b : a;
+    }
+    float team(int how, float v, __local float *part, int lanes)
     {
         const int me = (int)get_local_id(0);
         barrier(CLK_LOCAL_MEM_FENCE);
         part[me] = v;
         barrier(CLK_LOCAL_MEM_FENCE);
-        for (int half_ = GROUP / 2; half_ > 0; half_ /= 2) {
-            if (me < half_) part[me] += part[me + half_];
+        for (int half_ = lanes / 2; half_ > 0; half_ /= 2) {
+            if (me % lanes < half_) part[me] = merge(how, part[me], part[me + half_]);
             barrier(CLK_LOCAL_MEM_FENCE);
         }
-        return part[0];
+        return part[me - me % lanes];
     }
+    float group_sum(float v, __local float *part) { return team(0, v, part, GROUP); }
 
     /* Coordinates of element i of an array of shape s, and back; an extent of 1 is stretched over all
        coordinates. */
@@ -856,12 +879,6 @@ static const char *const cnncl_source[] = {
     {
         BASE(dx) BASE(dy) BASE(b) ITEM(i, n)
         ADD(dx[i], dy[i] * slope(how, b[i], k0, k1))
-    }
-    __kernel void bias_map(ARRAY(y), ARRAY(b), int has_bias, int channels, int plane, int n, int how,
-                           float k0, float k1)
-    {
-        BASE(y) BASE(b) ITEM(i, n)
-        y[i] = value(how, y[i] + (has_bias ? b[i / plane % channels] : 0.0f), k0, k1);
     }),
 
     cnncl_tile_macros, CNNCL_TILE(128, 2, 16, 8), CNNCL_TILE(64, 1, 16, 8), CNNCL_TILE(32, 1, 8, 8),
@@ -870,9 +887,10 @@ static const char *const cnncl_source[] = {
     /* spread:  y = beta y + factor x + offset, with x stretched to the shape of y
        stretch: y = f(a op b), with both stretched, unless all is `plain`; op: its place in cnncl_binary
        stretch_back: d = dy times the derivative of op to a, or to b; the formulas stand in the room
-       fold_most: y = the largest (least: the smallest) x over what y does not tell apart
-       fold:    y = beta y + factor (sum of x u over what y does not tell apart), with u stretched to the
-                shape of x; has_u = 0 for u = 1. Element q of the sum for y[j] is at folded(j, q). */
+       fold:    y = beta y + factor (sum of terms over what y does not tell apart), where how = 0: the terms
+                are x; 1, 2: it is the largest, or the smallest, x; 3: they are x u, with u stretched to the
+                shape of x. Term q for y[j] is at folded(j, q).
+       fold_group: a group for each y[j], and for part z of its terms, which goes to slice z of y */
     CNNCL_SOURCE(
     __kernel void fill(ARRAY(y), int n, float v)
     {
@@ -886,8 +904,8 @@ static const char *const cnncl_source[] = {
         const float v = factor * x[element(xs, coordinates(ys, i))] + offset;
         y[i] = beta == 0.0f ? v : beta * y[i] + v;
     }
-    __kernel void stretch(ARRAY(y), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n, int plain, int op,
-                          int how, float k0, float k1)
+    __kernel void stretch(ARRAY(y), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n, int plain,
+                          int op, int how, float k0, float k1)
     {
         BASE(y) BASE(a) BASE(b) ITEM(i, n)
         size_t p = (size_t)i; size_t q = p;
@@ -898,21 +916,23 @@ static const char *const cnncl_source[] = {
         const float u = a[p]; const float v = b[q];
         y[i] = value(how, op == 0 ? u + v : op == 1 ? u - v : op == 2 ? u * v : op == 3 ? u / v
                         : op == 4 ? (u > v || u != u ? u : v) : op == 5 ? (u < v || u != u ? u : v)
-                        : op == 6 ? pow(u, v) : (u == v ? 1.0f : 0.0f), k0, k1);
+                        : op == 6 ? pow(u, v) : op == 7 ? (u > 0.0f ? u : u * v)
+                        : (u == v ? 1.0f : 0.0f), k0, k1);
     }
     float stretch_slope(float u, float v, int how, int to_b)
     {
         if (how == 3) return to_b ? -(u / v) / v : 1.0f / v;
         if (how == 6 && !to_b) return v == 0.0f ? 0.0f : v * pow(u, v - 1.0f);
         if (how == 6) return u == 0.0f && v >= 0.0f ? 0.0f : pow(u, v) * log(u);
+        if (how == 7) return u > 0.0f ? (to_b ? 0.0f : 1.0f) : (to_b ? u : v);
         return u == v ? 0.5f : (how == 4) == (to_b != 0) ? (u > v ? 0.0f : 1.0f) : (u < v ? 0.0f : 1.0f);
     }
-    __kernel void stretch_back(ARRAY(d), ARRAY(dy), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n,
-                               int how, int to_b)
+    __kernel void stretch_back(ARRAY(d), float beta, ARRAY(dy), shape ys, ARRAY(a), shape as, ARRAY(b),
+                               shape bs, int n, int how, int to_b)
     {
         BASE(d) BASE(dy) BASE(a) BASE(b) ITEM(i, n)
         const shape at = coordinates(ys, i);
-        d[i] = dy[i] * stretch_slope(a[element(as, at)], b[element(bs, at)], how, to_b);
+        ADD(d[i], dy[i] * stretch_slope(a[element(as, at)], b[element(bs, at)], how, to_b))
     }
     shape folded(shape xs, shape ys, int j, int q)
     {
@@ -923,50 +943,36 @@ static const char *const cnncl_source[] = {
         at.n = ys.n == xs.n ? j : q;
         return at;
     }
-    __kernel void fold_most(ARRAY(y), shape ys, ARRAY(x), shape xs, int n, int count, int least)
+    float fold_part(__global float *x, shape xs, __global float *u, shape us, int how, shape ys, int j, int q,
+                    int last, int step_)
     {
-        BASE(y) BASE(x) ITEM(j, n)
-        float most = x[element(xs, folded(xs, ys, j, 0))];
-        for (int q = 1; q < count; q++) {
-            const float v = x[element(xs, folded(xs, ys, j, q))];
-            if ((least ? v < most : v > most) || v != v) most = v;
-        }
-        y[j] = most;
-    }
-    float fold_part(__global float *x, shape xs, __global float *u, shape us, int has_u, shape ys, int j,
-                    int q, int count, int step)
-    {
-        float sum = 0.0f;
-        for (; q < count; q += step) {
+        float sum = how == 1 ? -INFINITY : how == 2 ? INFINITY : 0.0f;
+        for (; q < last; q += step_) {
             const shape at = folded(xs, ys, j, q);
-            sum += x[element(xs, at)] * (has_u ? u[element(us, at)] : 1.0f);
+            float v = x[element(xs, at)];
+            if (how == 3) v *= u[element(us, at)];
+            sum = merge(how < 3 ? how : 0, sum, v);
         }
         return sum;
     }),
     CNNCL_SOURCE(
-    __kernel void fold(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int has_u, int n,
-                       int count, float beta, float factor)
+    __kernel void fold(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int how, int n, int count,
+                       int length, float beta, float factor)
     {
         BASE(y) BASE(x) BASE(u) ITEM(j, n)
-        const float sum = factor * fold_part(x, xs, u, us, has_u, ys, j, 0, count, 1);
+        const float sum = factor * fold_part(x, xs, u, us, how, ys, j, 0, count, 1);
         y[j] = beta == 0.0f ? sum : beta * y[j] + sum;
     }
-    GROUP_KERNEL void fold_group(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int has_u, int n,
-                                 int count, float beta, float factor)
+    GROUP_KERNEL void fold_group(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int how, int n,
+                                 int count, int length, float beta, float factor)
     {
         __local float part[GROUP]; BASE(y) BASE(x) BASE(u)
-        const int j = (int)get_group_id(0);
-        const float sum = factor * group_sum(fold_part(x, xs, u, us, has_u, ys, j, (int)get_local_id(0),
-                                                       count, GROUP), part);
-        if (get_local_id(0) == 0) y[j] = beta == 0.0f ? sum : beta * y[j] + sum;
-    }
-    /* row r of y, of `length` floats, = beta y + row r of x; rows are y_step and x_step apart */
-    __kernel void copy_rows(ARRAY(y), int y_step, ARRAY(x), int x_step, int length, int n, float beta)
-    {
-        BASE(y) BASE(x) ITEM(i, n)
-        const size_t row = i / length; const size_t col = i % length;
-        const float v = x[row * x_step + col];
-        y[row * y_step + col] = beta == 0.0f ? v : beta * y[row * y_step + col] + v;
+        const int j = (int)get_group_id(0); const int z = (int)get_group_id(1);
+        const float sum = factor * team(how < 3 ? how : 0,
+            fold_part(x, xs, u, us, how, ys, j, z * length + (int)get_local_id(0),
+                      min(count, z * length + length), GROUP), part, GROUP);
+        y += (size_t)z * n + j;
+        if (get_local_id(0) == 0) y[0] = beta == 0.0f ? sum : beta * y[0] + sum;
     }
     /* element i of a, as cnn_move tells its place in b: the one is beta times itself + the other; into = 1
        writes b */
@@ -1012,7 +1018,8 @@ static const char *const cnncl_source[] = {
         const int w = pad_source(at.w - from.w, xs.w, mode);
         y[i] = c < 0 || h < 0 || w < 0 ? value : x[((at.n * xs.c + c) * xs.h + h) * xs.w + w];
     }
-    __kernel void pad_backward(ARRAY(dx), float beta, shape xs, ARRAY(dy), shape ys, shape from, int mode, int n)
+    __kernel void pad_backward(ARRAY(dx), float beta, shape xs, ARRAY(dy), shape ys, shape from, int mode,
+                               int n)
     {
         BASE(dx) BASE(dy) ITEM(i, n)
         const shape at = coordinates(xs, i);
@@ -1057,7 +1064,8 @@ static const char *const cnncl_source[] = {
         ADD(dx[i], sum)
     }),
 
-    /* y = beta y + f(sum of the slices of s + bias), n numbers; the n2 numbers behind them in each slice go to z. */
+    /* y = beta y + f(sum of the slices of s + bias), n numbers; the n2 numbers behind them in each slice go
+       to z. */
     CNNCL_SOURCE(
     __kernel void add_slices(ARRAY(y), ARRAY(z), ARRAY(s), int n, int n2, int slices, float beta, ARRAY(bias),
                              int has_bias, int columns, int how, float k0, float k1)
@@ -1097,7 +1105,8 @@ static const char *const cnncl_source[] = {
             const int tx = ix + g.pw - j * g.dw; const int ox = tx / g.sw;
             if (ty < 0 || ty % g.sh || oy >= g.oh || tx < 0 || tx % g.sw || ox >= g.ow) continue;
             for (int oc = ic * outs; oc < (ic + 1) * outs; oc++)
-                sum += w[((size_t)oc * g.kh + i) * g.kw + j] * dy[((size_t)(n * g.oc + oc) * g.oh + oy) * g.ow + ox];
+                sum += w[((size_t)oc * g.kh + i) * g.kw + j]
+                     * dy[((size_t)(n * g.oc + oc) * g.oh + oy) * g.ow + ox];
         }
         ADD(dx[o], value(how, sum, k0, k1))
     }
@@ -1107,9 +1116,11 @@ static const char *const cnncl_source[] = {
     {
         enum { MOST = 8 };
         __local float part[MOST + 1][GROUP]; BASE(dw) BASE(db) BASE(x) BASE(dy)
-        const int oc = (int)get_group_id(0); const int i = (int)get_group_id(1); const int z = (int)get_group_id(2);
+        const int oc = (int)get_group_id(0); const int i = (int)get_group_id(1);
+        const int z = (int)get_group_id(2);
         const int me = (int)get_local_id(0); const int first = z * length + me;
-        const int last = min(z * length + length, g.n * g.oh * g.ow); const int4 by = digits(GROUP, g.oh, g.ow);
+        const int last = min(z * length + length, g.n * g.oh * g.ow);
+        const int4 by = digits(GROUP, g.oh, g.ow);
         dw += slice * z + ((size_t)oc * g.kh + i) * g.kw, db += slice * z + oc;
         for (int j = 0; j < g.kw; j += MOST) {
             float sum[MOST]; float all = 0.0f; int4 p = digits(first, g.oh, g.ow);
@@ -1135,11 +1146,11 @@ static const char *const cnncl_source[] = {
         }
     }),
 
-    /* ---- Winograd's F(4x4,3x3) (Lavin, Gray 2016), as >>conv of cnn.h has it: 36 products of one tile each ----
+    /* ---- Winograd's F(4x4,3x3) (Lavin, Gray 2016), as in >>conv of cnn.h: 36 products of one tile each ----
 
        Tile t of channel c covers 4 x 4 outputs. V = B^T x B, U = G w G^T, y = A^T (U V) A; for the weights
-       Z = A dy A^T, dw = G^T (Z V^T) G. Number q of 36 lies at plane q: of tiles, by channels. Backward to the
-       data is forward of dy with turned weights. A call has `count` tiles from `first`. */
+       Z = A dy A^T, dw = G^T (Z V^T) G. Number q of 36 lies at plane q: of tiles, by channels. Backward to
+       the data is forward of dy with turned weights. A call has `count` tiles from `first`. */
     CNNCL_SOURCE(
     void wino_b(float *d, int s)
     {
@@ -1179,9 +1190,11 @@ static const char *const cnncl_source[] = {
     "    d[p] = (uint)iy < (uint)(h) && (uint)ix < (uint)(w) ? plane[iy * (w) + ix] : 0.0f; }\n",
     CNNCL_SOURCE(
     /* V; and behind its items, if `more` is 1 or 2, those of U, or of Z */
-    __kernel void wino_in(ARRAY(v), ARRAY(x), ARRAY(u), ARRAY(w), conv g, int back, int first, int count, int more)
+    __kernel void wino_in(ARRAY(v), ARRAY(x), ARRAY(u), ARRAY(w), conv g, int back, int first, int count,
+                          int more)
     {
-        const int channels = back ? g.oc : g.ic; const int n_v = channels * count; const int weights = g.oc * g.ic;
+        const int channels = back ? g.oc : g.ic; const int n_v = channels * count;
+        const int weights = g.oc * g.ic;
         const int h = back ? g.oh : g.h; const int width = back ? g.ow : g.w;
         const int across = ((back ? g.w : g.ow) + 3) / 4; const int down = ((back ? g.h : g.oh) + 3) / 4;
         float d[36]; float e[36];
@@ -1191,7 +1204,8 @@ static const char *const cnncl_source[] = {
             UNROLL for (int q = 0; q < 9; q++) e[q] = w[(i - n_v) * 9 + (back ? 8 - q : q)];
             UNROLL for (int j = 0; j < 3; j++) wino_g(e + j, 3, e + 9 + j, 3);
             UNROLL for (int j = 0; j < 6; j++) wino_g(e + 9 + 3 * j, 1, d + 6 * j, 1);
-            UNROLL for (int q = 0; q < 36; q++) u[(size_t)q * weights + (back ? c * g.oc + o : i - n_v)] = d[q];
+            u += back ? c * g.oc + o : i - n_v;
+            UNROLL for (int q = 0; q < 36; q++) u[(size_t)q * weights] = d[q];
             return;
         }
         const int k = i < n_v ? i : i - n_v; const int4 t = digits(first + k % count, down, across);
@@ -1212,7 +1226,8 @@ static const char *const cnncl_source[] = {
     __kernel void wino_out(ARRAY(y), ARRAY(m), ARRAY(b), int has_bias, conv g, int back, int first, int count,
                            float beta, int how, float k0, float k1)
     {
-        const int channels = back ? g.ic : g.oc; const int h = back ? g.h : g.oh; const int w = back ? g.w : g.ow;
+        const int channels = back ? g.ic : g.oc; const int h = back ? g.h : g.oh;
+        const int w = back ? g.w : g.ow;
         float d[36]; float e[24];
         BASE(y) BASE(m) BASE(b) ITEM(i, channels * count)
         const int c = i / count; const int4 t = digits(first + i % count, (h + 3) / 4, (w + 3) / 4);
@@ -1318,31 +1333,36 @@ static const char *const cnncl_source[] = {
         ADD(dx[i], sum)
     }),
 
-    /* softmax over C of x (N,C,P), or its logarithm; one item per (n,p). With top = max x:
+    /* softmax over C of x (N,C,P), or its logarithm; `lanes` items for each of the n rows (n,p). With top =
+       max x:
            softmax:   y = exp(x - top) / sum exp(x - top),      dx += y (dy - sum y dy)
            logarithm: y = x - top - log sum exp(x - top),       dx += dy - exp(y) sum dy */
+    "#define EACH_LANE \\\n"
+    "    for (size_t at = first + (size_t)(me % lanes) * plane; at < end; at += (size_t)lanes * plane)\n"
+    "#define ROW_OF_LANES __local float part[GROUP]; const int me = (int)get_local_id(0); \\\n"
+    "    const int i = (int)get_group_id(0) * (GROUP / lanes) + me / lanes; \\\n"
+    "    const size_t first = (size_t)(i / plane) * channels * plane + i % plane; \\\n"
+    "    const size_t end = i < n ? first + (size_t)channels * plane : 0;\n"
     CNNCL_SOURCE(
-    __kernel void softmax_forward(ARRAY(y), ARRAY(x), int channels, int plane, int items, int logarithm)
+    GROUP_KERNEL void softmax_forward(ARRAY(y), ARRAY(x), int channels, int plane, int n, int lanes,
+                                      int logarithm)
     {
-        BASE(y) BASE(x) ITEM(i, items)
-        const size_t first = (size_t)(i / plane) * channels * plane + i % plane;
-        const size_t end = first + (size_t)channels * plane;
-        float top = x[first]; float sum = 0.0f;
-        for (size_t at = first; at < end; at += plane) top = fmax(top, x[at]);
-        for (size_t at = first; at < end; at += plane) sum += exp(x[at] - top);
-        for (size_t at = first; at < end; at += plane)
-            y[at] = logarithm ? x[at] - top - log(sum) : exp(x[at] - top) / sum;
+        BASE(y) BASE(x) ROW_OF_LANES
+        float top = -INFINITY; float sum = 0.0f;
+        EACH_LANE top = fmax(top, x[at]);
+        top = team(1, top, part, lanes);
+        EACH_LANE sum += exp(x[at] - top);
+        sum = team(0, sum, part, lanes);
+        EACH_LANE y[at] = logarithm ? x[at] - top - log(sum) : exp(x[at] - top) / sum;
     }
-    __kernel void softmax_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(y), int channels, int plane, int items,
-                                   int logarithm)
+    GROUP_KERNEL void softmax_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(y), int channels, int plane,
+                                       int n, int lanes, int logarithm)
     {
-        BASE(dx) BASE(dy) BASE(y) ITEM(i, items)
-        const size_t first = (size_t)(i / plane) * channels * plane + i % plane;
-        const size_t end = first + (size_t)channels * plane;
+        BASE(dx) BASE(dy) BASE(y) ROW_OF_LANES
         float sum = 0.0f;
-        for (size_t at = first; at < end; at += plane) sum += logarithm ? dy[at] : y[at] * dy[at];
-        for (size_t at = first; at < end; at += plane)
-            ADD(dx[at], logarithm ? dy[at] - exp(y[at]) * sum : y[at] * (dy[at] - sum))
+        EACH_LANE sum += logarithm ? dy[at] : y[at] * dy[at];
+        sum = team(0, sum, part, lanes);
+        EACH_LANE ADD(dx[at], logarithm ? dy[at] - exp(y[at]) * sum : y[at] * (dy[at] - sum))
     }),
 
     /* Local response normalisation: s = k + share sum of x^2 over the channels c - left .. c + right,
@@ -1449,38 +1469,46 @@ static const char *const cnncl_source[] = {
         y[i] = beta == 0.0f ? v : beta * y[i] + v;
     }),
 
-    /* Batch norm over (N,P) of x (N,C,P), with what follows in y's place: y = f(w h + b + other), h = (x - mean)
-       inverse. Group (c,s) has slice s of the elements of channel c. Statistics by two passes, since the
-       difference of two large sums would lose the variance; slices' means and squares are merged in order (Chan
-       et al. 1979). Backward, with e = dy f'(y), which is also the gradient of other, and m = N P:
+    /* Batch norm over (N,P) of x (N,C,P), with what follows in y's place: y = f(w h + b + other), h = (x -
+       mean) inverse. Group (c,s) has slice s of the elements of channel c. Statistics by two passes, since
+       the difference of two large sums would lose the variance; slices' means and squares are merged in order
+       (Chan et al. 1979). Backward, with e = dy f'(y), which is also the gradient of other, and m = N P:
            dw = sum e h,  db = sum e,  dx += w inverse (e - db / m - h dw / m) */
-    "#define EACH_PIXEL(first, last) for (int q = (first) + me, n_ = q / plane, p_ = q % plane; q < (last); \\\n"
-    "    q += GROUP, p_ += GROUP % plane, n_ += GROUP / plane + (p_ >= plane), p_ -= p_ >= plane ? plane : 0)\n"
+    "#define EACH_PIXEL(first, last) \\\n"
+    "    for (int q = (first) + me, n_ = q / plane, p_ = q % plane; q < (last); q += GROUP, \\\n"
+    "         p_ += GROUP % plane, n_ += GROUP / plane + (p_ >= plane), p_ -= p_ >= plane ? plane : 0)\n"
     "#define AT_PIXEL ((size_t)(n_ * channels + c) * plane + p_)\n"
     "#define SLICE const int c = (int)get_group_id(0); const int s = (int)get_group_id(1); \\\n"
-    "    const int me = (int)get_local_id(0); const int first = s * length; const int last = min(count, first + length);\n"
+    "    const int me = (int)get_local_id(0); \\\n"
+    "    const int first = s * length; const int last = min(count, first + length);\n"
+    "#define STATISTICS float sum_ = 0.0f; float squares_ = 0.0f; \\\n"
+    "    EACH_PIXEL(first, last) sum_ += x[AT_PIXEL]; \\\n"
+    "    const float m_ = group_sum(sum_, part) / (float)(last - first); \\\n"
+    "    EACH_PIXEL(first, last) squares_ += (x[AT_PIXEL] - m_) * (x[AT_PIXEL] - m_); \\\n"
+    "    squares_ = group_sum(squares_, part);\n"
     CNNCL_SOURCE(
     GROUP_KERNEL void norm_statistics(ARRAY(x), ARRAY(parts), int channels, int plane, int count, int length)
     {
         __local float part[GROUP]; BASE(x) BASE(parts) SLICE
-        float sum = 0.0f; float square = 0.0f;
-        EACH_PIXEL(first, last) sum += x[AT_PIXEL];
-        const float m = group_sum(sum, part) / (float)(last - first);
-        EACH_PIXEL(first, last) square += (x[AT_PIXEL] - m) * (x[AT_PIXEL] - m);
-        square = group_sum(square, part);
+        STATISTICS
         parts += 2 * (s * channels + c);
-        if (me == 0) parts[0] = m, parts[1] = square;
+        if (me == 0) parts[0] = m_, parts[1] = squares_;
     }
-    /* slices = 0: with the running statistics */
+    /* slices = 0: with the running statistics; 1: with its own, without norm_statistics before it */
     GROUP_KERNEL void norm_forward(ARRAY(y), ARRAY(x), ARRAY(parts), ARRAY(saved), ARRAY(running_mean),
-                                   ARRAY(running_var), ARRAY(w), ARRAY(b), int affine, ARRAY(other), float sign_,
-                                   int channels, int plane, int count, int length, int slices, float eps,
-                                   float momentum, int save, int how, float k0, float k1)
+                                   ARRAY(running_var), ARRAY(w), ARRAY(b), int affine, ARRAY(other),
+                                   float sign_, int channels, int plane, int count, int length, int slices,
+                                   float eps, float momentum, int save, int how, float k0, float k1)
     {
-        BASE(y) BASE(x) BASE(parts) BASE(saved) BASE(running_mean) BASE(running_var) BASE(w) BASE(b) BASE(other) SLICE
+        __local float part[GROUP]; BASE(y) BASE(x) BASE(parts) BASE(saved) BASE(running_mean)
+        BASE(running_var) BASE(w) BASE(b) BASE(other) SLICE
         float mean = running_mean[c]; float var = running_var[c]; float square = 0.0f;
-        for (int q = 0; q < slices; q++) {
-            const float n = (float)(q * length); const float m = (float)(min(count, q * length + length) - q * length);
+        if (slices == 1) {
+            STATISTICS
+            mean = m_, square = squares_;
+        } else for (int q = 0; q < slices; q++) {
+            const float n = (float)(q * length);
+            const float m = (float)(min(count, q * length + length) - q * length);
             const float d = parts[2 * (q * channels + c)] - (q ? mean : 0.0f);
             mean = (q ? mean : 0.0f) + d * m / (n + m);
             square += parts[2 * (q * channels + c) + 1] + d * d * n * m / (n + m);
@@ -1499,9 +1527,9 @@ static const char *const cnncl_source[] = {
         running_var[c] = (1.0f - momentum) * running_var[c] + momentum * (square / (float)max(count - 1, 1));
     }),
     CNNCL_SOURCE(
-    GROUP_KERNEL void norm_sums(ARRAY(parts), ARRAY(dother), float sign_, float beta, ARRAY(x), ARRAY(dy), ARRAY(y),
-                                ARRAY(saved), int channels, int plane, int count, int length, int how, float k0,
-                                float k1)
+    GROUP_KERNEL void norm_sums(ARRAY(parts), ARRAY(dother), float sign_, float beta, ARRAY(x), ARRAY(dy),
+                                ARRAY(y), ARRAY(saved), int channels, int plane, int count, int length,
+                                int how, float k0, float k1)
     {
         __local float part[GROUP]; BASE(parts) BASE(dother) BASE(x) BASE(dy) BASE(y) BASE(saved) SLICE
         const float mean = saved[c]; const float inverse = saved[channels + c];
@@ -1516,10 +1544,10 @@ static const char *const cnncl_source[] = {
         parts += 2 * (s * channels + c);
         if (me == 0) parts[0] = with_h, parts[1] = sum;
     }
-    GROUP_KERNEL void norm_backward(ARRAY(dx), int want_dx, ARRAY(dw), int want_dw, ARRAY(db), int want_db, float beta,
-                                    ARRAY(parts), ARRAY(x), ARRAY(dy), ARRAY(y), ARRAY(saved), ARRAY(w), int affine,
-                                    int channels, int plane, int count, int length, int slices, float share, int how,
-                                    float k0, float k1)
+    GROUP_KERNEL void norm_backward(ARRAY(dx), int want_dx, ARRAY(dw), int want_dw, ARRAY(db), int want_db,
+                                    float beta, ARRAY(parts), ARRAY(x), ARRAY(dy), ARRAY(y), ARRAY(saved),
+                                    ARRAY(w), int affine, int channels, int plane, int count, int length,
+                                    int slices, float share, int how, float k0, float k1)
     {
         BASE(dx) BASE(dw) BASE(db) BASE(parts) BASE(x) BASE(dy) BASE(y) BASE(saved) BASE(w) SLICE
         const float mean = saved[c]; const float inverse = saved[channels + c];
@@ -1538,48 +1566,36 @@ static const char *const cnncl_source[] = {
         if (want_db) db[c] += sum;
     }),
 
-    /* prelu: y = x for x > 0, else w x; w has one element (channels = 1) or one a channel */
     CNNCL_SOURCE(
-    __kernel void prelu_forward(ARRAY(y), ARRAY(x), ARRAY(w), int channels, int plane, int n)
-    {
-        BASE(y) BASE(x) BASE(w) ITEM(i, n)
-        y[i] = x[i] > 0.0f ? x[i] : w[i / plane % channels] * x[i];
-    }
-    __kernel void prelu_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(x), ARRAY(w), int channels, int plane, int n)
-    {
-        BASE(dx) BASE(dy) BASE(x) BASE(w) ITEM(i, n)
-        ADD(dx[i], x[i] > 0.0f ? dy[i] : w[i / plane % channels] * dy[i])
-    }
-    GROUP_KERNEL void prelu_weight(ARRAY(dw), ARRAY(dy), ARRAY(x), int channels, int plane, int n)
-    {
-        __local float part[GROUP]; BASE(dw) BASE(dy) BASE(x)
-        const int c = (int)get_group_id(0);
-        float sum = 0.0f;
-        for (int q = (int)get_local_id(0); q < n / channels; q += GROUP) {
-            const size_t i = (size_t)(q / plane * channels + c) * plane + q % plane;
-            if (!(x[i] > 0.0f)) sum += dy[i] * x[i];
-        }
-        sum = group_sum(sum, part);
-        if (get_local_id(0) == 0) dw[c] += sum;
-    }
-
     /* Norms of one sample: row r holds k elements; `share` neighbours have one weight, and after `sample`
        elements the weights begin anew; affine: how many of w and b there are; rms_norm is not `centred`.
        As in the room, h = (x - mean) rstd,  e = dy w:
-           dx += (e - mean e - h mean(e h)) rstd,  dw = sum dy h,  db = sum dy */
-    GROUP_KERNEL void sample_norm_statistics(ARRAY(x), ARRAY(saved), int k, float eps, int centred)
+           dx += (e - mean e - h mean(e h)) rstd,  dw = sum dy h,  db = sum dy
+       Group (r,z) has part z of `slices` of a row. If there are several, it writes its sums to `parts`, and
+       the kernel runs again, `merges`, to make of them what one group makes at once. */
+    GROUP_KERNEL void sample_norm_statistics(ARRAY(x), ARRAY(saved), ARRAY(parts), int k, int length,
+                                             int slices, int merges, float eps, int centred)
     {
-        __local float part[GROUP]; BASE(x) BASE(saved)
-        const int r = (int)get_group_id(0);
-        float sum = 0.0f; float square = 0.0f;
+        __local float part[GROUP]; BASE(x) BASE(saved) BASE(parts)
+        const int r = (int)get_group_id(0); const int rows = (int)get_num_groups(0);
+        const int z = (int)get_group_id(1); const int me = (int)get_local_id(0);
+        const int first = z * length; const int last = min(k, first + length);
+        float mean = 0.0f; float square = 0.0f;
         x += (size_t)r * k;
-        for (int i = (int)get_local_id(0); i < k; i += GROUP) sum += x[i];
-        sum = group_sum(sum, part) / (float)k;
-        const float mean = centred ? sum : 0.0f;
-        for (int i = (int)get_local_id(0); i < k; i += GROUP) square += (x[i] - mean) * (x[i] - mean);
-        square = group_sum(square, part);
-        if (get_local_id(0) == 0)
-            saved[2 * r] = mean, saved[2 * r + 1] = 1.0f / sqrt(square / (float)k + eps);
+        if (!merges) {
+            for (int i = first + me; i < last; i += GROUP) mean += x[i];
+            mean = centred ? group_sum(mean, part) / (float)(last - first) : 0.0f;
+            for (int i = first + me; i < last; i += GROUP) square += (x[i] - mean) * (x[i] - mean);
+            square = group_sum(square, part);
+        } else for (int q = 0; q < slices; q++) {
+            const float n = (float)(q * length);
+            const float m = (float)(min(k, q * length + length) - q * length);
+            const float d = parts[2 * (q * rows + r)] - mean;
+            mean += d * m / (n + m), square += parts[2 * (q * rows + r) + 1] + d * d * n * m / (n + m);
+        }
+        if (me != 0) return;
+        if (slices > 1 && !merges) parts[2 * (z * rows + r)] = mean, parts[2 * (z * rows + r) + 1] = square;
+        else saved[2 * r] = mean, saved[2 * r + 1] = 1.0f / sqrt(square / (float)k + eps);
     }
     __kernel void sample_norm_forward(ARRAY(y), ARRAY(x), ARRAY(saved), ARRAY(w), ARRAY(b), int affine, int k,
                                       int sample, int share, int n)
@@ -1589,48 +1605,61 @@ static const char *const cnncl_source[] = {
         const float h = (x[i] - saved[2 * r]) * saved[2 * r + 1];
         y[i] = affine ? w[j] * h + (affine > 1 ? b[j] : 0.0f) : h;
     }
-    GROUP_KERNEL void sample_norm_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(x), ARRAY(saved), ARRAY(w),
-                                           int affine, int k, int sample, int share, int centred)
+    GROUP_KERNEL void sample_norm_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(x), ARRAY(saved),
+                                           ARRAY(parts), ARRAY(w), int affine, int k, int length, int slices,
+                                           int merges, int sample, int share, int centred)
     {
-        __local float part[GROUP]; BASE(dx) BASE(dy) BASE(x) BASE(saved) BASE(w)
-        const int r = (int)get_group_id(0); const float mean = saved[2 * r];
-        const float rstd = saved[2 * r + 1];
-        const int first = r * k; const int last = first + k;
+        __local float part[GROUP]; BASE(dx) BASE(dy) BASE(x) BASE(saved) BASE(parts) BASE(w)
+        const int r = (int)get_group_id(0); const int rows = (int)get_num_groups(0);
+        const int z = (int)get_group_id(1); const int me = (int)get_local_id(0);
+        const int first = r * k + z * length; const int last = r * k + min(k, z * length + length);
+        const float mean = saved[2 * r]; const float rstd = saved[2 * r + 1];
         float sum = 0.0f; float with_h = 0.0f;
-        for (int i = first + (int)get_local_id(0); i < last; i += GROUP) {
-            const float e = affine ? dy[i] * w[i % sample / share] : dy[i];
-            sum += e, with_h += e * (x[i] - mean) * rstd;
-        }
-        sum = centred ? group_sum(sum, part) / (float)k : 0.0f;
-        with_h = group_sum(with_h, part) / (float)k;
-        for (int i = first + (int)get_local_id(0); i < last; i += GROUP)
-            ADD(dx[i], ((affine ? dy[i] * w[i % sample / share] : dy[i]) - sum - (x[i] - mean) * rstd * with_h)
-                * rstd)
+        if (!merges) {
+            for (int i = first + me; i < last; i += GROUP) {
+                const float e = affine ? dy[i] * w[i % sample / share] : dy[i];
+                sum += e, with_h += e * (x[i] - mean) * rstd;
+            }
+            sum = group_sum(sum, part);
+            with_h = group_sum(with_h, part);
+        } else for (int q = 0; q < slices; q++)
+            sum += parts[2 * (q * rows + r)], with_h += parts[2 * (q * rows + r) + 1];
+        if (slices > 1 && !merges) {
+            if (me == 0) parts[2 * (z * rows + r)] = sum, parts[2 * (z * rows + r) + 1] = with_h;
+        } else for (int i = first + me; i < last; i += GROUP)
+            ADD(dx[i], ((affine ? dy[i] * w[i % sample / share] : dy[i]) - (centred ? sum : 0.0f) / (float)k
+                        - (x[i] - mean) * rstd * with_h / (float)k) * rstd)
     }
-    GROUP_KERNEL void sample_norm_weight(ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(dy), ARRAY(x),
-                                         ARRAY(saved), int k, int sample, int share, int count)
+    /* of part z of the terms, to slice z */
+    GROUP_KERNEL void sample_norm_weight(ARRAY(dw), int want_dw, ARRAY(db), int want_db, ulong slice,
+                                         ARRAY(dy), ARRAY(x), ARRAY(saved), int k, int sample, int share,
+                                         int count, int length, float beta)
     {
         __local float part[GROUP]; BASE(dw) BASE(db) BASE(dy) BASE(x) BASE(saved)
-        const int j = (int)get_group_id(0);
+        const int j = (int)get_group_id(0); const int z = (int)get_group_id(1);
         float sum = 0.0f; float with_h = 0.0f;
-        for (int q = (int)get_local_id(0); q < count; q += GROUP) {
+        for (int q = z * length + (int)get_local_id(0); q < min(count, z * length + length); q += GROUP) {
             const int i = q / share * sample + j * share + q % share; const int r = i / k;
             sum += dy[i], with_h += dy[i] * (x[i] - saved[2 * r]) * saved[2 * r + 1];
         }
         sum = group_sum(sum, part);
         with_h = group_sum(with_h, part);
         if (get_local_id(0) != 0) return;
-        if (want_dw) dw[j] += with_h;
-        if (want_db) db[j] += sum;
+        if (want_dw) ADD(dw[slice * z + j], with_h)
+        if (want_db) ADD(db[slice * z + j], sum)
     }),
 
     /* Losses with labels, of rows (n,p) of x (N,C,P), as in the rooms of softmax_cross_entropy and nll. For
-       class c with the weight v_c, 1 without class weights: q = v_c ((1 - e) [c = label] + e / C), with e the
-       smoothing, and
-           cross-entropy: row = sum q (log sum exp x - x),  dx = (softmax(x) sum q - q) dloss / M
-           nll:           row = - q x (e = 0),              dx = - q dloss / M
-       M is the sum of the labels' own weights. Where the label is `ignored`, q is 0 (0 ignores none). A label
-       that is no class makes the loss NaN. saved: max x and log(sum exp(x - max)) of each row. */
+       class c with the weight v_c, 1 without class weights: q = v_c ((1 - e) p_c + e / C), with e the
+       smoothing, p_c = [c = label], or that of `soft` labels, and
+           cross-entropy: term = sum q (log sum exp x - x),  dx = g (softmax(x) sum q - q),
+                          dp = - g v_c (1 - e) log softmax(x)
+           nll:           term = - q x (e = 0),              dx = - g q
+       g is the gradient of the term; of a mean, dloss / M, where M is the sum of the labels' own weights.
+       Where the label is `ignored`, q is 0 (0 ignores none). A label that is no class makes the loss NaN.
+       saved: max x and log(sum exp(x - max)) of each row. how: 0 mean, 1 sum, 2 the terms. */
+    "#define LABELS ARRAY(x), ARRAY(labels), ARRAY(v), int weighted, int soft, int ignored, int nll, \\\n"
+    "    float e, int channels, int plane\n"
     CNNCL_SOURCE(
     int is_ignored(float label, int ignored) { return ignored != 0 && label == (float)ignored; }
     float own_weight(float label, int ignored, __global float *v, int weighted, int channels)
@@ -1639,79 +1668,90 @@ static const char *const cnncl_source[] = {
         if (!(label >= 0.0f && label < (float)channels)) return NAN;
         return weighted ? v[(int)label] : 1.0f;
     }
-    float own_weights(__global float *labels, int n, int ignored, __global float *v, int weighted,
-                      int channels, __local float *part)
+    float reduced(float sum, float weights, int how)
     {
-        float sum = 0.0f;
-        for (int i = (int)get_local_id(0); i < n; i += GROUP)
-            sum += own_weight(labels[i], ignored, v, weighted, channels);
-        return group_sum(sum, part);
+        return how ? sum : weights <= 0.0f ? 0.0f : sum / weights;
     }
-    __kernel void label_loss_rows(ARRAY(rows), ARRAY(saved), int save, ARRAY(x), ARRAY(labels), ARRAY(v),
-                                  int weighted, int ignored, int nll, float smoothing, int channels,
-                                      int plane, int n)
+
+    /* Of part z of the n rows, `lanes` items for each: out = the terms, or back, sum q; and of each part the
+       sum of the terms, and of the own weights. If there is but one, total = the loss, or back, g. */
+    GROUP_KERNEL void label_rows(ARRAY(out), ARRAY(parts), ARRAY(total), ARRAY(dloss), ARRAY(saved), int save,
+                                 LABELS, int n, int length, int lanes, int how, int back)
     {
-        BASE(rows) BASE(saved) BASE(x) BASE(labels) BASE(v) ITEM(i, n)
-        const float label = labels[i]; const float own = own_weight(label, ignored, v, weighted, channels);
-        x += (size_t)(i / plane) * channels * plane + i % plane;
-        const float at_label = own == own && !is_ignored(label, ignored) ? x[(size_t)(int)label * plane]
-            : 0.0f;
-        if (nll) {
-            rows[i] = -own * at_label;
-            return;
+        __local float part[GROUP];
+        BASE(out) BASE(parts) BASE(total) BASE(dloss) BASE(saved) BASE(x) BASE(labels) BASE(v)
+        const int me = (int)get_local_id(0); const int z = (int)get_group_id(0);
+        const int last = min(n, z * length + length);
+        float sum = 0.0f; float weights = 0.0f;
+        for (int start = z * length; start < last; start += GROUP / lanes) {
+            const int i = start + me / lanes; const int is_row = i < last;
+            const size_t first = (size_t)(i / plane) * channels * plane + i % plane;
+            const size_t end = is_row ? first + (size_t)channels * plane : 0;
+            const float label = is_row && !soft ? labels[i] : 0.0f;
+            const float own = !is_row ? 0.0f : soft ? 1.0f
+                            : own_weight(label, ignored, v, weighted, channels);
+            const int is_class = is_row && !soft && own == own && !is_ignored(label, ignored);
+            const float at_label = is_class && !back ? x[first + (size_t)(int)label * plane] : 0.0f;
+            float top = -INFINITY; float rest = 0.0f; float term = 0.0f; float all = 0.0f;
+            if (!nll && !back) {
+                EACH_LANE top = fmax(top, x[at]);
+                top = team(1, top, part, lanes);
+                EACH_LANE rest += exp(x[at] - top);
+                rest = log(team(0, rest, part, lanes));
+            }
+            if (soft || e > 0.0f) {
+                EACH_LANE {
+                    const float w = weighted ? v[(at - first) / plane] : 1.0f;
+                    const float q = w * ((soft ? (1.0f - e) * labels[at] : 0.0f) + e / (float)channels);
+                    all += q;
+                    if (q != 0.0f && !back) term += q * (rest + (top - x[at]));
+                }
+                all = team(0, all, part, lanes);
+                term = team(0, term, part, lanes);
+            }
+            if (!soft) all = weighted ? all + (1.0f - e) * own : own;
+            if (!soft) term += (1.0f - e) * own * (nll ? -at_label : rest + (top - at_label));
+            if (!soft && is_ignored(label, ignored)) term = 0.0f;
+            const int writes = is_row && me % lanes == 0;
+            if (writes) sum += term, weights += own;
+            if (writes && save) saved[2 * i] = top, saved[2 * i + 1] = rest;
+            if (writes && (back || how == 2)) out[i] = back ? all : term;
         }
-        float top = x[0]; float sum = 0.0f; float spread_ = 0.0f;
-        for (int c = 1; c < channels; c++) top = fmax(top, x[(size_t)c * plane]);
-        for (int c = 0; c < channels; c++) sum += exp(x[(size_t)c * plane] - top);
-        const float rest = log(sum);
-        for (int c = 0; c < channels && smoothing > 0.0f; c++)
-            spread_ += (weighted ? v[c] : 1.0f) * (rest + (top - x[(size_t)c * plane])) / (float)channels;
-        rows[i] = is_ignored(label, ignored) ? 0.0f
-                : (1.0f - smoothing) * own * (rest + (top - at_label)) + smoothing * spread_;
-        if (save) saved[2 * i] = top, saved[2 * i + 1] = rest;
+        sum = group_sum(sum, part);
+        weights = group_sum(weights, part);
+        if (me != 0) return;
+        parts[2 * z] = sum, parts[2 * z + 1] = weights;
+        if (how < 2 && get_num_groups(0) == 1) total[0] = reduced(back ? dloss[0] : sum, weights, how);
+    }
+    GROUP_KERNEL void label_end(ARRAY(total), ARRAY(parts), int count, ARRAY(dloss), int how, int back)
+    {
+        __local float part[GROUP]; BASE(total) BASE(parts) BASE(dloss)
+        float sum = 0.0f; float weights = 0.0f;
+        for (int q = (int)get_local_id(0); q < count; q += GROUP) sum += parts[2 * q],
+            weights += parts[2 * q + 1];
+        sum = group_sum(sum, part);
+        weights = group_sum(weights, part);
+        if (get_local_id(0) == 0) total[0] = reduced(back ? dloss[0] : sum, weights, how);
     }),
     CNNCL_SOURCE(
-    GROUP_KERNEL void label_loss_mean(ARRAY(loss), ARRAY(rows), ARRAY(labels), ARRAY(v), int weighted,
-                                      int ignored, int channels, int n)
+    /* of x, or of soft labels; each: a g for each row. all: sum q */
+    __kernel void label_loss_backward(ARRAY(dx), float beta, ARRAY(g), int each, ARRAY(all), ARRAY(saved),
+                                      LABELS, int n, int to_labels)
     {
-        __local float part[GROUP]; BASE(loss) BASE(rows) BASE(labels) BASE(v)
-        float sum = 0.0f;
-        for (int i = (int)get_local_id(0); i < n; i += GROUP) sum += rows[i];
-        sum = group_sum(sum, part);
-        const float weights = own_weights(labels, n, ignored, v, weighted, channels, part);
-        if (get_local_id(0) == 0) loss[0] = weights <= 0.0f ? 0.0f : sum / weights;
-    }
-    /* share: dloss / M, and the mean of v */
-    GROUP_KERNEL void label_loss_share(ARRAY(share), ARRAY(dloss), ARRAY(labels), ARRAY(v), int weighted,
-                                       int ignored, int channels, int n)
-    {
-        __local float part[GROUP]; BASE(share) BASE(dloss) BASE(labels) BASE(v)
-        float sum = 0.0f;
-        for (int c = (int)get_local_id(0); c < channels && weighted; c += GROUP) sum += v[c];
-        sum = group_sum(sum, part);
-        const float weights = own_weights(labels, n, ignored, v, weighted, channels, part);
-        if (get_local_id(0) != 0) return;
-        share[0] = weights <= 0.0f ? 0.0f : dloss[0] / weights;
-        share[1] = weighted ? sum / (float)channels : 1.0f;
-    }
-    __kernel void label_loss_backward(ARRAY(dx), float beta, ARRAY(share), ARRAY(saved), ARRAY(x), ARRAY(labels),
-                                      ARRAY(v), int weighted, int ignored, int nll, float smoothing,
-                                          int channels, int plane, int n)
-    {
-        BASE(dx) BASE(share) BASE(saved) BASE(x) BASE(labels) BASE(v) ITEM(i, n)
+        BASE(dx) BASE(g) BASE(all) BASE(saved) BASE(x) BASE(labels) BASE(v) ITEM(i, n)
         const int c = i / plane % channels; const int row = i / (plane * channels) * plane + i % plane;
-        const float label = labels[row];
-        const float own = (1.0f - smoothing) * own_weight(label, ignored, v, weighted, channels);
-        const float q = smoothing / (float)channels * (weighted ? v[c] : 1.0f)
-            + (label == (float)c ? own : 0.0f);
-        const float all = weighted ? own + smoothing * share[1] : 1.0f;
-        const float d = (nll ? 0.0f : exp(x[i] - saved[2 * row] - saved[2 * row + 1]) * all) - q;
-        ADD(dx[i], is_ignored(label, ignored) ? 0.0f : share[0] * d)
+        const float label = soft ? 0.0f : labels[row]; const float w = weighted ? v[c] : 1.0f;
+        const float p = soft ? labels[i] : label == (float)c ? 1.0f : 0.0f;
+        const float log_y = nll ? 0.0f : x[i] - saved[2 * row] - saved[2 * row + 1];
+        const float q = w * ((1.0f - e) * p + e / (float)channels);
+        const float d = to_labels ? -w * (1.0f - e) * log_y : (nll ? 0.0f : exp(log_y) * all[row]) - q;
+        ADD(dx[i], !soft && is_ignored(label, ignored) ? 0.0f : g[each ? row : 0] * d)
     }),
 
-    /* The other losses are means over the elements of x and t, times a factor: how = 0 mse, 1 l1, 2 huber, 3
+    /* The other losses have a term for each element of x and t, times a factor: how = 0 mse, 1 l1, 2 huber, 3
        bce_with_logits, 4 sigmoid_focal, where delta is alpha. The formulas stand in the room: p = 1 and w = 1
-       unless `weights` says that there is p (1), or both (2). */
+       unless `weights` says that there is p (1), or both (2). Group z makes `length` of them: `each` goes to
+       y, or their sum to y[z]. */
     CNNCL_SOURCE(
     float softplus_of_minus(float x) { return fmax(-x, 0.0f) + log1p(exp(-fabs(x))); }
     /* f and its derivatives to x and to t: which = 0, 1, 2 */
@@ -1735,24 +1775,27 @@ static const char *const cnncl_source[] = {
         if (how == 2) return d <= delta ? d * d / 2.0f : delta * (d - delta / 2.0f);
         return (1.0f - t) * x + (1.0f + (p - 1.0f) * t) * softplus_of_minus(x);
     }
-    GROUP_KERNEL void pair_loss_forward(ARRAY(loss), ARRAY(x), ARRAY(t), ARRAY(p), ARRAY(w), int weights,
-                                        int channels, int plane, int n, int how, float delta, float gamma,
-                                        float factor)
+    GROUP_KERNEL void pair_loss_forward(ARRAY(y), ARRAY(x), ARRAY(t), int each, int length, ARRAY(p),
+                                        ARRAY(w), int weights, int channels, int plane, int n, int how,
+                                        float delta, float gamma, float factor)
     {
-        __local float part[GROUP]; BASE(loss) BASE(x) BASE(t) BASE(p) BASE(w)
+        __local float part[GROUP]; BASE(y) BASE(x) BASE(t) BASE(p) BASE(w)
+        const int z = (int)get_group_id(0);
         float sum = 0.0f;
-        for (int i = (int)get_local_id(0); i < n; i += GROUP) {
+        for (int i = z * length + (int)get_local_id(0); i < min(n, z * length + length); i += GROUP) {
             const int c = i / plane % channels;
-            sum += pair_loss(x[i], t[i], how, delta, gamma, weights > 0 ? p[c] : 1.0f)
+            const float term = pair_loss(x[i], t[i], how, delta, gamma, weights > 0 ? p[c] : 1.0f)
                 * (weights > 1 ? w[c] : 1.0f);
+            sum += term;
+            if (each) y[i] = factor * term;
         }
         sum = group_sum(sum, part);
-        if (get_local_id(0) == 0) loss[0] = factor * sum / (float)n;
+        if (!each && get_local_id(0) == 0) y[z] = factor * sum;
     }
     /* to_target: the gradient of t, else that of x */
-    __kernel void pair_loss_backward(ARRAY(dx), float beta, ARRAY(x), ARRAY(t), ARRAY(dloss), ARRAY(p), ARRAY(w),
-                                     int weights, int channels, int plane, int n, int how, float delta,
-                                     float gamma, float factor, int to_target)
+    __kernel void pair_loss_backward(ARRAY(dx), float beta, ARRAY(x), ARRAY(t), int each, ARRAY(dloss),
+                                     ARRAY(p), ARRAY(w), int weights, int channels, int plane, int n, int how,
+                                     float delta, float gamma, float factor, int to_target)
     {
         BASE(dx) BASE(x) BASE(t) BASE(dloss) BASE(p) BASE(w) ITEM(i, n)
         const float d = x[i] - t[i]; const int c = i / plane % channels;
@@ -1763,7 +1806,59 @@ static const char *const cnncl_source[] = {
                 : s - t[i] - more * t[i] * (1.0f - s);
         if (how == 4) f = focal(x[i], t[i], delta, gamma, 1 + to_target);
         else if (to_target) f = how == 3 ? more * softplus_of_minus(x[i]) - x[i] : -f;
-        ADD(dx[i], f * (weights > 1 ? w[c] : 1.0f) * factor * dloss[0] / (float)n)
+        ADD(dx[i], f * (weights > 1 ? w[c] : 1.0f) * factor * dloss[each ? i : 0])
+    }),
+    CNNCL_SOURCE(
+    /* dice: of channel j of x (N C,P) the sums I = sum p t and S = sum p + t, as in the room; part z of its
+       pixels goes to slice z of sums, which holds all I, then all S. t: labels, or, of so many elements as p,
+       masks. */
+    float dice_target(__global float *t, int j, int pixel, int is_label, int channels, int plane)
+    {
+        const float v = t[(size_t)(is_label ? j / channels : j) * plane + pixel];
+        return !is_label ? v : v == (float)(j % channels) ? 1.0f : 0.0f;
+    }
+    int dice_ignores(__global float *t, int j, int pixel, int is_label, int channels, int plane, int ignored)
+    {
+        return is_ignored(t[(size_t)(is_label ? j / channels : j) * plane + pixel], ignored);
+    }
+    GROUP_KERNEL void dice_sums(ARRAY(sums), ARRAY(p), ARRAY(t), int is_label, int channels, int plane,
+                                int ignored, int length)
+    {
+        __local float part[GROUP]; BASE(sums) BASE(p) BASE(t)
+        const int j = (int)get_group_id(0); const int z = (int)get_group_id(1);
+        const int n = (int)get_num_groups(0);
+        float product = 0.0f; float sum = 0.0f;
+        for (int i = z * length + (int)get_local_id(0); i < min(plane, z * length + length); i += GROUP) {
+            if (dice_ignores(t, j, i, is_label, channels, plane, ignored)) continue;
+            const float u = p[(size_t)j * plane + i];
+            const float v = dice_target(t, j, i, is_label, channels, plane);
+            product += u * v, sum += u + v;
+        }
+        product = group_sum(product, part);
+        sum = group_sum(sum, part);
+        sums += (size_t)z * 2 * n + j;
+        if (get_local_id(0) == 0) sums[0] = product, sums[n] = sum;
+    }
+    float dice_overlap(__global float *sums, int j, int n, float smooth)
+    {
+        return (2.0f * sums[j] + smooth) / (sums[n + j] + smooth);
+    }
+    __kernel void dice_forward(ARRAY(y), ARRAY(sums), float smooth, int n)
+    {
+        BASE(y) BASE(sums) ITEM(j, n)
+        y[j] = 1.0f - dice_overlap(sums, j, n, smooth);
+    }
+    /* of p, or of masks t, when the other one is the target; each: a dloss for each channel */
+    __kernel void dice_backward(ARRAY(dp), float beta, ARRAY(sums), ARRAY(dloss), int each, float factor,
+                                ARRAY(t), int is_label, int channels, int plane, int ignored, ARRAY(labels),
+                                float smooth, int n)
+    {
+        BASE(dp) BASE(sums) BASE(dloss) BASE(t) BASE(labels) ITEM(i, n)
+        const int j = i / plane; const int pixel = i % plane;
+        const float f = 2.0f * dice_target(t, j, pixel, is_label, channels, plane)
+            - dice_overlap(sums, j, n / plane, smooth);
+        ADD(dp[i], dice_ignores(labels, j, pixel, is_label, channels, plane, ignored) ? 0.0f
+                   : -factor * dloss[each ? j : 0] * f / (sums[n / plane + j] + smooth))
     }),
 
     /* The updates, named as the rows of cnn.h; the formulas stand there. */
@@ -1819,9 +1914,9 @@ static const char *const cnncl_source[] = {
         w[i] -= lr * (d / (sqrt(SLOT(0)) + eps));
     }
 
-    /* Running sums, from 0 where `anew`: of x^2, one for each group, and of the rows whose label's logit is
-       the largest, the first of equals. Rows are counted in two parts, as a float holds no count beyond
-       2^24. */
+    /* Running sums, one for each group, from 0 where `anew`: of x^2, and of the rows whose label's logit is
+       the largest, the first of equals. Rows are counted in two parts, as a float holds no count beyond 2^24.
+       */
     GROUP_KERNEL void squares(ARRAY(sums), ARRAY(x), int n, int anew)
     {
         __local float part[GROUP]; BASE(sums) BASE(x)
@@ -1835,8 +1930,8 @@ static const char *const cnncl_source[] = {
     {
         __local float part[GROUP]; BASE(sum) BASE(x) BASE(labels)
         int count = 0;
-        for (int i = (int)get_local_id(0); i < n; i += GROUP) {
-            __global float *z = x + (size_t)(i / plane) * channels * plane + i % plane;
+        for (size_t i = get_global_id(0); i < (size_t)n; i += get_global_size(0)) {
+            __global float *z = x + i / plane * channels * plane + i % plane;
             const int k = labels[i] >= 0.0f && labels[i] < (float)channels ? (int)labels[i] : -1;
             int right = k >= 0;
             for (int c = 0; c < channels && right; c++) {
@@ -1847,7 +1942,7 @@ static const char *const cnncl_source[] = {
         }
         const int low = (int)group_sum((float)(count % 4096), part);
         const int high = (int)group_sum((float)(count / 4096), part);
-        __global int *total = (__global int *)sum;
+        __global int *total = (__global int *)sum + get_group_id(0);
         if (get_local_id(0) == 0) total[0] = (anew ? 0 : total[0]) + high * 4096 + low;
     })
 };
@@ -1862,7 +1957,7 @@ typedef struct { void *memory; size_t room; cl_event sent; } cnncl_stage;
 enum { CNNCL_LAUNCHES = 4096, CNNCL_ARGUMENTS = 256 };
 typedef struct { cl_kernel object; int kernel; unsigned char argument[CNNCL_ARGUMENTS]; } cnncl_launch;
 
-enum { CNNCL_EVENTS = 64 };
+enum { CNNCL_EVENTS = 64, CNNCL_TUNED = 1024 };
 
 typedef struct {
     cnn_backend      base;                    /* first, so that a cnn_backend * is one of these */
@@ -1884,7 +1979,11 @@ typedef struct {
     int              units, clblast_tiles;    /* compute units; what CLBlast needs to fill them */
     bool             has_local, tight;        /* local memory of its own; a workspace was given */
     int              tile, winograd;          /* forced: a tile, -1 none; 1 wherever it can, -1 never */
-    size_t           workspace, max_buffer;   /* bytes */
+    size_t           workspace;               /* bytes */
+    bool             tune;                    /* what is not in `tuned` is measured, and kept in the cache */
+    int              n_tuned, measured;       /* measured: since opening */
+    uint64_t         tuned[CNNCL_TUNED][2];   /* the key of a pass or product, and its way */
+    char             cache[1100];             /* path and start of the files' names; "": none is kept */
     cl_mem           slices;                  /* partial products, and behind them the sums */
     cnncl_stage      stage[2];                /* what is on its way up */
     int              staged;
@@ -1893,11 +1992,15 @@ typedef struct {
 } cnncl;
 
 enum { CNNCL_SLICES = 1 << 20,              /* floats of partial products */
-       CNNCL_SQUARES = 64,                  /* partial sums of squares, behind them ... */
-       CNNCL_COUNTER = CNNCL_SLICES + CNNCL_SQUARES,      /* ... and the count of correct rows */
-       /* bytes: longer uploads are waited for instead of copied first */
-       CNNCL_STAGE = 1 << 24 };
+       CNNCL_SUMS = 1024,                   /* groups on a sum at most; behind the slices are their running
+                                               sums of squares, and counts of correct rows */
+       CNNCL_STAGE = 1 << 24 };             /* bytes: longer uploads are waited for instead of copied first */
 
+/* One more remark in the report. */
+static void cnncl_report(cnncl *d, const char *format, const char *name)
+{
+    cnncl_say(d->report + strlen(d->report), sizeof d->report - strlen(d->report), format, name);
+}
 static cnncl *cnncl_of(cnn_backend *dev) { return (cnncl *)(void *)dev; }
 
 static const char *cnncl_error_text(cl_int e)
@@ -1945,11 +2048,6 @@ static void *cnncl_alloc(cnn_backend *dev, size_t bytes)
 {
     cnncl *d = cnncl_of(dev);
     cl_int e = CL_SUCCESS;
-    if (bytes > d->max_buffer) {
-        cnncl_say(dev->error, sizeof dev->error, "the device allows %zu bytes in one buffer",
-                  d->max_buffer);
-        return NULL;
-    }
     cl_mem m = d->cl.clCreateBuffer(d->context, CL_MEM_READ_WRITE, bytes, NULL, &e);
     if (!m || e != CL_SUCCESS) return cnncl_fail(d, "buffer", e), NULL;
     return m;
@@ -2061,6 +2159,95 @@ static cl_int cnncl_set_arguments(cnncl *d, cnncl_launch *l, bool all, const cnn
     return CL_SUCCESS;
 }
 
+/* ---- Files of the cache ----
+
+   A file is: the 8 characters of `magic`, and three numbers of 8 bytes: the key, the length of what follows
+   and its checksum. The key is that of the device, its driver and the sources; it also names the file. A file
+   that is cut, changed, another's or refused by the driver counts as none, and is written again. */
+
+/* Tiles of the other kind are left out: they take long to compile. */
+static const char *cnncl_options(const cnncl *d)
+{
+    return d->has_local ? "-cl-std=CL1.2 -DHAS_LOCAL=1" : "-cl-std=CL1.2 -DHAS_LOCAL=0";
+}
+enum { CNNCL_SOURCES = sizeof cnncl_source / sizeof *cnncl_source };
+
+#ifdef CNN_NO_STDIO
+static unsigned char *cnncl_read(cnncl *d, const char *kind, size_t *bytes)
+{
+    return (void)d, (void)kind, (void)bytes, NULL;
+}
+static void cnncl_write(cnncl *d, const char *kind, const void *data, size_t bytes)
+{
+    (void)d, (void)kind, (void)data, (void)bytes;
+}
+#else
+static uint64_t cnncl_key(cnncl *d)
+{
+    static const cl_device_info about[] = { CL_DEVICE_NAME, CL_DEVICE_VENDOR, CL_DEVICE_VERSION,
+                                            CL_DRIVER_VERSION };
+    uint64_t key = cnncl_hash(0, cnncl_options(d), strlen(cnncl_options(d)));
+    for (int i = 0; i < 4; i++) {
+        char text[2048];
+        cnncl_text(&d->cl, NULL, d->device, about[i], text, sizeof text);
+        key = cnncl_hash(key, text, strlen(text) + 1);
+    }
+    for (int i = 0; i < CNNCL_SOURCES; i++)
+        key = cnncl_hash(key, cnncl_source[i], strlen(cnncl_source[i]));
+    return key;
+}
+
+static const char cnncl_magic[] = "cnnocl1\n";
+enum { CNNCL_HEAD = 32 };
+
+static void cnncl_head(unsigned char head[CNNCL_HEAD], uint64_t key, const void *data, size_t bytes)
+{
+    const uint64_t number[3] = { key, bytes, cnncl_hash(0, data, bytes) };
+    memcpy(head, cnncl_magic, 8);
+    for (int i = 0; i < 24; i++) head[8 + i] = (unsigned char)(number[i / 8] >> i % 8 * 8);
+}
+
+/* What the file of this kind holds; NULL: nothing. */
+static unsigned char *cnncl_read(cnncl *d, const char *kind, size_t *bytes)
+{
+    char          path[sizeof d->cache + 40];
+    unsigned char head[CNNCL_HEAD];
+    const uint64_t key = cnncl_key(d);
+    cnncl_say(path, sizeof path, "%s-%016llx%s", d->cache, (unsigned long long)key, kind);
+    FILE *f = d->cache[0] ? fopen(path, "rb") : NULL;
+    long  n = f && fseek(f, 0, SEEK_END) == 0 ? ftell(f) : -1;
+    unsigned char *file = n > CNNCL_HEAD && fseek(f, 0, SEEK_SET) == 0 ? CNN_MALLOC((size_t)n) : NULL;
+    *bytes = file ? fread(file, 1, (size_t)n, f) : 0;
+    if (f) fclose(f);
+    if (*bytes > CNNCL_HEAD) {
+        *bytes -= CNNCL_HEAD;
+        cnncl_head(head, key, file + CNNCL_HEAD, *bytes);
+        if (memcmp(head, file, sizeof head) == 0) return memmove(file, file + CNNCL_HEAD, *bytes);
+    }
+    CNN_FREE(file);
+    return NULL;
+}
+
+typedef struct { unsigned char head[CNNCL_HEAD]; const void *data; size_t bytes; } cnncl_contents;
+static bool cnncl_put(FILE *f, void *what)
+{
+    const cnncl_contents *c = what;
+    return fwrite(c->head, 1, sizeof c->head, f) == sizeof c->head &&
+           fwrite(c->data, 1, c->bytes, f) == c->bytes;
+}
+
+/* A directory that cannot be written is no error. */
+static void cnncl_write(cnncl *d, const char *kind, const void *data, size_t bytes)
+{
+    char           path[sizeof d->cache + 40];
+    const uint64_t key = cnncl_key(d);
+    cnncl_contents c = { { 0 }, data, bytes };
+    cnncl_head(c.head, key, data, bytes);
+    cnncl_say(path, sizeof path, "%s-%016llx%s", d->cache, (unsigned long long)key, kind);
+    if (d->cache[0]) cnn_write_file(path, cnncl_put, &c);
+}
+#endif
+
 /* ---- Times of kernels ---- */
 
 /* Add up the events that are done, all of them if asked. */
@@ -2087,7 +2274,7 @@ static double cnncl_seconds(cnn_backend *dev, bool go_on)
     if (d->timing == go_on) return d->seconds;
     const cl_command_queue_properties how = go_on ? CL_QUEUE_PROFILING_ENABLE : 0;
     cl_command_queue queue = d->cl.clCreateCommandQueue(d->context, d->device, how, &e);
-    if (!queue) return d->seconds;
+    if (!queue) return d->timing = d->timing && go_on, d->seconds;
     d->cl.clFinish(d->queue);
     d->cl.clReleaseCommandQueue(d->queue);
     d->queue = queue, d->timing = go_on, d->seconds = 0;
@@ -2159,18 +2346,51 @@ static bool cnncl_clear(cnn_backend *dev, void *buffer, size_t at, size_t bytes)
     return cnncl_fill(cnncl_of(dev), (cnn_place){ buffer, at / sizeof(float) }, bytes / sizeof(float), 0);
 }
 
-/* y = beta y + factor (sum of x u over the extents where y's shape has 1 and x's has more); u NULL is 1. One
-   item for each sum if they are short, else one group. */
-static bool cnncl_fold(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x,
-                       cnn_shape xs, const cnn_place *u, cnn_shape us)
+/* In how many parts is a sum of k terms cut, so that `groups` groups become two for each unit? Each part has
+   `size` results, for which there is so much room, and enough terms to be worth it. */
+static int cnncl_parts(const cnncl *d, double groups, int k, size_t size)
 {
-    int       n = cnncl_len(ys), count = cnncl_len(xs) / n, most = n < 4096 ? 32 : 1024;
-    cnn_place       one = u ? *u : x;
-    const cnncl_arg arg[] = { CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(x), CNNCL_SHAPE(xs),
-                              CNNCL_ARRAY(one), CNNCL_SHAPE(us), CNNCL_INT(u != NULL), CNNCL_INT(n),
-                              CNNCL_INT(count), CNNCL_FLOAT(beta), CNNCL_FLOAT(factor) };
-    return cnncl_run(d, count > most ? CNNCL_fold_group : CNNCL_fold, n, 1, 1, arg,
-                     (int)(sizeof arg / sizeof *arg));
+    enum { LEAST = 256 };
+    const size_t room = CNNCL_SLICES / size;
+    double parts = 2.0 * d->units / groups;
+    if (parts > k / LEAST) parts = k / LEAST;
+    if (parts > (double)room) parts = (double)room;
+    return parts < 2 ? 1 : (int)parts;
+}
+static int cnncl_part_length(int k, int parts) { return (k + parts - 1) / parts; }
+
+/* The same for groups whose items add four terms each, at the least. *length: terms of a part. */
+static int cnncl_group_parts(const cnncl *d, int groups, int k, size_t size, int *length)
+{
+    *length = cnncl_part_length(k, cnncl_parts(d, groups, k / 4, size));
+    return cnncl_part_length(k, *length);
+}
+
+/* y = beta y + factor (what `how` says of the terms), over the extents where y's shape has 1 and x's has
+   more. One item for each sum if they are short, else one group, or as many as it takes to keep the device
+   busy. */
+enum { CNNCL_SUM, CNNCL_MOST, CNNCL_LEAST, CNNCL_PRODUCTS };        /* how; products take x and u */
+static bool cnncl_fold(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, int how, cnn_place x,
+                       cnn_shape xs, cnn_place u, cnn_shape us)
+{
+    const int       n = cnncl_len(ys), count = cnncl_len(xs) / n;
+    const bool      items = count <= (n < 4096 ? 32 : 1024);
+    int             length = count;
+    const int       parts = items ? 1 : cnncl_group_parts(d, n, count, (size_t)n, &length);
+    const cnn_place slices = { d->slices, 0 }, to = parts > 1 ? slices : y;
+    const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_SHAPE(ys), CNNCL_ARRAY(x), CNNCL_SHAPE(xs),
+                              CNNCL_ARRAY(u), CNNCL_SHAPE(us), CNNCL_INT(how), CNNCL_INT(n), CNNCL_INT(count),
+                              CNNCL_INT(length), CNNCL_FLOAT(parts > 1 ? 0 : beta),
+                              CNNCL_FLOAT(parts > 1 ? 1 : factor) };
+    const cnn_shape one = { 1, 1, 1, n }, all = { 1, 1, parts, n };
+    const int       then = how < CNNCL_PRODUCTS ? how : CNNCL_SUM, n_args = (int)(sizeof arg / sizeof *arg);
+    return cnncl_run(d, items ? CNNCL_fold : CNNCL_fold_group, n, parts, 1, arg, n_args) &&
+           (parts == 1 || cnncl_fold(d, y, one, beta, factor, then, slices, all, slices, all));
+}
+static bool cnncl_total(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x,
+                        cnn_shape xs)
+{
+    return cnncl_fold(d, y, ys, beta, factor, CNNCL_SUM, x, xs, x, xs);
 }
 
 /* y = beta y + factor x + offset, x stretched to the shape of y. */
@@ -2193,25 +2413,38 @@ static cnncl_function cnncl_finish(cnncl_function f)
     const bool in_tile = f.how == CNNCL_IS_relu || f.how == CNNCL_IS_leaky_relu || f.how == CNNCL_IS_clamp;
     return in_tile ? f : cnncl_identity;
 }
-/* y = f(y + b); b may be NULL */
-static bool cnncl_bias_map(cnncl *d, cnn_place y, cnn_shape s, const cnn_place *b, cnncl_function f)
+/* y = f(x), of n numbers; y = beta y + x. */
+static bool cnncl_map(cnncl *d, cnn_place y, cnn_place x, int n, cnncl_function f)
 {
-    cnn_place bias = b ? *b : y;
-    int       n = cnncl_len(s);
-    return (!b && f.how == CNNCL_IS_NOTHING) ||
-           CNNCL_RUN(d, bias_map, n, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(bias), CNNCL_INT(b != NULL),
-                     CNNCL_INT(s.c), CNNCL_INT(cnncl_plane(s)), CNNCL_INT(n), CNNCL_FUNCTION(f));
+    return CNNCL_RUN(d, map_forward, n, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_INT(n),
+                     CNNCL_FUNCTION(f));
+}
+static bool cnncl_add(cnncl *d, cnn_place y, float beta, cnn_place x, int n)
+{
+    return CNNCL_RUN(d, map_backward, n, 1, 1, CNNCL_ARRAY(y), CNNCL_FLOAT(beta), CNNCL_ARRAY(x),
+                     CNNCL_ARRAY(x), CNNCL_INT(n), CNNCL_FUNCTION(cnncl_identity));
+}
+/* y = f(a op b), both stretched; op: its place in cnncl_binary. */
+static bool cnncl_same_shape(cnn_shape a, cnn_shape b) { return memcmp(&a, &b, sizeof a) == 0; }
+static bool cnncl_stretch(cnncl *d, cnn_place y, cnn_shape ys, int op, cnn_place a, cnn_shape as, cnn_place b,
+                          cnn_shape bs, cnncl_function f)
+{
+    const int  n = cnncl_len(ys);
+    const bool plain = cnncl_same_shape(as, ys) && cnncl_same_shape(bs, ys);
+    return CNNCL_RUN(d, stretch, n, 1, 1, CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(a), CNNCL_SHAPE(as),
+                     CNNCL_ARRAY(b), CNNCL_SHAPE(bs), CNNCL_INT(n), CNNCL_INT(plain), CNNCL_INT(op),
+                     CNNCL_FUNCTION(f));
 }
 /* What was left out of the last kernel: y = f(y), if no tile does that. */
 static bool cnncl_finish_after(cnncl *d, cnn_place y, int n, cnncl_function f)
 {
-    return cnncl_finish(f).how == f.how || cnncl_bias_map(d, y, (cnn_shape){ 1, 1, 1, n }, NULL, f);
+    return cnncl_finish(f).how == f.how || cnncl_map(d, y, y, n, f);
 }
 
 /* ---- Which tile, and how many slices of a sum ---- */
 
 static const int cnncl_sides[] = { 128, 64, 32, 4 };
-enum { CNNCL_TILES = 4, CNNCL_NO_LOCAL = 3 };
+enum { CNNCL_TILES = 4, CNNCL_NO_LOCAL = 3, CNNCL_WINOGRAD = CNNCL_TILES, CNNCL_BY_RULE = -1 };    /* ways */
 
 static int cnncl_groups(int tile, int m, int n)
 {
@@ -2219,30 +2452,26 @@ static int cnncl_groups(int tile, int m, int n)
     return ((m + side - 1) / side) * ((n + side - 1) / side);
 }
 
-/* The tile for C (m,n), where so many groups work on each tile of it: the largest that C fills at least half and
-   that gives each unit two groups. The rule knows the device and the shape alone, so that the same seed gives
-   the same bits. */
-static int cnncl_tile_for(const cnncl *d, int m, int n, int times)
+/* With .tune: the way that was measured to be the fastest for what `key` stands for, or CNNCL_BY_RULE. */
+static int cnncl_measured(const cnncl *d, uint64_t key)
+{
+    int i = 0;
+    while (i < d->n_tuned && d->tuned[i][0] != key) i++;
+    return i < d->n_tuned && d->tile < 0 && d->winograd <= 0 ? (int)d->tuned[i][1] : CNNCL_BY_RULE;
+}
+
+/* The tile for C (m,n), where so many groups work on each tile of it: `way`, if that is one; else the largest
+   that C fills at least half and that gives each unit two groups. The rule knows the device and the shape
+   alone, so that the same seed gives the same bits. */
+static int cnncl_tile_for(const cnncl *d, int way, int m, int n, int times)
 {
     const int least = m < n ? m : n;
     if (d->tile >= 0)   return d->tile;
+    if (way >= 0 && way < CNNCL_TILES) return way;
     if (!d->has_local) return CNNCL_NO_LOCAL;
     if (least > 64 && (double)cnncl_groups(0, m, n) * times >= 2.0 * d->units) return 0;
     return least > 32 ? 1 : 2;
 }
-
-/* In how many parts is a sum of k terms cut, so that `groups` groups become two for each unit? Each part has
-   `size` results, for which there is so much room, and enough terms to be worth it. */
-static int cnncl_parts(const cnncl *d, double groups, int k, size_t size)
-{
-    enum { LEAST = 256 };
-    const size_t room = CNNCL_SLICES / size;
-    double parts = 2.0 * d->units / groups;
-    if (parts > k / LEAST) parts = k / LEAST;
-    if (parts > (double)room) parts = (double)room;
-    return parts < 2 ? 1 : (int)parts;
-}
-static int cnncl_part_length(int k, int parts) { return (k + parts - 1) / parts; }
 
 /* y = beta y + f(sum of slices + bias), and behind them in each slice y2, of n2 numbers. */
 static bool cnncl_add_slices(cnncl *d, cnn_place y, int n, cnn_place y2, int n2, int slices, float beta,
@@ -2256,8 +2485,11 @@ static bool cnncl_add_slices(cnncl *d, cnn_place y, int n, cnn_place y2, int n2,
 
 /* ---- C (m,n) = beta C + f(A (m,k) B (k,n) + bias) ---- */
 
-/* Rows and columns of A and B are so far apart. bias, one a column, may be NULL, and sums, where A's columns are
-   m apart: the sums of A's rows are added. count products lie c_step, a_step and b_step apart. */
+/* What is measured: a convolution to y, backward to x, to w; a product. */
+enum { CNNCL_TO_Y, CNNCL_TO_X, CNNCL_TO_W, CNNCL_OF_PRODUCT };
+
+/* Rows and columns of A and B are so far apart. bias, one a column, may be NULL, and sums, where A's columns
+   are m apart: the sums of A's rows are added. count products lie c_step, a_step and b_step apart. */
 typedef struct {
     cnn_place        c, a, b;
     int              ldc, a_row, a_col, b_row, b_col, m, n, k;
@@ -2274,21 +2506,30 @@ static bool cnncl_run_product(cnncl *d, const cnncl_product *p, int tile, int pa
     const int             side = cnncl_sides[tile];
     const cnn_place       bias = p->bias ? *p->bias : p->c, sums = p->sums ? *p->sums : p->c;
     const cnncl_function  f = cnncl_finish(p->f);
-    const cnncl_arg arg[] = { CNNCL_ARRAY(p->c), CNNCL_INT(p->ldc), CNNCL_ULONG(p->c_step), CNNCL_FLOAT(p->beta),
-                              CNNCL_ARRAY(p->a), CNNCL_INT(p->a_row), CNNCL_INT(p->a_col),
-                              CNNCL_ULONG(p->a_step), CNNCL_ARRAY(p->b), CNNCL_INT(p->b_row),
-                              CNNCL_INT(p->b_col), CNNCL_ULONG(p->b_step), CNNCL_INT(p->m), CNNCL_INT(p->n),
-                              CNNCL_INT(p->k), CNNCL_INT(cnncl_part_length(p->k, parts)), CNNCL_INT(parts),
-                              CNNCL_ARRAY(bias), CNNCL_INT(p->bias != NULL), CNNCL_FUNCTION(f),
-                              CNNCL_ARRAY(sums), CNNCL_INT(p->sums != NULL) };
+    const cnncl_arg arg[] = { CNNCL_ARRAY(p->c), CNNCL_INT(p->ldc), CNNCL_ULONG(p->c_step),
+                              CNNCL_FLOAT(p->beta), CNNCL_ARRAY(p->a), CNNCL_INT(p->a_row),
+                              CNNCL_INT(p->a_col), CNNCL_ULONG(p->a_step), CNNCL_ARRAY(p->b),
+                              CNNCL_INT(p->b_row), CNNCL_INT(p->b_col), CNNCL_ULONG(p->b_step),
+                              CNNCL_INT(p->m), CNNCL_INT(p->n), CNNCL_INT(p->k),
+                              CNNCL_INT(cnncl_part_length(p->k, parts)), CNNCL_INT(parts), CNNCL_ARRAY(bias),
+                              CNNCL_INT(p->bias != NULL), CNNCL_FUNCTION(f), CNNCL_ARRAY(sums),
+                              CNNCL_INT(p->sums != NULL) };
     return cnncl_run(d, CNNCL_product_128 + tile, (p->n + side - 1) / side, (p->m + side - 1) / side,
                      p->count * parts, arg, (int)(sizeof arg / sizeof *arg));
 }
 
-/* A small C with a long sum would keep few groups busy: then the sum is cut, and the parts are added in order. */
+static uint64_t cnncl_product_key(const cnncl_product *p)
+{
+    const int what[] = { CNNCL_OF_PRODUCT, p->m, p->n, p->k, p->a_col == 1, p->b_col == 1 };
+    return cnncl_hash(0, what, sizeof what);
+}
+
+/* A small C with a long sum would keep few groups busy: then the sum is cut, and the parts are added in
+   order. */
 static bool cnncl_own_gemm(cnncl *d, cnncl_product p)
 {
-    const int    most = p.k / 256 > 1 ? p.k / 256 : 1, tile = cnncl_tile_for(d, p.m, p.n, most);
+    const int    most = p.k / 256 > 1 ? p.k / 256 : 1, way = cnncl_measured(d, cnncl_product_key(&p));
+    const int    tile = cnncl_tile_for(d, way, p.m, p.n, most);
     const size_t size = (size_t)p.m * (size_t)(p.n + (p.sums != NULL));
     const int    parts = cnncl_parts(d, cnncl_groups(tile, p.m, p.n), p.k, size);
     p.count = 1;
@@ -2299,42 +2540,62 @@ static bool cnncl_own_gemm(cnncl *d, cnncl_product p)
     q.c = slices, q.ldc = p.n, q.c_step = size, q.beta = 0, q.bias = NULL, q.f = cnncl_identity;
     q.sums = p.sums ? &sums : NULL;
     return cnncl_run_product(d, &q, tile, parts) &&
-           cnncl_add_slices(d, p.c, p.m * p.n, p.sums ? *p.sums : p.c, p.sums ? p.m : 0, parts, p.beta, p.bias,
-                            p.n, p.f);
+           cnncl_add_slices(d, p.c, p.m * p.n, p.sums ? *p.sums : p.c, p.sums ? p.m : 0, parts, p.beta,
+                            p.bias, p.n, p.f);
 }
 
 /* By CLBlast where it pays: only with enough tiles for all units, as it cuts no sums. It is asked for the
    transpose, C' = B' A', in column-major order, which is how C lies here: so it transposes nothing. */
+static bool cnncl_is_clblasts(const cnncl *d, const cnncl_product *p)
+{
+    return d->clblast && cnncl_groups(1, p->m, p->n) >= d->clblast_tiles;
+}
 static bool cnncl_gemm(cnncl *d, cnncl_product p)
 {
     enum { NO = 111, YES = 112, COLUMN_MAJOR = 102 };
-    if (!d->clblast || cnncl_groups(1, p.m, p.n) < d->clblast_tiles) return cnncl_own_gemm(d, p);
+    if (!cnncl_is_clblasts(d, &p)) return cnncl_own_gemm(d, p);
     const int ta = p.a_col == 1 ? NO : YES, tb = p.b_col == 1 ? NO : YES;
     cl_event *event = cnncl_event(d);
+    const int lda = ta == YES ? p.a_col : p.m > 1 ? p.a_row : p.k;           /* a single row has no step */
+    const int ldb = tb == YES ? p.b_col : p.k > 1 ? p.b_row : p.n;
     const int e = d->blas.CLBlastSgemm(COLUMN_MAJOR, tb, ta, (size_t)p.n, (size_t)p.m, (size_t)p.k, 1.0f,
-                                       (cl_mem)p.b.buffer, p.b.at, (size_t)(tb == NO && p.k > 1 ? p.b_row : tb == NO ? p.n : p.b_col),
-                                       (cl_mem)p.a.buffer, p.a.at, (size_t)(ta == NO && p.m > 1 ? p.a_row : ta == NO ? p.k : p.a_col),
-                                       p.beta, (cl_mem)p.c.buffer, p.c.at, (size_t)p.ldc, &d->queue, event);
+                                       (cl_mem)p.b.buffer, p.b.at, (size_t)ldb, (cl_mem)p.a.buffer, p.a.at,
+                                       (size_t)lda, p.beta, (cl_mem)p.c.buffer, p.c.at, (size_t)p.ldc,
+                                       &d->queue, event);
     if (event && e != 0) d->events--;
     d->clblast = e == 0;                          /* no memory for its copies, perhaps: on without it */
     if (e != 0) return cnncl_own_gemm(d, p);
-    const cnn_shape s = { p.m, p.n, 1, 1 }, as = { p.k, p.m, 1, 1 }, one = { 1, p.m, 1, 1 };
-    return cnncl_flush(d) && cnncl_bias_map(d, p.c, s, p.bias, p.f) &&
-           (!p.sums || cnncl_fold(d, *p.sums, one, 1, 1, p.a, as, NULL, one));
+    const cnn_shape s = { p.m, p.n, 1, 1 }, row = { 1, p.n, 1, 1 }, as = { p.k, p.m, 1, 1 },
+        one = { 1, p.m, 1, 1 };
+    const bool map = p.f.how != CNNCL_IS_NOTHING;
+    return cnncl_flush(d) && (p.bias ? cnncl_stretch(d, p.c, s, 0, p.c, s, *p.bias, row, p.f)
+                                     : !map || cnncl_map(d, p.c, p.c, p.m * p.n, p.f)) &&
+           (!p.sums || cnncl_total(d, *p.sums, one, 1, 1, p.a, as));
 }
 
 /* ===========================================================================================================
    >>cl-rows ---- 6. Rows: what replaces the rooms of cnn.h. Formulas stand there and above the kernels.
    ======================================================================================================== */
 
+/* The two functions of a row, which have the device as d. */
 #define CNNCL_FORWARD(name)                                                                                  \
-    static bool cnncl_##name##_forward(cnn_backend *dev, cnn_tensor *y, CNNCL_UNUSED cnn_mode mode)
-#define CNNCL_BACKWARD(name) static bool cnncl_##name##_backward(cnn_backend *dev, cnn_tensor *y)
+    static bool cnncl_##name##_run(cnncl *d, cnn_tensor *y, CNNCL_UNUSED cnn_mode mode);                     \
+    static bool cnncl_##name##_forward(cnn_backend *dev, cnn_tensor *y, cnn_mode mode)                       \
+    {                                                                                                        \
+        return cnncl_##name##_run(cnncl_of(dev), y, mode);                                                   \
+    }                                                                                                        \
+    static bool cnncl_##name##_run(cnncl *d, cnn_tensor *y, CNNCL_UNUSED cnn_mode mode)
+#define CNNCL_BACKWARD(name)                                                                                 \
+    static bool cnncl_##name##_back(cnncl *d, cnn_tensor *y);                                                \
+    static bool cnncl_##name##_backward(cnn_backend *dev, cnn_tensor *y)                                     \
+    {                                                                                                        \
+        return cnncl_##name##_back(cnncl_of(dev), y);                                                        \
+    }                                                                                                        \
+    static bool cnncl_##name##_back(cnncl *d, cnn_tensor *y)
 
 /* ---- What is computed in one kernel ---- */
 
 static bool cnncl_same_place(cnn_place a, cnn_place b) { return a.buffer == b.buffer && a.at == b.at; }
-static bool cnncl_same_shape(cnn_shape a, cnn_shape b) { return memcmp(&a, &b, sizeof a) == 0; }
 
 static cnncl_function cnncl_function_of(const cnn_tensor *y)
 {
@@ -2348,8 +2609,8 @@ static cnncl_function cnncl_function_of(const cnn_tensor *y)
     return f;
 }
 
-/* What runs next in the place of y: behind batch norm the sum with another array of its shape, times sign, and
-   then a function. The row of y does it all, and theirs have nothing to do. */
+/* What runs next in the place of y: behind batch norm the sum with another array of its shape, times sign,
+   and then a function. The row of y does it all, and theirs have nothing to do. */
 typedef struct { const cnn_tensor *add, *map; cnncl_function f; float sign; } cnncl_chain;
 
 static bool cnncl_is_sum(const cnn_tensor *y) { return y->op == &cnn_op_add || y->op == &cnn_op_sub; }
@@ -2358,7 +2619,7 @@ static cnncl_chain cnncl_chain_of(const cnn_tensor *y)
     const bool        norm = y->op == &cnn_op_batch_norm;
     cnncl_chain       chain = { NULL, NULL, cnncl_identity, 0 };
     const cnn_tensor *t = norm || cnncl_is_sum(y) || y->op == &cnn_op_mul || y->op == &cnn_op_conv2d ||
-                          y->op == &cnn_op_dense || y->op == &cnn_op_conv_transpose2d ? cnn_next_in_place(y) : NULL;
+        y->op == &cnn_op_dense || y->op == &cnn_op_conv_transpose2d ? cnn_next_in_place(y) : NULL;
     if (t && norm && cnncl_is_sum(t) && cnn_on_device(t->in[1]) &&
         cnncl_same_shape(t->in[1]->shape, y->shape))
         chain.add = t, chain.sign = t->op == &cnn_op_add ? 1.0f : -1.0f, t = cnn_next_in_place(t);
@@ -2398,6 +2659,7 @@ static bool cnncl_is_joined_backward(const cnn_tensor *y)
 
 /* Gradients: beta y + ..., with beta = 0 for the first that writes one, so that none is cleared before. */
 static float cnncl_beta(const cnn_tensor *y, int i) { return cnn_grad_is_first(y, i) ? 0.0f : 1.0f; }
+#define CNNCL_ADDED(y, i) CNNCL_GRAD((y)->in[i]), CNNCL_FLOAT(cnncl_beta((y), (i)))
 static bool cnncl_start_grad(cnncl *d, const cnn_tensor *y, int i)      /* for those who only add */
 {
     return i >= y->n_in || !y->in[i]->needs_grad || !cnn_grad_is_first(y, i) ||
@@ -2423,16 +2685,42 @@ static cnncl_conv cnncl_conv_of(const cnn_tensor *y)
 static int cnncl_min(int a, int b) { return a < b ? a : b; }
 static bool cnncl_is_depthwise(const cnncl_conv *g) { return g->groups > 1 && g->groups == g->ic; }
 
-/* Winograd's tiles of 4 x 4 outputs, in one image of the result; 0: not for this one. A tile takes 36 products
-   where the sum takes 9 an output, and four passes over memory: so most of it must be used, by enough
-   channels. */
-static int cnncl_wino_tiles(const cnncl *d, const cnn_tensor *y, const cnncl_conv *g, bool back)
+/* One pass of a convolution: CNNCL_TO_Y, ..., a tile, Winograd or the rule. */
+typedef struct { cnncl_conv g; int pass, way; bool exact; cnn_place scratch; } cnncl_task;
+
+/* Winograd's tiles of 4 x 4 outputs, in one image of the result. */
+static int cnncl_wino_tiles(const cnncl_conv *g, bool back)
 {
-    const int h = back ? g->h : g->oh, w = back ? g->w : g->ow, tiles = (h + 3) / 4 * ((w + 3) / 4);
-    const bool may = g->kh == 3 && g->kw == 3 && g->sh == 1 && g->sw == 1 && g->dh == 1 && g->dw == 1 &&
-                     g->groups == 1 && !cnn_is_exact(y);
-    const bool pays = g->ic >= 16 && g->oc >= 16 && h * w >= 8 * tiles;
-    return may && d->winograd >= 0 && (d->winograd > 0 || pays) ? tiles : 0;
+    return ((back ? g->h : g->oh) + 3) / 4 * (((back ? g->w : g->ow) + 3) / 4);
+}
+static bool cnncl_wino_may(const cnncl *d, const cnncl_task *t)
+{
+    const cnncl_conv *g = &t->g;
+    return g->kh == 3 && g->kw == 3 && g->sh == 1 && g->sw == 1 && g->dh == 1 && g->dw == 1 &&
+           g->groups == 1 && !t->exact && d->winograd >= 0;
+}
+/* A tile takes 36 products where the sum takes 9 an output, and four passes over memory: so most of it must
+   be used, by enough channels. */
+static bool cnncl_wino_pays(const cnncl *d, const cnncl_task *t)
+{
+    const bool back = t->pass == CNNCL_TO_X;
+    const int  pixels = back ? t->g.h * t->g.w : t->g.oh * t->g.ow;
+    const bool many = t->g.ic >= 16 && t->g.oc >= 16 && pixels >= 8 * cnncl_wino_tiles(&t->g, back);
+    return cnncl_wino_may(d, t) && (d->winograd > 0 || many);
+}
+static uint64_t cnncl_task_key(const cnncl_task *t)
+{
+    const int what[] = { t->pass, t->exact };
+    return cnncl_hash(cnncl_hash(0, what, sizeof what), &t->g, sizeof t->g);
+}
+/* By what was measured, else by the rule. */
+static cnncl_task cnncl_task_of(const cnncl *d, const cnn_tensor *y, int pass)
+{
+    cnncl_task t = { cnncl_conv_of(y), pass, CNNCL_BY_RULE, cnn_is_exact(y), cnn_place_scratch(y->graph) };
+    if (d->n_tuned) t.way = cnncl_measured(d, cnncl_task_key(&t));
+    if (t.way == CNNCL_WINOGRAD ? !cnncl_wino_may(d, &t) : t.way == CNNCL_BY_RULE)
+        t.way = cnncl_wino_pays(d, &t) ? CNNCL_WINOGRAD : CNNCL_BY_RULE;
+    return t;
 }
 
 /* How many of its tiles at once: the arrays stay in the device's cache, but each unit gets four groups. */
@@ -2449,28 +2737,38 @@ static int cnncl_wino_parts(const cnncl *d, const cnncl_conv *g, int count)
     return cnncl_parts(d, 36.0 * cnncl_groups(1, g->oc, g->ic), count, 1);
 }
 
-/* V; U or Z; products, or the gradient of U */
-static size_t cnncl_conv_scratch(const cnncl *d, const cnn_tensor *y, const cnncl_conv *g)
+/* V; U or Z; products, or the gradient of U. */
+static size_t cnncl_wino_scratch(const cnncl *d, const cnncl_task *t)
+{
+    const int    tiles = cnncl_wino_tiles(&t->g, t->pass == CNNCL_TO_X);
+    const size_t count = (size_t)cnncl_wino_chunk(d, &t->g, tiles),
+        weights = (size_t)t->g.ic * (size_t)t->g.oc;
+    const size_t arrays = count * ((size_t)t->g.ic + (size_t)t->g.oc);
+    return 36 * (arrays + weights * (size_t)cnncl_wino_parts(d, &t->g, (int)count)) * sizeof(float);
+}
+/* Of all three passes, also by the rule: so go batches of a size that was not measured. */
+static size_t cnncl_conv_scratch(const cnncl *d, const cnn_tensor *y)
 {
     size_t most = 0;
-    for (int back = 0; back < 2; back++) {
-        const int tiles = cnncl_wino_tiles(d, y, g, back);
-        if (!tiles) continue;
-        const size_t count = (size_t)cnncl_wino_chunk(d, g, tiles), weights = (size_t)g->ic * (size_t)g->oc;
-        const size_t arrays = count * ((size_t)g->ic + (size_t)g->oc);
-        const size_t floats = arrays + weights * (size_t)cnncl_wino_parts(d, g, (int)count);
-        if (floats > most) most = floats;
+    for (int pass = CNNCL_TO_Y; pass <= CNNCL_TO_W; pass++) {
+        const cnncl_task t = cnncl_task_of(d, y, pass);
+        if (t.way != CNNCL_WINOGRAD && !cnncl_wino_pays(d, &t)) continue;
+        const size_t bytes = cnncl_wino_scratch(d, &t);
+        if (bytes > most) most = bytes;
     }
-    return 36 * most * sizeof(float);
+    return most;
 }
 
 /* y = beta y + f(conv(x, w) + b) in three steps for each chunk of tiles: transforms, products, transforms. */
-static bool cnncl_wino(cnncl *d, const cnncl_conv *g, bool back, int tiles, cnn_place scratch, cnn_place y,
-                       float beta, cnn_place x, cnn_place w, const cnn_place *b, cnncl_function f)
+static bool cnncl_wino(cnncl *d, const cnncl_task *t, cnn_place y, float beta, cnn_place x, cnn_place w,
+                       const cnn_place *b, cnncl_function f)
 {
-    const int    in = back ? g->oc : g->ic, out = back ? g->ic : g->oc, all = tiles * g->n;
+    const cnncl_conv *g = &t->g;
+    const bool   back = t->pass == CNNCL_TO_X;
+    const int    in = back ? g->oc : g->ic, out = back ? g->ic : g->oc, tiles = cnncl_wino_tiles(g, back);
     const size_t weights = (size_t)in * (size_t)out;
-    cnn_place    u = scratch, v = cnncl_place_at(u, 36 * weights), bias = b ? *b : w;
+    const int    all = tiles * g->n;
+    cnn_place    u = t->scratch, v = cnncl_place_at(u, 36 * weights), bias = b ? *b : w;
     for (int first = 0, count, chunk = cnncl_wino_chunk(d, g, tiles); first < all; first += count) {
         count = cnncl_min(chunk, all - first);
         const size_t  n_v = (size_t)in * (size_t)count, n_m = (size_t)out * (size_t)count;
@@ -2481,7 +2779,7 @@ static bool cnncl_wino(cnncl *d, const cnncl_conv *g, bool back, int tiles, cnn_
         if (!CNNCL_RUN(d, wino_in, (int)(n_v + (first ? 0 : weights)), 1, 1, CNNCL_ARRAY(v), CNNCL_ARRAY(x),
                        CNNCL_ARRAY(u), CNNCL_ARRAY(w), CNNCL_CONV(*g), CNNCL_INT(back), CNNCL_INT(first),
                        CNNCL_INT(count), CNNCL_INT(!first)) ||
-            !cnncl_run_product(d, &p, cnncl_tile_for(d, out, count, 36), 1) ||
+            !cnncl_run_product(d, &p, cnncl_tile_for(d, CNNCL_BY_RULE, out, count, 36), 1) ||
             !CNNCL_RUN(d, wino_out, (int)n_m, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(m), CNNCL_ARRAY(bias),
                        CNNCL_INT(b != NULL), CNNCL_CONV(*g), CNNCL_INT(back), CNNCL_INT(first),
                        CNNCL_INT(count), CNNCL_FLOAT(beta), CNNCL_FUNCTION(cnncl_finish(f)))) return false;
@@ -2490,73 +2788,77 @@ static bool cnncl_wino(cnncl *d, const cnncl_conv *g, bool back, int tiles, cnn_
 }
 
 /* dw +=, by the gradient of U */
-static bool cnncl_wino_weights(cnncl *d, const cnncl_conv *g, int tiles, cnn_place scratch, cnn_place dw,
-                               cnn_place dy, cnn_place x)
+static bool cnncl_wino_weights(cnncl *d, const cnncl_task *t, cnn_place dw, cnn_place dy, cnn_place x)
 {
-    const int    all = tiles * g->n, weights = g->ic * g->oc, chunk = cnncl_wino_chunk(d, g, tiles);
-    const int    parts = cnncl_wino_parts(d, g, chunk);
-    cnn_place    du = scratch, v = cnncl_place_at(du, 36 * (size_t)weights * (size_t)parts);
+    const cnncl_conv *g = &t->g;
+    const int    tiles = cnncl_wino_tiles(g, false), all = tiles * g->n, weights = g->ic * g->oc;
+    const int    chunk = cnncl_wino_chunk(d, g, tiles), parts = cnncl_wino_parts(d, g, chunk);
+    cnn_place    du = t->scratch, v = cnncl_place_at(du, 36 * (size_t)weights * (size_t)parts);
     for (int first = 0, count; first < all; first += count) {
         count = cnncl_min(chunk, all - first);
         const size_t  n_v = (size_t)g->ic * (size_t)count, n_z = (size_t)g->oc * (size_t)count;
         cnn_place     z = cnncl_place_at(v, 36 * n_v);
         cnncl_product p = { .c = du, .a = z, .b = v, .ldc = g->ic, .a_row = count, .a_col = 1, .b_row = 1,
                             .b_col = count, .m = g->oc, .n = g->ic, .k = count, .count = 36,
-                            .c_step = (size_t)weights, .a_step = n_z, .b_step = n_v, .beta = first ? 1.0f : 0.0f };
+                            .c_step = (size_t)weights, .a_step = n_z, .b_step = n_v,
+                            .beta = first ? 1.0f : 0.0f };
+        const int tile = cnncl_tile_for(d, CNNCL_BY_RULE, g->oc, g->ic, 36 * parts);
         if (!CNNCL_RUN(d, wino_in, (int)(n_v + n_z), 1, 1, CNNCL_ARRAY(v), CNNCL_ARRAY(x), CNNCL_ARRAY(z),
                        CNNCL_ARRAY(dy), CNNCL_CONV(*g), CNNCL_INT(0), CNNCL_INT(first), CNNCL_INT(count),
-                       CNNCL_INT(2)) ||
-            !cnncl_run_product(d, &p, cnncl_tile_for(d, g->oc, g->ic, 36 * parts), parts)) return false;
+                       CNNCL_INT(2)) || !cnncl_run_product(d, &p, tile, parts)) return false;
     }
     return CNNCL_RUN(d, wino_dw, weights, 1, 1, CNNCL_ARRAY(dw), CNNCL_ARRAY(du), CNNCL_INT(weights),
                      CNNCL_INT(parts));
 }
 
-/* y = beta y + f(conv(x, w) + b); back: y = dx, x = dy, the convolution's transpose. b may be NULL; beta = 0, or
-   no b and no f. of: whose it is. */
-static bool cnncl_convolve(cnncl *d, const cnn_tensor *of, const cnncl_conv *g, bool back, cnn_place y, float beta,
-                           cnn_place x, cnn_place w, const cnn_place *b, cnncl_function f)
+/* y = beta y + f(conv(x, w) + b); CNNCL_TO_X: y = dx, x = dy, the convolution's transpose. b may be NULL;
+   beta = 0, or no b and no f. */
+static bool cnncl_convolve(cnncl *d, const cnncl_task *t, cnn_place y, float beta, cnn_place x, cnn_place w,
+                           const cnn_place *b, cnncl_function f)
 {
+    const cnncl_conv *g = &t->g;
+    const bool      back = t->pass == CNNCL_TO_X;
     const cnn_place bias = b ? *b : w;
     const int rows = (back ? g->ic : g->oc) / g->groups, n = g->n * (back ? g->ic * g->h * g->w
                                                                           : g->oc * g->oh * g->ow);
     const int across = back ? cnncl_min(g->sw, g->w) : 1, down = back ? cnncl_min(g->sh, g->h) : 1;
-    const int pixels = g->n * (back ? (g->h - 1) / g->sh + 1 : g->oh) * (back ? (g->w - 1) / g->sw + 1 : g->ow);
-    const int tiles = cnncl_wino_tiles(d, of, g, back), grid = g->groups * across * down;
-    const int tile = cnncl_tile_for(d, rows, pixels, grid), side = cnncl_sides[tile];
+    const int pixels = g->n * (back ? ((g->h - 1) / g->sh + 1) * ((g->w - 1) / g->sw + 1) : g->oh * g->ow);
+    const int grid = g->groups * across * down;
+    const int tile = cnncl_tile_for(d, t->way, rows, pixels, grid), side = cnncl_sides[tile];
     const cnncl_function now = cnncl_finish(f);
-    if (tiles) {
-        if (!cnncl_wino(d, g, back, tiles, cnn_place_scratch(of->graph), y, beta, x, w, b, f)) return false;
+    if (t->way == CNNCL_WINOGRAD) {
+        if (!cnncl_wino(d, t, y, beta, x, w, b, f)) return false;
     } else if (cnncl_is_depthwise(g)) {
-        if (!CNNCL_RUN_NUMBER(d, back ? CNNCL_depthwise_data : CNNCL_depthwise_forward, n, 1, 1, CNNCL_ARRAY(y),
-                              CNNCL_ARRAY(x), CNNCL_ARRAY(w), CNNCL_ARRAY(bias), CNNCL_INT(b != NULL),
-                              CNNCL_CONV(*g), CNNCL_INT(n), CNNCL_FLOAT(beta), CNNCL_FUNCTION(now))) return false;
-    } else if (!CNNCL_RUN_NUMBER(d, CNNCL_conv_128 + tile, (pixels + side - 1) / side, (rows + side - 1) / side,
-                                 grid, CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_ARRAY(w), CNNCL_ARRAY(bias),
-                                 CNNCL_INT(b != NULL), CNNCL_CONV(*g), CNNCL_INT(back), CNNCL_FLOAT(beta),
-                                 CNNCL_FUNCTION(now))) return false;
+        if (!CNNCL_RUN_NUMBER(d, back ? CNNCL_depthwise_data : CNNCL_depthwise_forward, n, 1, 1,
+                              CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_ARRAY(w), CNNCL_ARRAY(bias),
+                              CNNCL_INT(b != NULL), CNNCL_CONV(*g), CNNCL_INT(n), CNNCL_FLOAT(beta),
+                              CNNCL_FUNCTION(now))) return false;
+    } else if (!CNNCL_RUN_NUMBER(d, CNNCL_conv_128 + tile, (pixels + side - 1) / side,
+                                 (rows + side - 1) / side, grid, CNNCL_ARRAY(y), CNNCL_ARRAY(x),
+                                 CNNCL_ARRAY(w), CNNCL_ARRAY(bias), CNNCL_INT(b != NULL), CNNCL_CONV(*g),
+                                 CNNCL_INT(back), CNNCL_FLOAT(beta), CNNCL_FUNCTION(now))) return false;
     return cnncl_finish_after(d, y, n, f);
 }
 
 /* dw += dy x^T, and db += the sums of dy where it is not NULL. */
-static bool cnncl_convolve_weights(cnncl *d, const cnn_tensor *of, const cnncl_conv *g, cnn_place dw,
-                                   const cnn_place *db, cnn_place dy, cnn_place x)
+static bool cnncl_convolve_weights(cnncl *d, const cnncl_task *t, cnn_place dw, const cnn_place *db,
+                                   cnn_place dy, cnn_place x)
 {
+    const cnncl_conv *g = &t->g;
     const int    columns = g->ic / g->groups * g->kh * g->kw, rows = g->oc / g->groups, n = g->oc * columns;
-    const int    pixels = g->n * g->oh * g->ow, tiles = cnncl_wino_tiles(d, of, g, false);
+    const int    pixels = g->n * g->oh * g->ow;
     const bool   depthwise = cnncl_is_depthwise(g);
     const int    most = pixels / 256 > 1 ? pixels / 256 : 1;
-    const int    tile = cnncl_tile_for(d, rows, columns, g->groups * most), side = cnncl_sides[tile];
+    const int    tile = cnncl_tile_for(d, t->way, rows, columns, g->groups * most), side = cnncl_sides[tile];
     const size_t size = (size_t)n + (db ? (size_t)g->oc : 0);
     const double groups = depthwise ? g->oc * g->kh : (double)cnncl_groups(tile, rows, columns) * g->groups;
     const int    parts = cnncl_parts(d, groups, pixels, size), length = cnncl_part_length(pixels, parts);
     const bool   add = parts > 1;
     cnn_place    sums = db ? *db : dw, slices = { d->slices, 0 }, more = { d->slices, (size_t)n };
     cnn_place    to = add ? slices : dw, to_b = add ? more : sums;
-    if (tiles) {
+    if (t->way == CNNCL_WINOGRAD) {
         const cnn_shape ys = { g->n, g->oc, g->oh, g->ow }, bs = { 1, g->oc, 1, 1 };
-        return cnncl_wino_weights(d, g, tiles, cnn_place_scratch(of->graph), dw, dy, x) &&
-               (!db || cnncl_fold(d, *db, bs, 1, 1, dy, ys, NULL, bs));
+        return cnncl_wino_weights(d, t, dw, dy, x) && (!db || cnncl_total(d, *db, bs, 1, 1, dy, ys));
     }
     const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_ARRAY(to_b), CNNCL_INT(db != NULL), CNNCL_ULONG(size),
                               CNNCL_ARRAY(x), CNNCL_ARRAY(dy), CNNCL_CONV(*g), CNNCL_INT(length),
@@ -2571,98 +2873,73 @@ static bool cnncl_convolve_weights(cnncl *d, const cnn_tensor *of, const cnncl_c
 /* db += the sum of dy over all but the channels, where there is a bias that wants it: operand 2. */
 static bool cnncl_bias_backward(cnncl *d, cnn_tensor *y)
 {
-    cnn_shape bs = { 1, y->shape.c, 1, 1 };
+    const cnn_shape bs = { 1, y->shape.c, 1, 1 };
+    const cnn_place dy = cnn_place_grad(y);
     return y->n_in < 3 || !y->in[2]->needs_grad ||
-           cnncl_fold(d, cnn_place_grad(y->in[2]), bs, 1, 1, cnn_place_grad(y), y->shape, NULL, bs);
+           cnncl_total(d, cnn_place_grad(y->in[2]), bs, 1, 1, dy, y->shape);
 }
 
-CNNCL_FORWARD(conv2d)
+/* Of a transposed convolution, forward is the pass to x of the convolution from y to x, and so on. */
+static bool cnncl_is_transposed(const cnn_tensor *y) { return y->op == &cnn_op_conv_transpose2d; }
+CNNCL_FORWARD(conv)
 {
-    const cnncl_conv g = cnncl_conv_of(y);
+    const cnncl_task t = cnncl_task_of(d, y, cnncl_is_transposed(y) ? CNNCL_TO_X : CNNCL_TO_Y);
     const cnn_place  b = cnn_place_data(y->in[y->n_in - 1]);
-    return cnncl_convolve(cnncl_of(dev), y, &g, false, cnn_place_data(y), 0, cnn_place_data(y->in[0]),
-                          cnn_place_data(y->in[1]), y->n_in > 2 ? &b : NULL, cnncl_chain_of(y).f);
+    return cnncl_convolve(d, &t, cnn_place_data(y), 0, cnn_place_data(y->in[0]), cnn_place_data(y->in[1]),
+                          y->n_in > 2 ? &b : NULL, cnncl_chain_of(y).f);
 }
-CNNCL_BACKWARD(conv2d)
+CNNCL_BACKWARD(conv)
 {
-    cnncl           *d = cnncl_of(dev);
-    const cnncl_conv g = cnncl_conv_of(y);
+    const bool       transposed = cnncl_is_transposed(y);
+    const cnncl_task t = cnncl_task_of(d, y, CNNCL_TO_W);
+    const cnncl_task to_x = cnncl_task_of(d, y, transposed ? CNNCL_TO_Y : CNNCL_TO_X);
     cnn_tensor      *x = y->in[0], *w = y->in[1], *b = y->n_in > 2 && y->in[2]->needs_grad ? y->in[2] : NULL;
-    const cnn_place  dy = cnn_place_grad(y), db = b ? cnn_place_grad(b) : dy;
-    return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
-           (w->needs_grad ? cnncl_convolve_weights(d, y, &g, cnn_place_grad(w), b ? &db : NULL, dy,
-                                                   cnn_place_data(x))
-                          : cnncl_bias_backward(d, y)) &&
-           (!x->needs_grad || cnncl_convolve(d, y, &g, true, cnn_place_grad(x), cnncl_beta(y, 0), dy,
+    const cnn_place  dy = cnn_place_grad(y), db = b ? cnn_place_grad(b) : dy, from = cnn_place_data(x);
+    const bool       with_b = b && w->needs_grad && !transposed;
+    return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) && (with_b || cnncl_bias_backward(d, y)) &&
+           (!w->needs_grad || cnncl_convolve_weights(d, &t, cnn_place_grad(w), with_b ? &db : NULL,
+                                                     transposed ? from : dy, transposed ? dy : from)) &&
+           (!x->needs_grad || cnncl_convolve(d, &to_x, cnn_place_grad(x), cnncl_beta(y, 0), dy,
                                              cnn_place_data(w), NULL, cnncl_identity));
 }
 
-/* The gradient of a convolution from y to x, run forwards. */
-CNNCL_FORWARD(conv_transpose2d)
-{
-    const cnncl_conv g = cnncl_conv_of(y);
-    const cnn_place  b = cnn_place_data(y->in[y->n_in - 1]);
-    return cnncl_convolve(cnncl_of(dev), y, &g, true, cnn_place_data(y), 0, cnn_place_data(y->in[0]),
-                          cnn_place_data(y->in[1]), y->n_in > 2 ? &b : NULL, cnncl_chain_of(y).f);
-}
-CNNCL_BACKWARD(conv_transpose2d)
-{
-    cnncl           *d = cnncl_of(dev);
-    const cnncl_conv g = cnncl_conv_of(y);
-    cnn_tensor      *x = y->in[0], *w = y->in[1];
-    const cnn_place  dy = cnn_place_grad(y);
-    return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) && cnncl_bias_backward(d, y) &&
-           (!w->needs_grad || cnncl_convolve_weights(d, y, &g, cnn_place_grad(w), NULL, cnn_place_data(x), dy)) &&
-           (!x->needs_grad || cnncl_convolve(d, y, &g, false, cnn_place_grad(x), cnncl_beta(y, 0), dy,
-                                             cnn_place_data(w), NULL, cnncl_identity));
-}
+/* ---- Dense and matrix product: y (m,n) = x (m,k) w, with w (n,k) of dense turned ---- */
 
-/* ---- Dense and matrix product ---- */
-
-CNNCL_FORWARD(dense)
+/* The sizes of a pass. */
+static cnncl_product cnncl_sizes_of(const cnn_tensor *y, int pass)
 {
-    const int       k = cnncl_elements(y->in[0]->shape), units = y->shape.c;
+    const int  m = y->shape.n, n = y->shape.c, k = cnncl_elements(y->in[0]->shape);
+    const bool turned = y->op == &cnn_op_dense;
+    if (pass == CNNCL_TO_Y)
+        return (cnncl_product){ .ldc = n, .a_row = k, .a_col = 1, .b_row = turned ? 1 : n,
+                                .b_col = turned ? k : 1, .m = m, .n = n, .k = k };
+    if (pass == CNNCL_TO_X)
+        return (cnncl_product){ .ldc = k, .a_row = n, .a_col = 1, .b_row = turned ? k : 1,
+                                .b_col = turned ? 1 : n, .m = m, .n = k, .k = n };
+    const int rows = turned ? n : k, columns = turned ? k : n;               /* of w */
+    return (cnncl_product){ .ldc = columns, .a_row = 1, .a_col = rows, .b_row = columns, .b_col = 1,
+                            .m = rows, .n = columns, .k = m };
+}
+CNNCL_FORWARD(product)
+{
     const cnn_place b = cnn_place_data(y->in[y->n_in - 1]);
-    return cnncl_gemm(cnncl_of(dev), (cnncl_product){
-        .c = cnn_place_data(y), .ldc = units, .a = cnn_place_data(y->in[0]), .a_row = k, .a_col = 1,
-        .b = cnn_place_data(y->in[1]), .b_row = 1, .b_col = k, .m = y->shape.n, .n = units, .k = k,
-        .bias = y->n_in > 2 ? &b : NULL, .f = cnncl_chain_of(y).f });
+    cnncl_product   p = cnncl_sizes_of(y, CNNCL_TO_Y);
+    p.c = cnn_place_data(y), p.a = cnn_place_data(y->in[0]), p.b = cnn_place_data(y->in[1]);
+    p.bias = y->n_in > 2 ? &b : NULL, p.f = cnncl_chain_of(y).f;
+    return cnncl_gemm(d, p);
 }
-CNNCL_BACKWARD(dense)
+CNNCL_BACKWARD(product)
 {
-    cnncl          *d = cnncl_of(dev);
     cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in > 2 && y->in[2]->needs_grad ? y->in[2] : NULL;
-    const cnn_place dy = cnn_place_grad(y), db = b ? cnn_place_grad(b) : dy;
-    const int       n = y->shape.n, k = cnncl_elements(x->shape), units = y->shape.c;
-    return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
-           (w->needs_grad ? cnncl_gemm(d, (cnncl_product){
-                .c = cnn_place_grad(w), .ldc = k, .a = dy, .a_row = 1, .a_col = units, .b = cnn_place_data(x),
-                .b_row = k, .b_col = 1, .m = units, .n = k, .k = n, .beta = 1,
-                .sums = b ? &db : NULL }) : cnncl_bias_backward(d, y)) &&
-           (!x->needs_grad || cnncl_gemm(d, (cnncl_product){
-                .c = cnn_place_grad(x), .ldc = k, .a = dy, .a_row = units, .a_col = 1, .b = cnn_place_data(w),
-                .b_row = k, .b_col = 1, .m = n, .n = k, .k = units, .beta = cnncl_beta(y, 0) }));
-}
-
-CNNCL_FORWARD(matmul)
-{
-    const int k = y->in[0]->shape.c, n = y->shape.c;
-    return cnncl_gemm(cnncl_of(dev), (cnncl_product){
-        .c = cnn_place_data(y), .ldc = n, .a = cnn_place_data(y->in[0]), .a_row = k, .a_col = 1,
-        .b = cnn_place_data(y->in[1]), .b_row = n, .b_col = 1, .m = y->shape.n, .n = n, .k = k });
-}
-CNNCL_BACKWARD(matmul)
-{
-    cnncl      *d = cnncl_of(dev);
-    cnn_tensor *a = y->in[0], *b = y->in[1];
-    cnn_place   dy = cnn_place_grad(y);
-    const int   m = y->shape.n, k = a->shape.c, n = y->shape.c;
-    return (!a->needs_grad || cnncl_gemm(d, (cnncl_product){
-                .c = cnn_place_grad(a), .ldc = k, .a = dy, .a_row = n, .a_col = 1, .b = cnn_place_data(b),
-                .b_row = 1, .b_col = n, .m = m, .n = k, .k = n, .beta = cnncl_beta(y, 0) })) &&
-           (!b->needs_grad || cnncl_gemm(d, (cnncl_product){
-                .c = cnn_place_grad(b), .ldc = n, .a = cnn_place_data(a), .a_row = 1, .a_col = k, .b = dy,
-                .b_row = n, .b_col = 1, .m = k, .n = n, .k = m, .beta = cnncl_beta(y, 1) }));
+    const bool      dense = y->op == &cnn_op_dense;
+    const cnn_place dy = cnn_place_grad(y), db = b ? cnn_place_grad(b) : dy, data = cnn_place_data(x);
+    cnncl_product   dx = cnncl_sizes_of(y, CNNCL_TO_X), dw = cnncl_sizes_of(y, CNNCL_TO_W);
+    dx.c = cnn_place_grad(x), dx.a = dy, dx.b = cnn_place_data(w), dx.beta = cnncl_beta(y, 0);
+    dw.c = cnn_place_grad(w), dw.a = dense ? dy : data, dw.b = dense ? data : dy, dw.sums = b ? &db : NULL;
+    dw.beta = dense ? 1 : cnncl_beta(y, 1);
+    return (!dense || (cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2))) &&
+           (w->needs_grad ? cnncl_gemm(d, dw) : cnncl_bias_backward(d, y)) &&
+           (!x->needs_grad || cnncl_gemm(d, dx));
 }
 
 /* ---- Pools: the kernels take a pool as a convolution with one channel a plane ---- */
@@ -2682,14 +2959,14 @@ CNNCL_FORWARD(max_pool)
 {
     cnncl_conv g = cnncl_pool(y);
     int        n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), max_pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
+    return CNNCL_RUN(d, max_pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
                      CNNCL_SAVED(y), CNNCL_INT(mode == CNN_TRAIN), CNNCL_CONV(g), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(max_pool)
 {
     cnncl_conv g = cnncl_pool(y);
     int        n = cnncl_len(y->in[0]->shape);
-    return CNNCL_RUN(cnncl_of(dev), max_pool_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y),
+    return CNNCL_RUN(d, max_pool_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y),
                      CNNCL_SAVED(y), CNNCL_CONV(g), CNNCL_INT(n));
 }
 
@@ -2704,84 +2981,67 @@ CNNCL_FORWARD(avg_pool)
 {
     cnncl_conv g = cnncl_pool(y);
     int        n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), avg_pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
+    return CNNCL_RUN(d, avg_pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
                      CNNCL_CONV(g), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(avg_pool)
 {
     cnncl_conv g = cnncl_pool(y);
     int        n = cnncl_len(y->in[0]->shape);
-    return CNNCL_RUN(cnncl_of(dev), avg_pool_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
-                     CNNCL_GRAD(y),
-                     CNNCL_CONV(g), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
+    return CNNCL_RUN(d, avg_pool_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y), CNNCL_CONV(g),
+                     CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
 }
 
 CNNCL_FORWARD(adaptive_avg_pool)
 {
     int n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), adaptive_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+    return CNNCL_RUN(d, adaptive_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
                      CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(adaptive_avg_pool)
 {
     int n = cnncl_len(y->in[0]->shape);
-    return CNNCL_RUN(cnncl_of(dev), adaptive_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
+    return CNNCL_RUN(d, adaptive_backward, n, 1, 1, CNNCL_ADDED(y, 0),
                      CNNCL_SHAPE(y->in[0]->shape), CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_INT(n));
 }
 
 /* ---- Sums over extents: sum, mean and global_avg_pool fold x into y, and spread dy over dx. ---- */
 
 /* Places in the kernel stretch. */
-enum { CNNCL_DIV = 3, CNNCL_EQUAL = 7 };
+enum { CNNCL_DIV = 3, CNNCL_EQUAL = 8 };
 
 static float cnncl_reduce_factor(const cnn_tensor *y)
 {
-    return y->op == &cnn_op_sum ? 1.0f : (float)cnncl_len(y->shape) / (float)cnncl_len(y->in[0]->shape);
+    const bool mean = y->op == &cnn_op_mean || y->op == &cnn_op_global_avg_pool;
+    return mean ? (float)cnncl_len(y->shape) / (float)cnncl_len(y->in[0]->shape) : 1.0f;
 }
+static bool cnncl_is_most(const cnn_tensor *y) { return y->op == &cnn_op_amax || y->op == &cnn_op_amin; }
 
 CNNCL_FORWARD(reduce)
 {
-    cnn_tensor *x = y->in[0];
-    return cnncl_fold(cnncl_of(dev), cnn_place_data(y), y->shape, 0, cnncl_reduce_factor(y),
-                      cnn_place_data(x), x->shape, NULL, y->shape);
+    const cnn_place x = cnn_place_data(y->in[0]);
+    const cnn_shape xs = y->in[0]->shape;
+    const int how = !cnncl_is_most(y) ? CNNCL_SUM : y->op == &cnn_op_amax ? CNNCL_MOST : CNNCL_LEAST;
+    return cnncl_fold(d, cnn_place_data(y), y->shape, 0, cnncl_reduce_factor(y), how, x, xs, x, xs);
 }
 CNNCL_BACKWARD(reduce)
 {
     cnn_tensor *x = y->in[0];
-    return cnncl_spread(cnncl_of(dev), cnn_place_grad(x), x->shape, cnncl_beta(y, 0), cnncl_reduce_factor(y),
+    return cnncl_spread(d, cnn_place_grad(x), x->shape, cnncl_beta(y, 0), cnncl_reduce_factor(y),
                         cnn_place_grad(y), y->shape, 0);
 }
 
-static bool cnncl_stretch(cnncl *d, cnn_place y, cnn_shape ys, int op, cnn_place a, cnn_shape as, cnn_place b,
-                          cnn_shape bs, cnncl_function f)
-{
-    const int  n = cnncl_len(ys);
-    const bool plain = cnncl_same_shape(as, ys) && cnncl_same_shape(bs, ys);
-    return CNNCL_RUN(d, stretch, n, 1, 1, CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(a), CNNCL_SHAPE(as),
-                     CNNCL_ARRAY(b), CNNCL_SHAPE(bs), CNNCL_INT(n), CNNCL_INT(plain), CNNCL_INT(op),
-                     CNNCL_FUNCTION(f));
-}
-static bool cnncl_is_most(const cnn_tensor *y) { return y->op == &cnn_op_amax || y->op == &cnn_op_amin; }
-
-CNNCL_FORWARD(most)
-{
-    int n = cnncl_len(y->shape), count = cnncl_len(y->in[0]->shape) / n;
-    return CNNCL_RUN(cnncl_of(dev), fold_most, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
-                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape), CNNCL_INT(n), CNNCL_INT(count),
-                     CNNCL_INT(y->op == &cnn_op_amin));
-}
 /* Which are equal to y, how many, and dy for each of them. */
 CNNCL_BACKWARD(most)
 {
-    cnncl          *d = cnncl_of(dev);
     cnn_tensor     *x = y->in[0];
     const cnn_shape xs = x->shape, ys = y->shape;
     cnn_place       equal = cnn_place_scratch(y->graph), share = cnncl_place_at(equal, (size_t)cnncl_len(xs));
     return cnncl_stretch(d, equal, xs, CNNCL_EQUAL, cnn_place_data(x), xs, cnn_place_data(y), ys,
                          cnncl_identity) &&
-           cnncl_fold(d, share, ys, 0, 1, equal, xs, NULL, ys) &&
+           cnncl_total(d, share, ys, 0, 1, equal, xs) &&
            cnncl_stretch(d, share, ys, CNNCL_DIV, cnn_place_grad(y), ys, share, ys, cnncl_identity) &&
-           cnncl_fold(d, cnn_place_grad(x), xs, cnncl_beta(y, 0), 1, equal, xs, &share, ys);
+           cnncl_fold(d, cnn_place_grad(x), xs, cnncl_beta(y, 0), 1, CNNCL_PRODUCTS, equal, xs, share, ys);
 }
 
 /* ---- add, sub, mul, ...: forward stretches both operands, backward folds dy back into each. ---- */
@@ -2790,7 +3050,7 @@ CNNCL_BACKWARD(most)
 static int cnncl_binary(const cnn_tensor *y)
 {
     const cnn_op *const all[] = { &cnn_op_add, &cnn_op_sub, &cnn_op_mul, &cnn_op_div, &cnn_op_maximum,
-                                  &cnn_op_minimum, &cnn_op_pow };
+                                  &cnn_op_minimum, &cnn_op_pow, &cnn_op_prelu };
     int how = 0;
     while (how < CNNCL_EQUAL && all[how] != y->op) how++;
     return how;
@@ -2799,25 +3059,28 @@ CNNCL_FORWARD(binary)
 {
     const cnn_tensor *a = y->in[0], *b = y->in[1];
     return cnncl_is_joined(y) ||
-           cnncl_stretch(cnncl_of(dev), cnn_place_data(y), y->shape, cnncl_binary(y), cnn_place_data(a),
+           cnncl_stretch(d, cnn_place_data(y), y->shape, cnncl_binary(y), cnn_place_data(a),
                          a->shape, cnn_place_data(b), b->shape, cnncl_chain_of(y).f);
 }
 CNNCL_BACKWARD(binary)
 {
     const int how = cnncl_binary(y), n = cnncl_len(y->shape);
+    const bool has_slope = how >= CNNCL_DIV;
     for (int i = 0; i < 2 && !cnncl_is_joined_backward(y); i++) {
         cnn_tensor *x = y->in[i], *other = y->in[1 - i];
-        cnn_place   u = cnn_place_data(other), dx = cnn_place_grad(x), dy = cnn_place_grad(y);
-        cnn_place   d = cnn_place_scratch(y->graph);
-        float       factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f;
+        const cnn_place u = cnn_place_data(other), dx = cnn_place_grad(x), dy = cnn_place_grad(y);
+        const bool      all = has_slope && cnncl_same_shape(x->shape, y->shape);       /* nothing to fold */
+        const cnn_place to = all ? dx : cnn_place_scratch(y->graph);
+        const float     factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f, beta = cnncl_beta(y, i);
         if (!x->needs_grad || (i == 0 && cnncl_is_sum(y) && cnncl_same_place(dx, dy))) continue;
-        if (how >= CNNCL_DIV &&
-            !CNNCL_RUN(cnncl_of(dev), stretch_back, n, 1, 1, CNNCL_ARRAY(d), CNNCL_ARRAY(dy),
-                       CNNCL_SHAPE(y->shape), CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape),
-                       CNNCL_DATA(y->in[1]), CNNCL_SHAPE(y->in[1]->shape), CNNCL_INT(n), CNNCL_INT(how),
-                       CNNCL_INT(i))) return false;
-        if (!cnncl_fold(cnncl_of(dev), dx, x->shape, cnncl_beta(y, i), factor, how < CNNCL_DIV ? dy : d,
-                        y->shape, y->op == &cnn_op_mul ? &u : NULL, other->shape)) return false;
+        if (has_slope &&
+            !CNNCL_RUN(d, stretch_back, n, 1, 1, CNNCL_ARRAY(to), CNNCL_FLOAT(all ? beta : 0),
+                       CNNCL_ARRAY(dy), CNNCL_SHAPE(y->shape), CNNCL_DATA(y->in[0]),
+                       CNNCL_SHAPE(y->in[0]->shape), CNNCL_DATA(y->in[1]), CNNCL_SHAPE(y->in[1]->shape),
+                       CNNCL_INT(n), CNNCL_INT(how), CNNCL_INT(i))) return false;
+        const int fold = y->op == &cnn_op_mul ? CNNCL_PRODUCTS : CNNCL_SUM;
+        if (!all && !cnncl_fold(d, dx, x->shape, beta, factor, fold, has_slope ? to : dy, y->shape, u,
+                                other->shape)) return false;
     }
     return true;
 }
@@ -2825,42 +3088,32 @@ CNNCL_BACKWARD(binary)
 CNNCL_FORWARD(scale)
 {
     const cnn_scale_args *a = y->args;
-    return cnncl_spread(cnncl_of(dev), cnn_place_data(y), y->shape, 0, a->factor,
+    return cnncl_spread(d, cnn_place_data(y), y->shape, 0, a->factor,
                         cnn_place_data(y->in[0]), y->shape, a->offset);
 }
 CNNCL_BACKWARD(scale)
 {
     const cnn_scale_args *a = y->args;
-    return cnncl_spread(cnncl_of(dev), cnn_place_grad(y->in[0]), y->shape, cnncl_beta(y, 0), a->factor,
+    return cnncl_spread(d, cnn_place_grad(y->in[0]), y->shape, cnncl_beta(y, 0), a->factor,
                         cnn_place_grad(y), y->shape, 0);
 }
 
 /* ---- Copies ---- */
 
-static bool cnncl_copy_rows(cnn_backend *dev, cnn_place y, int y_step, cnn_place x, int x_step, int length,
-                            int rows, float beta)
-{
-    int n = length * rows;
-    return CNNCL_RUN(cnncl_of(dev), copy_rows, n, 1, 1, CNNCL_ARRAY(y), CNNCL_INT(y_step), CNNCL_ARRAY(x),
-                     CNNCL_INT(x_step), CNNCL_INT(length), CNNCL_INT(n), CNNCL_FLOAT(beta));
-}
-
 CNNCL_FORWARD(reshape)
 {
-    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
-    int       n = cnncl_len(y->shape);
-    return cnncl_same_place(out, x) || cnncl_copy_rows(dev, out, n, x, n, n, 1, 0);
+    const cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
+    return cnncl_same_place(out, x) || cnncl_map(d, out, x, cnncl_len(y->shape), cnncl_identity);
 }
 CNNCL_BACKWARD(reshape)
 {
-    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y);
-    int       n = cnncl_len(y->shape);
-    return cnncl_same_place(dx, dy) || cnncl_copy_rows(dev, dx, n, dy, n, n, 1, cnncl_beta(y, 0));
+    const cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y);
+    return cnncl_same_place(dx, dy) || cnncl_add(d, dx, cnncl_beta(y, 0), dy, cnncl_len(y->shape));
 }
 
 /* What only moves numbers (op->move): y from its operands; or, back, their gradients from that of y. */
 static cnn_shape cnncl_by_axis(const int v[4]) { return (cnn_shape){ v[0], v[1], v[2], v[3] }; }
-static bool cnncl_move(cnn_backend *dev, cnn_tensor *y, bool back)
+static bool cnncl_move(cnncl *d, cnn_tensor *y, bool back)
 {
     cnn_move m;
     bool     good = true;
@@ -2871,23 +3124,24 @@ static bool cnncl_move(cnn_backend *dev, cnn_tensor *y, bool back)
         int         n = cnncl_len(own->shape);
         const bool  all = m.into || n == cnncl_len(x->shape);             /* it writes all of x's gradient */
         if (back && !x->needs_grad) continue;
-        if (back && !all && !cnncl_start_grad(cnncl_of(dev), y, k)) return false;
-        good = CNNCL_RUN(cnncl_of(dev), move, n, 1, 1, CNNCL_ARRAY(a), CNNCL_SHAPE(own->shape),
-                         CNNCL_ARRAY(b), CNNCL_INT(m.at), CNNCL_SHAPE(cnncl_by_axis(m.div)),
+        if (back && !all && !cnncl_start_grad(d, y, k)) return false;
+        const float beta = !back ? 0 : all ? cnncl_beta(y, k) : 1;
+        good = CNNCL_RUN(d, move, n, 1, 1, CNNCL_ARRAY(a), CNNCL_SHAPE(own->shape), CNNCL_ARRAY(b),
+                         CNNCL_INT(m.at), CNNCL_SHAPE(cnncl_by_axis(m.div)),
                          CNNCL_SHAPE(cnncl_by_axis(m.step)), CNNCL_SHAPE(cnncl_by_axis(m.within)),
-                         CNNCL_INT(n), CNNCL_INT(m.into != back), CNNCL_FLOAT(!back ? 0 : all ? cnncl_beta(y, k) : 1));
+                         CNNCL_INT(n), CNNCL_INT(m.into != back), CNNCL_FLOAT(beta));
     }
     return good;
 }
-CNNCL_FORWARD(move)  { return (void)mode, cnncl_move(dev, y, false); }
-CNNCL_BACKWARD(move) { return cnncl_move(dev, y, true); }
+CNNCL_FORWARD(move)  { return cnncl_move(d, y, false); }
+CNNCL_BACKWARD(move) { return cnncl_move(d, y, true); }
 
 CNNCL_FORWARD(pad)
 {
     const cnn_pad_args *a = y->args;
     const cnn_shape     x = y->in[0]->shape, from = { 0, a->front, a->top, a->left };
     int                 n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), pad_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+    return CNNCL_RUN(d, pad_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
                      CNNCL_DATA(y->in[0]), CNNCL_SHAPE(x), CNNCL_SHAPE(from), CNNCL_INT(a->mode),
                      CNNCL_FLOAT(a->value), CNNCL_INT(n));
 }
@@ -2896,10 +3150,8 @@ CNNCL_BACKWARD(pad)
     const cnn_pad_args *a = y->args;
     const cnn_shape     x = y->in[0]->shape, from = { 0, a->front, a->top, a->left };
     int                 n = cnncl_len(x);
-    return CNNCL_RUN(cnncl_of(dev), pad_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
-                     CNNCL_SHAPE(x),
-                     CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_SHAPE(from), CNNCL_INT(a->mode),
-                     CNNCL_INT(n));
+    return CNNCL_RUN(d, pad_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_SHAPE(x), CNNCL_GRAD(y),
+                     CNNCL_SHAPE(y->shape), CNNCL_SHAPE(from), CNNCL_INT(a->mode), CNNCL_INT(n));
 }
 
 static int cnncl_filter(const cnn_upsample_args *a) { return a->bilinear ? 1 + (a->align_corners != 0) : 0; }
@@ -2908,14 +3160,14 @@ CNNCL_FORWARD(upsample)
     cnn_tensor *x = y->in[0];
     cnn_place in = cnn_place_data(x);
     int         n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), upsample_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+    return CNNCL_RUN(d, upsample_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
                      CNNCL_ARRAY(in), CNNCL_SHAPE(x->shape), CNNCL_INT(cnncl_filter(y->args)), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(upsample)
 {
     cnn_tensor *x = y->in[0];
     int         n = cnncl_len(x->shape);
-    return CNNCL_RUN(cnncl_of(dev), upsample_backward, n, 1, 1, CNNCL_GRAD(x), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_SHAPE(x->shape),
+    return CNNCL_RUN(d, upsample_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_SHAPE(x->shape),
                      CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_INT(cnncl_filter(y->args)), CNNCL_INT(n));
 }
 
@@ -2925,7 +3177,7 @@ CNNCL_FORWARD(lrn)
     cnn_place out = cnn_place_data(y);
     cnn_place saved = mode == CNN_TRAIN ? cnn_place_saved(y) : out;
     int       n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), lrn_forward, n, 1, 1, CNNCL_ARRAY(out), CNNCL_DATA(y->in[0]),
+    return CNNCL_RUN(d, lrn_forward, n, 1, 1, CNNCL_ARRAY(out), CNNCL_DATA(y->in[0]),
                      CNNCL_ARRAY(saved), CNNCL_INT(mode == CNN_TRAIN), CNNCL_INT(t->size),
                      CNNCL_FLOAT(t->alpha / (float)t->size), CNNCL_FLOAT(t->beta), CNNCL_FLOAT(t->k),
                      CNNCL_INT(y->shape.c), CNNCL_INT(cnncl_plane(y->shape)), CNNCL_INT(n));
@@ -2934,7 +3186,7 @@ CNNCL_BACKWARD(lrn)
 {
     const cnn_lrn_args *t = y->args;
     int       n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), lrn_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y),
+    return CNNCL_RUN(d, lrn_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y),
                      CNNCL_DATA(y->in[0]), CNNCL_DATA(y), CNNCL_SAVED(y), CNNCL_INT(t->size),
                      CNNCL_FLOAT(t->alpha / (float)t->size), CNNCL_FLOAT(t->beta), CNNCL_INT(y->shape.c),
                      CNNCL_INT(cnncl_plane(y->shape)), CNNCL_INT(n));
@@ -2946,66 +3198,74 @@ CNNCL_FORWARD(map)
 {
     cnncl_function f = cnncl_function_of(y);
     int            n = cnncl_len(y->shape);
-    return cnncl_is_joined(y) ||
-           CNNCL_RUN(cnncl_of(dev), map_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]), CNNCL_INT(n),
-                     CNNCL_FUNCTION(f));
+    return cnncl_is_joined(y) || cnncl_map(d, cnn_place_data(y), cnn_place_data(y->in[0]), n, f);
 }
 CNNCL_BACKWARD(map)
 {
     cnncl_function f = cnncl_function_of(y);
     int            n = cnncl_len(y->shape);
     return cnncl_is_joined_backward(y) ||
-           CNNCL_RUN(cnncl_of(dev), map_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
+           CNNCL_RUN(d, map_backward, n, 1, 1, CNNCL_ADDED(y, 0),
                      CNNCL_GRAD(y), CNNCL_DATA(y->op->flags & CNN_READS_X ? y->in[0] : y), CNNCL_INT(n),
                      CNNCL_FUNCTION(f));
 }
 
 /* ---- softmax and its logarithm ---- */
 
+/* How many items share a row of c elements that lie `plane` apart? Neighbours should read neighbours. */
+static int cnncl_lanes(int c, int plane)
+{
+    int lanes = 1;
+    while (plane < 16 && lanes < CNNCL_GROUP && 8 * lanes <= c) lanes *= 2;
+    return lanes;
+}
+
 /* y as (n,c,plane), c being the axis: rows n plane. */
-static int cnncl_lines(const cnn_tensor *y, int *c, int *plane)
+static int cnncl_lines(const cnn_tensor *y, int *c, int *plane, int *lanes)
 {
     const cnn_shape s = y->shape;
     const unsigned  axis = ((const cnn_softmax_args *)y->args)->axis;
     *c = axis == CNN_C ? s.c : axis == CNN_H ? s.h : s.w;
     *plane = axis == CNN_C ? s.h * s.w : axis == CNN_H ? s.w : 1;
+    *lanes = cnncl_lanes(*c, *plane);
     return cnncl_len(s) / *c;
 }
 CNNCL_FORWARD(softmax)
 {
-    int c, plane, rows = cnncl_lines(y, &c, &plane);
-    return CNNCL_RUN(cnncl_of(dev), softmax_forward, rows, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows),
+    int c, plane, lanes, rows = cnncl_lines(y, &c, &plane, &lanes),
+        groups = cnncl_part_length(rows, CNNCL_GROUP / lanes);
+    return CNNCL_RUN(d, softmax_forward, groups, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
+                     CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows), CNNCL_INT(lanes),
                      CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 CNNCL_BACKWARD(softmax)
 {
-    int c, plane, rows = cnncl_lines(y, &c, &plane);
-    return CNNCL_RUN(cnncl_of(dev), softmax_backward, rows, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
-                     CNNCL_GRAD(y),
-                     CNNCL_DATA(y), CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows),
+    int c, plane, lanes, rows = cnncl_lines(y, &c, &plane, &lanes),
+        groups = cnncl_part_length(rows, CNNCL_GROUP / lanes);
+    return CNNCL_RUN(d, softmax_backward, groups, 1, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y), CNNCL_DATA(y),
+                     CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows), CNNCL_INT(lanes),
                      CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 
 /* ---- Dropout ---- */
 
-static bool cnncl_dropout(cnn_backend *dev, cnn_tensor *y, cnn_place to, cnn_place from, float beta)
+static bool cnncl_dropout(cnncl *d, cnn_tensor *y, cnn_place to, cnn_place from, float beta)
 {
     uint64_t key, stream;
     cnn_random_key(y, &key, &stream);
     float p = ((const cnn_dropout_args *)y->args)->p;
     int   n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), dropout, n, 1, 1, CNNCL_ARRAY(to), CNNCL_ARRAY(from), CNNCL_ULONG(key),
+    return CNNCL_RUN(d, dropout, n, 1, 1, CNNCL_ARRAY(to), CNNCL_ARRAY(from), CNNCL_ULONG(key),
                      CNNCL_ULONG(stream), CNNCL_FLOAT(p), CNNCL_FLOAT(beta), CNNCL_INT(n));
 }
 CNNCL_FORWARD(dropout)
 {
-    if (mode == CNN_EVAL) return cnncl_reshape_forward(dev, y, mode);      /* y = x */
-    return cnncl_dropout(dev, y, cnn_place_data(y), cnn_place_data(y->in[0]), 0);
+    if (mode == CNN_EVAL) return cnncl_reshape_run(d, y, mode);      /* y = x */
+    return cnncl_dropout(d, y, cnn_place_data(y), cnn_place_data(y->in[0]), 0);
 }
 CNNCL_BACKWARD(dropout) 
 {
-    return cnncl_dropout(dev, y, cnn_place_grad(y->in[0]), cnn_place_grad(y), cnncl_beta(y, 0));
+    return cnncl_dropout(d, y, cnn_place_grad(y->in[0]), cnn_place_grad(y), cnncl_beta(y, 0));
 }
 
 /* ---- Batch norm ---- */
@@ -3014,7 +3274,8 @@ CNNCL_BACKWARD(dropout)
 static int cnncl_norm_slices(const cnncl *d, const cnn_tensor *y)
 {
     enum { LEAST = 1024, MOST = 64 };
-    const int count = y->shape.n * cnncl_plane(y->shape), wanted = (4 * d->units + y->shape.c - 1) / y->shape.c;
+    const int count = y->shape.n * cnncl_plane(y->shape),
+        wanted = (4 * d->units + y->shape.c - 1) / y->shape.c;
     const int most = count / LEAST < MOST ? count / LEAST : MOST;
     return wanted < most ? wanted : most > 1 ? most : 1;
 }
@@ -3040,25 +3301,26 @@ static cnncl_norm cnncl_norm_of(const cnncl *d, const cnn_tensor *y, cnn_mode mo
 
 CNNCL_FORWARD(batch_norm)
 {
-    cnncl                     *d = cnncl_of(dev);
     const cnncl_norm           v = cnncl_norm_of(d, y, mode);
     const cnncl_chain          chain = cnncl_chain_of(y);
     const cnn_batch_norm_args *a = y->args;
     const bool                 train = mode == CNN_TRAIN;
     const cnn_tensor *mean = cnn_operand(y, "running_mean"), *var = cnn_operand(y, "running_var");
     const cnn_place   saved = train ? cnn_place_saved(y) : v.x, w = v.w ? cnn_place_data(v.w) : v.x;
-    const cnn_place   b = v.b ? cnn_place_data(v.b) : v.x, other = chain.add ? cnn_place_data(chain.add->in[1]) : v.x;
-    return (v.running || CNNCL_RUN(d, norm_statistics, v.channels, v.slices, 1, CNNCL_ARRAY(v.x),
-                                CNNCL_ARRAY(v.scratch), CNNCL_SLICES_OF(v))) &&
+    const cnn_place   other = chain.add ? cnn_place_data(chain.add->in[1]) : v.x;
+    const cnn_place   b = v.b ? cnn_place_data(v.b) : v.x;
+    return (v.running || v.slices == 1 ||
+            CNNCL_RUN(d, norm_statistics, v.channels, v.slices, 1, CNNCL_ARRAY(v.x), CNNCL_ARRAY(v.scratch),
+                      CNNCL_SLICES_OF(v))) &&
            CNNCL_RUN(d, norm_forward, v.channels, v.slices, 1, CNNCL_DATA(y), CNNCL_ARRAY(v.x),
-                     CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(saved), CNNCL_DATA(mean), CNNCL_DATA(var), CNNCL_ARRAY(w),
-                     CNNCL_ARRAY(b), CNNCL_INT(v.w != NULL), CNNCL_ARRAY(other), CNNCL_FLOAT(chain.sign),
-                     CNNCL_SLICES_OF(v), CNNCL_INT(v.running ? 0 : v.slices), CNNCL_FLOAT(a->eps),
-                     CNNCL_FLOAT(a->momentum), CNNCL_INT(train), CNNCL_FUNCTION(chain.f));
+                     CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(saved), CNNCL_DATA(mean), CNNCL_DATA(var),
+                     CNNCL_ARRAY(w), CNNCL_ARRAY(b), CNNCL_INT(v.w != NULL), CNNCL_ARRAY(other),
+                     CNNCL_FLOAT(chain.sign), CNNCL_SLICES_OF(v), CNNCL_INT(v.running ? 0 : v.slices),
+                     CNNCL_FLOAT(a->eps), CNNCL_FLOAT(a->momentum), CNNCL_INT(train),
+                     CNNCL_FUNCTION(chain.f));
 }
 CNNCL_BACKWARD(batch_norm)
 {
-    cnncl            *d = cnncl_of(dev);
     const cnncl_norm  v = cnncl_norm_of(d, y, CNN_TRAIN);
     const cnncl_chain none = { NULL, NULL, cnncl_identity, 0 };
     const cnncl_chain chain = cnncl_joins_backward(y) ? cnncl_chain_of(y) : none;
@@ -3068,23 +3330,30 @@ CNNCL_BACKWARD(batch_norm)
     const cnn_place   dx = x->needs_grad ? cnn_place_grad(x) : v.scratch, w = v.w ? cnn_place_data(v.w) : v.x;
     const cnn_place   dw = want_dw ? cnn_place_grad(v.w) : dx, db = want_db ? cnn_place_grad(v.b) : dx;
     const cnn_place   dother = want_other ? cnn_place_grad(other) : dx;
+    const float       beta = want_other ? cnncl_beta(chain.add, 1) : 0, sign = want_other ? chain.sign : 0;
     return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
            CNNCL_RUN(d, norm_sums, v.channels, v.slices, 1, CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(dother),
-                     CNNCL_FLOAT(want_other ? chain.sign : 0), CNNCL_FLOAT(want_other ? cnncl_beta(chain.add, 1) : 0),
-                     CNNCL_ARRAY(v.x), CNNCL_GRAD(y), CNNCL_DATA(y), CNNCL_SAVED(y), CNNCL_SLICES_OF(v),
-                     CNNCL_FUNCTION(chain.f)) &&
+                     CNNCL_FLOAT(sign), CNNCL_FLOAT(beta), CNNCL_ARRAY(v.x), CNNCL_GRAD(y), CNNCL_DATA(y),
+                     CNNCL_SAVED(y), CNNCL_SLICES_OF(v), CNNCL_FUNCTION(chain.f)) &&
            CNNCL_RUN(d, norm_backward, v.channels, v.slices, 1, CNNCL_ARRAY(dx), CNNCL_INT(x->needs_grad),
                      CNNCL_ARRAY(dw), CNNCL_INT(want_dw), CNNCL_ARRAY(db), CNNCL_INT(want_db),
                      CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(v.x), CNNCL_GRAD(y),
-                     CNNCL_DATA(y), CNNCL_SAVED(y), CNNCL_ARRAY(w), CNNCL_INT(v.w != NULL), CNNCL_SLICES_OF(v),
-                     CNNCL_INT(v.slices), CNNCL_FLOAT(v.running ? 0 : 1 / (float)v.count), CNNCL_FUNCTION(chain.f));
+                     CNNCL_DATA(y), CNNCL_SAVED(y), CNNCL_ARRAY(w), CNNCL_INT(v.w != NULL),
+                     CNNCL_SLICES_OF(v), CNNCL_INT(v.slices), CNNCL_FLOAT(v.running ? 0 : 1 / (float)v.count),
+                     CNNCL_FUNCTION(chain.f));
 }
 
 /* ---- Norms of one sample ---- */
 
-/* Elements of a group; how many neighbours share one weight; elements after which the weights begin anew. */
-typedef struct { int k, share, period, centred; float eps; cnn_tensor *w, *b; } cnncl_sample_norm;
-static cnncl_sample_norm cnncl_sample_norm_of(const cnn_tensor *y)
+/* Elements of a group; how many neighbours share one weight; elements after which the weights begin anew. A
+   row is cut in `slices`. */
+typedef struct {
+    int         k, share, period, centred;
+    float       eps;
+    cnn_tensor *w, *b;
+    int         rows, length, slices;
+} cnncl_sample_norm;
+static cnncl_sample_norm cnncl_sample_norm_of(const cnncl *d, const cnn_tensor *y)
 {
     const bool                 rms = y->op == &cnn_op_rms_norm, layer = rms || y->op == &cnn_op_layer_norm;
     const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
@@ -3092,124 +3361,144 @@ static cnncl_sample_norm cnncl_sample_norm_of(const cnn_tensor *y)
     const int rows = group ? group->groups
                    : (a->axes & CNN_C ? 1 : y->shape.c) * (a->axes & CNN_H ? 1 : y->shape.h);
     const int k = cnncl_elements(y->shape) / rows;
-    return (cnncl_sample_norm){ k, layer ? 1 : cnncl_plane(y->shape),
-                                layer ? k : cnncl_elements(y->shape), !rms, group ? group->eps : a->eps,
-                                cnn_operand(y, "weight"), cnn_operand(y, "bias") };
+    cnncl_sample_norm t = { k, layer ? 1 : cnncl_plane(y->shape), layer ? k : cnncl_elements(y->shape), !rms,
+                            group ? group->eps : a->eps, cnn_operand(y, "weight"), cnn_operand(y, "bias"),
+                            cnncl_len(y->shape) / k, 0, 0 };
+    t.slices = cnncl_group_parts(d, t.rows, k, 2 * (size_t)t.rows, &t.length);
+    return t;
 }
 
 CNNCL_FORWARD(sample_norm)
 {
-    const cnncl_sample_norm t = cnncl_sample_norm_of(y);
-    cnncl    *d = cnncl_of(dev);
-    cnn_place x = cnn_place_data(y->in[0]);
+    const cnncl_sample_norm t = cnncl_sample_norm_of(d, y);
+    cnn_place x = cnn_place_data(y->in[0]), parts = { d->slices, 0 };
     cnn_place saved = mode == CNN_TRAIN ? cnn_place_saved(y) : cnn_place_scratch(y->graph);
     cnn_place w = t.w ? cnn_place_data(t.w) : x, b = t.b ? cnn_place_data(t.b) : x;
     int       n = cnncl_len(y->shape), k = t.k;
-    return CNNCL_RUN(d, sample_norm_statistics, n / k, 1, 1, CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_INT(k),
-                     CNNCL_FLOAT(t.eps), CNNCL_INT(t.centred)) &&
+    bool      good = true;
+    for (int merges = 0; merges <= (t.slices > 1) && good; merges++)
+        good = CNNCL_RUN(d, sample_norm_statistics, t.rows, merges ? 1 : t.slices, 1, CNNCL_ARRAY(x),
+                         CNNCL_ARRAY(saved), CNNCL_ARRAY(parts), CNNCL_INT(k), CNNCL_INT(t.length),
+                         CNNCL_INT(t.slices), CNNCL_INT(merges), CNNCL_FLOAT(t.eps), CNNCL_INT(t.centred));
+    return good &&
            CNNCL_RUN(d, sample_norm_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved),
                      CNNCL_ARRAY(w), CNNCL_ARRAY(b), CNNCL_INT((t.w != NULL) + (t.b != NULL)), CNNCL_INT(k),
                      CNNCL_INT(t.period), CNNCL_INT(t.share), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(sample_norm)
 {
-    const cnncl_sample_norm t = cnncl_sample_norm_of(y);
-    cnncl    *d = cnncl_of(dev);
+    const cnncl_sample_norm t = cnncl_sample_norm_of(d, y);
     cnn_place x = cnn_place_data(y->in[0]), saved = cnn_place_saved(y);
     cnn_place w = t.w ? cnn_place_data(t.w) : x;
     bool      want_dw = t.w && t.w->needs_grad, want_db = t.b && t.b->needs_grad;
     cnn_place dw = want_dw ? cnn_place_grad(t.w) : saved, db = want_db ? cnn_place_grad(t.b) : saved;
-    int       n = cnncl_len(y->shape), k = t.k, sample = t.period, share = t.share;
-    return (!y->in[0]->needs_grad ||
-            CNNCL_RUN(d, sample_norm_backward, n / k, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y),
-                      CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_ARRAY(w), CNNCL_INT(t.w != NULL),
-                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(t.centred))) &&
+    const int n = cnncl_len(y->shape), k = t.k, sample = t.period, share = t.share, weights = sample / share;
+    const int count = n / sample * share;
+    int       length = count;
+    const int parts = want_dw ? cnncl_group_parts(d, weights, count, 2 * (size_t)weights, &length) : 1;
+    const cnn_place slices = { d->slices, 0 }, more = { d->slices, (size_t)weights };
+    const cnn_place to = parts > 1 ? slices : dw, to_b = parts > 1 ? more : db;
+    bool good = true;
+    for (int merges = 0; merges <= (t.slices > 1) && y->in[0]->needs_grad && good; merges++)
+        good = CNNCL_RUN(d, sample_norm_backward, t.rows, t.slices, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y),
+                         CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_ARRAY(slices), CNNCL_ARRAY(w),
+                         CNNCL_INT(t.w != NULL), CNNCL_INT(k), CNNCL_INT(t.length), CNNCL_INT(t.slices),
+                         CNNCL_INT(merges), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(t.centred));
+    return good &&
            cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
            (!(want_dw || want_db) ||
-            CNNCL_RUN(d, sample_norm_weight, sample / share, 1, 1, CNNCL_ARRAY(dw), CNNCL_INT(want_dw),
-                      CNNCL_ARRAY(db), CNNCL_INT(want_db), CNNCL_GRAD(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved),
-                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(n / sample * share)));
-}
-
-CNNCL_FORWARD(prelu)
-{
-    int n = cnncl_len(y->shape), channels = y->in[1]->shape.c, plane = cnncl_plane(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), prelu_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_DATA(y->in[1]), CNNCL_INT(channels), CNNCL_INT(plane), CNNCL_INT(n));
-}
-CNNCL_BACKWARD(prelu)
-{
-    cnncl *d = cnncl_of(dev);
-    int    n = cnncl_len(y->shape), channels = y->in[1]->shape.c, plane = cnncl_plane(y->shape);
-    return (!y->in[0]->needs_grad ||
-            CNNCL_RUN(d, prelu_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y), CNNCL_DATA(y->in[0]),
-                      CNNCL_DATA(y->in[1]), CNNCL_INT(channels), CNNCL_INT(plane), CNNCL_INT(n))) &&
-           cnncl_start_grad(d, y, 1) &&
-           (!y->in[1]->needs_grad ||
-            CNNCL_RUN(d, prelu_weight, channels, 1, 1, CNNCL_GRAD(y->in[1]), CNNCL_GRAD(y),
-                      CNNCL_DATA(y->in[0]), CNNCL_INT(channels), CNNCL_INT(plane), CNNCL_INT(n)));
+            CNNCL_RUN(d, sample_norm_weight, weights, parts, 1, CNNCL_ARRAY(to), CNNCL_INT(want_dw),
+                      CNNCL_ARRAY(to_b), CNNCL_INT(want_db), CNNCL_ULONG((size_t)weights * (want_db ? 2 : 1)),
+                      CNNCL_GRAD(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_INT(k), CNNCL_INT(sample),
+                      CNNCL_INT(share), CNNCL_INT(count), CNNCL_INT(length),
+                      CNNCL_FLOAT(parts > 1 ? 0 : 1))) &&
+           (parts == 1 || cnncl_add_slices(d, dw, weights, db, want_db ? weights : 0, parts, 1, NULL, 1,
+                                           cnncl_identity));
 }
 
 /* ---- Losses ---- */
 
-/* With its labels, and the class weights v (or the labels again, where it has none). */
+/* An option that is an int, 0 where the operation has none. */
+static int cnncl_option(const cnn_tensor *y, const char *name)
+{
+    int value = 0;
+    for (const cnn_field *f = y->op->fields; f && f->name; f++)
+        if (strcmp(f->name, name) == 0) memcpy(&value, (const char *)y->args + f->offset, sizeof value);
+    return value;
+}
+static bool cnncl_each(const cnn_tensor *y) { return cnncl_option(y, "reduction") == CNN_NONE; }
+
+/* What each of n terms counts in their mean, or in their sum. */
+static float cnncl_share(const cnn_tensor *y, int n)
+{
+    return cnncl_option(y, "reduction") == CNN_MEAN ? 1 / (float)n : 1.0f;
+}
+
+/* With its labels, and the class weights v (or the labels again, where it has none). In scratch: the gradient
+   of all terms, the sums of the parts, and behind them a number for each row. */
 typedef struct {
     cnn_place x, labels, v;
-    int       weighted, ignored, nll, channels, plane, rows, n;
+    int       weighted, soft, nll, channels, plane, rows, lanes, how, length, parts;
     float     smoothing;
 } cnncl_labels;
+enum { CNNCL_PART_SUMS = 2, CNNCL_ROWS = 2 + 2 * CNNCL_SUMS };
 
-static cnncl_labels cnncl_labels_of(const cnn_tensor *y)
+static cnncl_labels cnncl_labels_of(const cnncl *d, const cnn_tensor *y)
 {
     const cnn_shape s = y->in[0]->shape;
     const bool      nll = y->op == &cnn_op_nll;
     const cnn_softmax_cross_entropy_args *a = y->args;
-    const cnn_nll_args                   *b = y->args;
-    return (cnncl_labels){ cnn_place_data(y->in[0]), cnn_place_data(y->in[1]),
-                           cnn_place_data(y->in[y->n_in - 1]), y->n_in == 3,
-                           nll ? b->ignore_index : a->ignore_index, nll, s.c, cnncl_plane(s),
-                           s.n * cnncl_plane(s), cnncl_len(s), nll ? 0.0f : a->smoothing };
+    cnncl_labels l = { cnn_place_data(y->in[0]), cnn_place_data(y->in[1]), cnn_place_data(y->in[y->n_in - 1]),
+                       y->n_in == 3, y->in[1]->shape.c > 1, nll, s.c, cnncl_plane(s), s.n * cnncl_plane(s),
+                       nll ? 1 : cnncl_lanes(s.c, cnncl_plane(s)), cnncl_option(y, "reduction"), 0, 0,
+                       nll ? 0.0f : a->smoothing };
+    const int at_once = CNNCL_GROUP / l.lanes, turns = cnncl_part_length(l.rows, at_once);   /* of a group */
+    const int parts = cnncl_parts(d, 1, CNNCL_GROUP * turns, CNNCL_SLICES / CNNCL_SUMS);
+    l.length = at_once * cnncl_part_length(turns, parts);
+    l.parts = cnncl_part_length(l.rows, l.length);
+    return l;
 }
-/* The kernels make the mean, of labels that are classes; the rest is the host's. */
-static bool cnncl_accepts_loss(const cnn_backend *dev, const cnn_tensor *y)
+#define CNNCL_LABELS(y, l)                                                                                   \
+    CNNCL_ARRAY((l)->x), CNNCL_ARRAY((l)->labels), CNNCL_ARRAY((l)->v), CNNCL_INT((l)->weighted),            \
+    CNNCL_INT((l)->soft), CNNCL_INT(cnncl_option(y, "ignore_index")), CNNCL_INT((l)->nll),                   \
+    CNNCL_FLOAT((l)->smoothing), CNNCL_INT((l)->channels), CNNCL_INT((l)->plane)
+
+/* Forward: the terms, and what becomes of them. Back: sum q of each row, and the gradient of a term. */
+static bool cnncl_label_rows(cnncl *d, cnn_tensor *y, const cnncl_labels *l, bool save, bool back)
 {
-    int reduction = CNN_MEAN;
-    (void)dev;
-    for (const cnn_field *f = y->op->fields; f && f->name; f++)
-        if (strcmp(f->name, "reduction") == 0)
-            memcpy(&reduction, (const char *)y->args + f->offset, sizeof reduction);
-    return reduction == CNN_MEAN && (y->op != &cnn_op_softmax_cross_entropy || y->in[1]->shape.c == 1);
+    const cnn_place scratch = cnn_place_scratch(y->graph), rows = cnncl_place_at(scratch, CNNCL_ROWS);
+    const cnn_place parts = cnncl_place_at(scratch, CNNCL_PART_SUMS),
+        dloss = back ? cnn_place_grad(y) : scratch;
+    const cnn_place total = back ? scratch : cnn_place_data(y), out = back ? rows : total;
+    const cnn_place saved = save ? cnn_place_saved(y) : rows;
+    return CNNCL_RUN(d, label_rows, l->parts, 1, 1, CNNCL_ARRAY(out), CNNCL_ARRAY(parts), CNNCL_ARRAY(total),
+                     CNNCL_ARRAY(dloss), CNNCL_ARRAY(saved), CNNCL_INT(save), CNNCL_LABELS(y, l),
+                     CNNCL_INT(l->rows), CNNCL_INT(l->length), CNNCL_INT(l->lanes), CNNCL_INT(l->how),
+                     CNNCL_INT(back)) &&
+           (l->parts == 1 || l->how == CNN_NONE ||
+            CNNCL_RUN(d, label_end, 1, 1, 1, CNNCL_ARRAY(total), CNNCL_ARRAY(parts), CNNCL_INT(l->parts),
+                      CNNCL_ARRAY(dloss), CNNCL_INT(l->how), CNNCL_INT(back)));
 }
 CNNCL_FORWARD(label_loss)
 {
-    cnncl       *d = cnncl_of(dev);
-    cnncl_labels l = cnncl_labels_of(y);
-    cnn_place    rows = cnn_place_scratch(y->graph);
-    bool         save = mode == CNN_TRAIN && !l.nll;
-    cnn_place    saved = save ? cnn_place_saved(y) : rows;
-    if (!cnn_check_labels(y)) return false;
-    return CNNCL_RUN(d, label_loss_rows, l.rows, 1, 1, CNNCL_ARRAY(rows), CNNCL_ARRAY(saved), CNNCL_INT(save),
-                     CNNCL_ARRAY(l.x), CNNCL_ARRAY(l.labels), CNNCL_ARRAY(l.v), CNNCL_INT(l.weighted),
-                     CNNCL_INT(l.ignored), CNNCL_INT(l.nll), CNNCL_FLOAT(l.smoothing), CNNCL_INT(l.channels),
-                     CNNCL_INT(l.plane), CNNCL_INT(l.rows)) &&
-           CNNCL_RUN(d, label_loss_mean, 1, 1, 1, CNNCL_DATA(y), CNNCL_ARRAY(rows), CNNCL_ARRAY(l.labels),
-                     CNNCL_ARRAY(l.v), CNNCL_INT(l.weighted), CNNCL_INT(l.ignored), CNNCL_INT(l.channels),
-                     CNNCL_INT(l.rows));
+    const cnncl_labels l = cnncl_labels_of(d, y);
+    return cnn_check_labels(y) && cnncl_label_rows(d, y, &l, mode == CNN_TRAIN && !l.nll, false);
 }
 CNNCL_BACKWARD(label_loss)
 {
-    cnncl       *d = cnncl_of(dev);
-    cnncl_labels l = cnncl_labels_of(y);
-    cnn_place    share = cnn_place_scratch(y->graph);
-    cnn_place    saved = l.nll ? share : cnn_place_saved(y);
-    if (!y->in[0]->needs_grad) return true;
-    return CNNCL_RUN(d, label_loss_share, 1, 1, 1, CNNCL_ARRAY(share), CNNCL_GRAD(y), CNNCL_ARRAY(l.labels),
-                     CNNCL_ARRAY(l.v), CNNCL_INT(l.weighted), CNNCL_INT(l.ignored), CNNCL_INT(l.channels),
-                     CNNCL_INT(l.rows)) &&
-           CNNCL_RUN(d, label_loss_backward, l.n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_ARRAY(share),
-                     CNNCL_ARRAY(saved), CNNCL_ARRAY(l.x), CNNCL_ARRAY(l.labels), CNNCL_ARRAY(l.v),
-                     CNNCL_INT(l.weighted), CNNCL_INT(l.ignored), CNNCL_INT(l.nll), CNNCL_FLOAT(l.smoothing),
-                     CNNCL_INT(l.channels), CNNCL_INT(l.plane), CNNCL_INT(l.n));
+    const cnncl_labels l = cnncl_labels_of(d, y);
+    const bool         each = l.how == CNN_NONE;
+    const int          n = l.rows * l.channels;
+    const cnn_place    scratch = cnn_place_scratch(y->graph), all = cnncl_place_at(scratch, CNNCL_ROWS);
+    const cnn_place    g = each ? cnn_place_grad(y) : scratch, saved = l.nll ? scratch : cnn_place_saved(y);
+    bool               good = cnncl_label_rows(d, y, &l, false, true);
+    for (int i = 0; i < 2 && good; i++) {
+        if (!y->in[i]->needs_grad) continue;
+        good = CNNCL_RUN(d, label_loss_backward, n, 1, 1, CNNCL_ADDED(y, i),
+                         CNNCL_ARRAY(g), CNNCL_INT(each), CNNCL_ARRAY(all), CNNCL_ARRAY(saved),
+                         CNNCL_LABELS(y, &l), CNNCL_INT(n), CNNCL_INT(i));
+    }
+    return good;
 }
 
 /* Between two arrays. Its last arguments, the same both ways: p and w (or the target again, where it has
@@ -3237,14 +3526,21 @@ static cnn_place cnncl_operand(const cnn_tensor *y, int i)
 #define CNNCL_PAIR(y)                                                                                        \
     CNNCL_ARRAY(p), CNNCL_ARRAY(w), CNNCL_INT((y)->n_in - 2), CNNCL_INT((y)->in[0]->shape.c),                \
     CNNCL_INT(cnncl_plane((y)->in[0]->shape)), CNNCL_INT(n), CNNCL_INT(cnncl_pair(y)),                       \
-    CNNCL_FLOAT(cnncl_huber(y, false)), CNNCL_FLOAT(cnncl_gamma(y)), CNNCL_FLOAT(cnncl_huber(y, true))
+    CNNCL_FLOAT(cnncl_huber(y, false)), CNNCL_FLOAT(cnncl_gamma(y)),                                         \
+    CNNCL_FLOAT(cnncl_huber(y, true) * cnncl_share(y, n))
 
 CNNCL_FORWARD(pair_loss)
 {
-    cnn_place p = cnncl_operand(y, 2), w = cnncl_operand(y, 3);
-    int       n = cnncl_len(y->in[0]->shape);
-    return CNNCL_RUN(cnncl_of(dev), pair_loss_forward, 1, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_DATA(y->in[1]), CNNCL_PAIR(y));
+    const cnn_place p = cnncl_operand(y, 2), w = cnncl_operand(y, 3), slices = { d->slices, 0 };
+    const bool      each = cnncl_each(y);
+    const int       n = cnncl_len(y->in[0]->shape);
+    int             length = 4 * CNNCL_GROUP, parts = cnncl_part_length(n, length);
+    if (!each) parts = cnncl_group_parts(d, 1, n, 1, &length);
+    const cnn_place to = each || parts == 1 ? cnn_place_data(y) : slices;
+    const cnn_shape one = { 1, 1, 1, 1 }, all = { 1, 1, 1, parts };
+    return CNNCL_RUN(d, pair_loss_forward, parts, 1, 1, CNNCL_ARRAY(to), CNNCL_DATA(y->in[0]),
+                     CNNCL_DATA(y->in[1]), CNNCL_INT(each), CNNCL_INT(length), CNNCL_PAIR(y)) &&
+           (each || parts == 1 || cnncl_total(d, cnn_place_data(y), one, 0, 1, slices, all));
 }
 CNNCL_BACKWARD(pair_loss)
 {
@@ -3253,10 +3549,57 @@ CNNCL_BACKWARD(pair_loss)
     for (int i = 0; i < 2; i++) {
         if (!y->in[i]->needs_grad) continue;
         cnn_place to = cnn_place_grad(y->in[i]);
-        if (!CNNCL_RUN(cnncl_of(dev), pair_loss_backward, n, 1, 1, CNNCL_ARRAY(to), CNNCL_FLOAT(cnncl_beta(y, i)), CNNCL_DATA(y->in[0]),
-                       CNNCL_DATA(y->in[1]), CNNCL_GRAD(y), CNNCL_PAIR(y), CNNCL_INT(i))) return false;
+        if (!CNNCL_RUN(d, pair_loss_backward, n, 1, 1, CNNCL_ARRAY(to), CNNCL_FLOAT(cnncl_beta(y, i)),
+                       CNNCL_DATA(y->in[0]), CNNCL_DATA(y->in[1]), CNNCL_INT(cnncl_each(y)), CNNCL_GRAD(y),
+                       CNNCL_PAIR(y), CNNCL_INT(i))) return false;
     }
     return true;
+}
+
+/* Overlaps of channels; in scratch: their two sums, and the terms. */
+#define CNNCL_DICE(y)                                                                                        \
+    CNNCL_INT((y)->in[1]->shape.c != (y)->in[0]->shape.c), CNNCL_INT((y)->in[0]->shape.c),                   \
+    CNNCL_INT(cnncl_plane((y)->in[0]->shape)), CNNCL_INT(cnncl_option(y, "ignore_index"))
+static float cnncl_smooth(const cnn_tensor *y) { return ((const cnn_dice_args *)y->args)->smooth; }
+
+static bool cnncl_dice_sums(cnncl *d, const cnn_tensor *y)
+{
+    const cnn_shape s = y->in[0]->shape;
+    const int       n = s.n * s.c;
+    int             length;
+    const int       parts = cnncl_group_parts(d, n, cnncl_plane(s), 2 * (size_t)n, &length);
+    const cnn_place slices = { d->slices, 0 }, sums = cnn_place_scratch(y->graph),
+        to = parts > 1 ? slices : sums;
+    const cnn_shape one = { 1, 1, 1, 2 * n }, all = { 1, 1, parts, 2 * n };
+    return CNNCL_RUN(d, dice_sums, n, parts, 1, CNNCL_ARRAY(to), CNNCL_DATA(y->in[0]), CNNCL_DATA(y->in[1]),
+                     CNNCL_DICE(y), CNNCL_INT(length)) &&
+           (parts == 1 || cnncl_total(d, sums, one, 0, 1, slices, all));
+}
+CNNCL_FORWARD(dice)
+{
+    const bool      each = cnncl_each(y);
+    const int       n = y->in[0]->shape.n * y->in[0]->shape.c;
+    const cnn_place sums = cnn_place_scratch(y->graph), terms = cnncl_place_at(sums, 2 * (size_t)n);
+    const cnn_place out = cnn_place_data(y), to = each ? out : terms;
+    const cnn_shape one = { 1, 1, 1, 1 }, all = { 1, 1, 1, n };
+    return (y->in[1]->shape.c == y->in[0]->shape.c || cnn_check_labels(y)) && cnncl_dice_sums(d, y) &&
+           CNNCL_RUN(d, dice_forward, n, 1, 1, CNNCL_ARRAY(to), CNNCL_ARRAY(sums),
+                     CNNCL_FLOAT(cnncl_smooth(y)), CNNCL_INT(n)) &&
+           (each || cnncl_total(d, out, one, 0, cnncl_share(y, n), terms, all));
+}
+CNNCL_BACKWARD(dice)
+{
+    const int       n = cnncl_len(y->in[0]->shape), channels = y->in[0]->shape.n * y->in[0]->shape.c;
+    const cnn_place sums = cnn_place_scratch(y->graph);
+    bool            good = cnncl_dice_sums(d, y);
+    for (int i = 0; i < 2 && good; i++) {
+        if (!y->in[i]->needs_grad) continue;
+        good = CNNCL_RUN(d, dice_backward, n, 1, 1, CNNCL_ADDED(y, i),
+                         CNNCL_ARRAY(sums), CNNCL_GRAD(y), CNNCL_INT(cnncl_each(y)),
+                         CNNCL_FLOAT(cnncl_share(y, channels)), CNNCL_DATA(y->in[1 - i]), CNNCL_DICE(y),
+                         CNNCL_DATA(y->in[1]), CNNCL_FLOAT(cnncl_smooth(y)), CNNCL_INT(n));
+    }
+    return good;
 }
 
 /* ---- Training beside the rows ---- */
@@ -3296,18 +3639,22 @@ static bool cnncl_mix(cnn_backend *dev, cnn_place a, cnn_place x, size_t n, floa
     return cnncl_spread(cnncl_of(dev), a, s, 1 - share, share, x, s, 0);
 }
 
+/* Groups for a running sum: always as many, as each adds to what it has. */
+static int cnncl_running(const cnncl *d) { return cnncl_min(2 * d->units, CNNCL_SUMS); }
+
 static bool cnncl_squares(cnn_backend *dev, cnn_place x, size_t n, bool anew, double *take)
 {
-    cnncl    *d = cnncl_of(dev);
-    cnn_place sums = { d->slices, CNNCL_SLICES };
-    float     part[CNNCL_SQUARES];
-    if (n &&
-        !CNNCL_RUN(d, squares, CNNCL_SQUARES, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(x), CNNCL_INT((int)n),
-                   CNNCL_INT(anew))) return false;
+    cnncl     *d = cnncl_of(dev);
+    cnn_place  sums = { d->slices, CNNCL_SLICES };
+    float      part[CNNCL_SUMS];
+    const int  groups = cnncl_running(d);
+    if (n && !CNNCL_RUN(d, squares, groups, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(x), CNNCL_INT((int)n),
+                        CNNCL_INT(anew))) return false;
     if (!take) return true;
-    if (!cnncl_download(dev, d->slices, sums.at * sizeof(float), part, sizeof part)) return false;
+    if (!cnncl_download(dev, d->slices, sums.at * sizeof *part, part,
+                        (size_t)groups * sizeof *part)) return false;
     *take = 0;
-    for (int i = 0; i < CNNCL_SQUARES; i++) *take += (double)part[i];
+    for (int i = 0; i < groups; i++) *take += (double)part[i];
     return true;
 }
 
@@ -3315,44 +3662,155 @@ static bool cnncl_correct(cnn_backend *dev, cnn_place logits, cnn_shape s, cnn_p
                           int *take)
 {
     cnncl    *d = cnncl_of(dev);
-    cnn_place sum = { d->slices, CNNCL_COUNTER };
-    int       plane = cnncl_plane(s), rows = s.n * plane;
-    return CNNCL_RUN(d, correct, 1, 1, 1, CNNCL_ARRAY(sum), CNNCL_ARRAY(logits), CNNCL_ARRAY(labels),
-                     CNNCL_INT(s.c), CNNCL_INT(plane), CNNCL_INT(rows), CNNCL_INT(anew)) &&
-           (!take || cnncl_download(dev, d->slices, sum.at * sizeof(float), take, sizeof(cl_int)));
+    cnn_place sums = { d->slices, CNNCL_SLICES + CNNCL_SUMS };
+    cl_int    part[CNNCL_SUMS];
+    const int plane = cnncl_plane(s), groups = cnncl_running(d);
+    if (!CNNCL_RUN(d, correct, groups, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(logits), CNNCL_ARRAY(labels),
+                   CNNCL_INT(s.c), CNNCL_INT(plane), CNNCL_INT(s.n * plane), CNNCL_INT(anew))) return false;
+    if (!take) return true;
+    if (!cnncl_download(dev, d->slices, sums.at * sizeof *part, part,
+                        (size_t)groups * sizeof *part)) return false;
+    *take = 0;
+    for (int i = 0; i < groups; i++) *take += part[i];
+    return true;
+}
+
+/* ---- .tune: what is fastest is measured ---- */
+
+/* One pass of a convolution or a product, on arrays of its sizes. */
+typedef struct { cnncl_task task; cnncl_product p; cnn_place x, w, y; } cnncl_trial;
+
+static bool cnncl_has_way(const cnncl *d, const cnncl_trial *t, int way)
+{
+    if (way == CNNCL_WINOGRAD) return t->task.pass != CNNCL_OF_PRODUCT && cnncl_wino_may(d, &t->task);
+    return d->has_local == (way != CNNCL_NO_LOCAL);
+}
+static bool cnncl_run_trial(cnncl *d, cnncl_trial *t, int way)
+{
+    const bool back = t->task.pass == CNNCL_TO_X;
+    t->task.way = d->tile = way;                                  /* no other tile, but inside of Winograd */
+    if (way == CNNCL_WINOGRAD) d->tile = -1;
+    const cnn_place to = back ? t->x : t->y, from = back ? t->y : t->x;
+    const bool done = t->task.pass == CNNCL_OF_PRODUCT ? cnncl_own_gemm(d, t->p)
+                    : t->task.pass == CNNCL_TO_W ? cnncl_convolve_weights(d, &t->task, t->w, NULL, t->y, t->x)
+                    : cnncl_convolve(d, &t->task, to, 0, from, t->w, NULL, cnncl_identity);
+    return d->tile = -1, done;
+}
+
+/* The way that took the least time in one of three runs behind a first one; CNNCL_BY_RULE if it cannot be
+   said. */
+static int cnncl_fastest(cnncl *d, cnncl_trial *t)
+{
+    enum { RUNS = 4 };
+    int    fastest = CNNCL_BY_RULE;
+    double least = 0;
+    cnncl_seconds(&d->base, true);
+    for (int way = 0; way <= CNNCL_WINOGRAD && d->timing && !d->base.error[0]; way++)
+        for (int run = 0; run < RUNS && cnncl_has_way(d, t, way); run++) {
+            const double before = d->seconds;
+            if (!cnncl_run_trial(d, t, way)) break;
+            const double took = cnncl_seconds(&d->base, true) - before;
+            if (run && took > 0 && (fastest == CNNCL_BY_RULE || took < least)) least = took, fastest = way;
+        }
+    cnncl_seconds(&d->base, false);
+    return d->base.error[0] ? CNNCL_BY_RULE : fastest;
+}
+
+/* Measure it, unless that was done or there is one way only. n: floats of x, w and y. No memory for its
+   arrays, or an error: then the rule stays. */
+static void cnncl_tune(cnncl *d, cnncl_trial *t, size_t n_x, size_t n_w, size_t n_y)
+{
+    const bool     product = t->task.pass == CNNCL_OF_PRODUCT;
+    const uint64_t key = product ? cnncl_product_key(&t->p) : cnncl_task_key(&t->task);
+    const size_t   all = n_x + n_w + n_y;
+    int            ways = 0;
+    for (int way = 0; way <= CNNCL_WINOGRAD; way++) ways += cnncl_has_way(d, t, way);
+    if (ways < 2 || d->n_tuned == CNNCL_TUNED || cnncl_measured(d, key) != CNNCL_BY_RULE) return;
+    const bool   wino = cnncl_has_way(d, t, CNNCL_WINOGRAD);
+    const size_t scratch = wino ? cnncl_wino_scratch(d, &t->task) : sizeof(float);
+    void *arrays = cnncl_alloc(&d->base, all * sizeof(float));
+    void *more = arrays ? cnncl_alloc(&d->base, scratch) : NULL;
+    t->x.buffer = t->w.buffer = t->y.buffer = arrays, t->task.scratch = (cnn_place){ more, 0 };
+    t->w.at = n_x, t->y.at = n_x + n_w;
+    t->p.a = t->x, t->p.b = t->w, t->p.c = t->y;
+    const int way = more && cnncl_fill(d, t->x, all, 0.25f) ? cnncl_fastest(d, t) : CNNCL_BY_RULE;
+    if (arrays) cnncl_release(&d->base, arrays);
+    if (more)   cnncl_release(&d->base, more);
+    d->base.error[0] = 0;
+    if (way == CNNCL_BY_RULE) return;
+    d->tuned[d->n_tuned][0] = key, d->tuned[d->n_tuned++][1] = (uint64_t)way;
+    d->measured++;
+    cnncl_write(d, ".tune", d->tuned, (size_t)d->n_tuned * sizeof *d->tuned);
+}
+
+/* The passes of y that the net needs. */
+static void cnncl_tune_layer(cnncl *d, const cnn_tensor *y)
+{
+    const cnn_tensor *x = y->in[0], *w = y->in[1];
+    const bool transposed = cnncl_is_transposed(y), conv = transposed || y->op == &cnn_op_conv2d;
+    for (int pass = CNNCL_TO_Y; pass <= CNNCL_TO_W; pass++) {
+        cnncl_trial t = { .task.pass = CNNCL_OF_PRODUCT };
+        if ((pass == CNNCL_TO_X && !x->needs_grad) || (pass == CNNCL_TO_W && !w->needs_grad)) continue;
+        if (conv) {
+            const int way = transposed && pass != CNNCL_TO_W ? CNNCL_TO_X - pass : pass;
+            t.task = cnncl_task_of(d, y, way);
+            if (cnncl_is_depthwise(&t.task.g)) continue;
+            const cnn_tensor *from = transposed ? y : x, *to = transposed ? x : y;
+            cnncl_tune(d, &t, cnn_count(from), cnn_count(w), cnn_count(to));
+        } else {
+            t.p = cnncl_sizes_of(y, pass);
+            const size_t m = (size_t)t.p.m, n = (size_t)t.p.n, k = (size_t)t.p.k;
+            if (!cnncl_is_clblasts(d, &t.p)) cnncl_tune(d, &t, m * k, k * n, m * n);
+        }
+    }
+}
+
+/* What was measured in another run; ways that are none are dropped. */
+static void cnncl_read_tuned(cnncl *d)
+{
+    size_t         bytes;
+    unsigned char *file = cnncl_read(d, ".tune", &bytes);
+    for (size_t at = 0; file && at + sizeof *d->tuned <= bytes &&
+         d->n_tuned < CNNCL_TUNED; at += sizeof *d->tuned) {
+        uint64_t *entry = d->tuned[d->n_tuned];
+        memcpy(entry, file + at, sizeof *d->tuned);
+        const bool is_tile = entry[1] < CNNCL_TILES && d->has_local == (entry[1] != CNNCL_NO_LOCAL);
+        d->n_tuned += is_tile || entry[1] == CNNCL_WINOGRAD;
+    }
+    CNN_FREE(file);
 }
 
 /* ---- The table: every operation of cnn.h ---- */
 
 static size_t cnncl_scratch(const cnn_backend *dev, const cnn_tensor *y)
 {
-    const cnncl *d = (const cnncl *)(const void *)dev;
-    if (y->op == &cnn_op_conv2d || y->op == &cnn_op_conv_transpose2d) {
-        cnncl_conv g = cnncl_conv_of(y);
-        return cnncl_conv_scratch(d, y, &g);
-    }
+    cnncl *d = (cnncl *)(uintptr_t)dev;
+    const bool conv = y->op == &cnn_op_conv2d || cnncl_is_transposed(y);
+    if (d->tune && (conv || y->op == &cnn_op_dense || y->op == &cnn_op_matmul)) cnncl_tune_layer(d, y);
+    if (conv) return cnncl_conv_scratch(d, y);
+    if (y->op == &cnn_op_prelu) return (size_t)cnncl_len(y->shape) * sizeof(float);
     if (cnncl_is_most(y) || y->op->formula)     return y->op->scratch ? y->op->scratch(y) : 0;
     if (y->op == &cnn_op_batch_norm)
         return 2 * (size_t)(y->shape.c * cnncl_norm_slices(d, y)) * sizeof(float);
     if (y->op == &cnn_op_layer_norm || y->op == &cnn_op_rms_norm || y->op == &cnn_op_group_norm ||
         y->op == &cnn_op_instance_norm) return y->op->saved(y);
     if (y->op == &cnn_op_softmax_cross_entropy || y->op == &cnn_op_nll)
-        /* rows; or the two of label_loss_share */
-        return ((size_t)cnncl_len(y->in[1]->shape) + 2) * sizeof(float);
+        return ((size_t)(y->in[0]->shape.n * cnncl_plane(y->in[0]->shape)) + CNNCL_ROWS) * sizeof(float);
+    if (y->op == &cnn_op_dice)
+        return 3 * (size_t)(y->in[0]->shape.n * y->in[0]->shape.c) * sizeof(float);
     return 0;
 }
 
 #define CNNCL_ROW(name, functions)                                                                           \
     { &cnn_op_##name, NULL, cnncl_##functions##_forward, cnncl_##functions##_backward },
-#define CNNCL_LOSS(name, functions)                                                                          \
-    { &cnn_op_##name, cnncl_accepts_loss, cnncl_##functions##_forward, cnncl_##functions##_backward },
+#define CNNCL_MOST_ROW(name) { &cnn_op_##name, NULL, cnncl_reduce_forward, cnncl_most_backward },
 #define CNNCL_MAP(X, name, value, derivative) CNNCL_ROW(name, map)
 static const cnn_kernel cnncl_rows[] = {
-    CNNCL_ROW(conv2d, conv2d) CNNCL_ROW(conv_transpose2d, conv_transpose2d)
-    CNNCL_ROW(dense, dense) CNNCL_ROW(matmul, matmul)
+    CNNCL_ROW(conv2d, conv) CNNCL_ROW(conv_transpose2d, conv)
+    CNNCL_ROW(dense, product) CNNCL_ROW(matmul, product)
     CNNCL_ROW(max_pool, max_pool) CNNCL_ROW(global_max_pool, max_pool) CNNCL_ROW(avg_pool, avg_pool)
     CNNCL_ROW(global_avg_pool, reduce) CNNCL_ROW(sum, reduce) CNNCL_ROW(mean, reduce)
-    CNNCL_ROW(amax, most) CNNCL_ROW(amin, most) CNNCL_ROW(scale, scale)
+    CNNCL_MOST_ROW(amax) CNNCL_MOST_ROW(amin) CNNCL_ROW(scale, scale)
     CNNCL_ROW(add, binary) CNNCL_ROW(sub, binary) CNNCL_ROW(mul, binary) CNNCL_ROW(div, binary)
     CNNCL_ROW(maximum, binary) CNNCL_ROW(minimum, binary) CNNCL_ROW(pow, binary)
     CNNCL_ROW(reshape, reshape) CNNCL_ROW(concat, move) CNNCL_ROW(slice, move) CNNCL_ROW(permute, move)
@@ -3360,12 +3818,12 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(pad, pad) CNNCL_ROW(adaptive_avg_pool, adaptive_avg_pool)
     CNNCL_ROW(upsample, upsample) CNNCL_ROW(lrn, lrn) CNNCL_ACTIVATIONS(CNNCL_MAP, )
     CNNCL_ROW(softmax, softmax) CNNCL_ROW(log_softmax, softmax) CNNCL_ROW(dropout, dropout)
-    CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
+    CNNCL_ROW(prelu, binary) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
     CNNCL_ROW(instance_norm, sample_norm) CNNCL_ROW(rms_norm, sample_norm)
     CNNCL_ROW(batch_norm, batch_norm)
-    CNNCL_LOSS(softmax_cross_entropy, label_loss) CNNCL_LOSS(nll, label_loss)
-    CNNCL_LOSS(mse, pair_loss) CNNCL_LOSS(l1, pair_loss) CNNCL_LOSS(huber, pair_loss)
-    CNNCL_LOSS(bce_with_logits, pair_loss) CNNCL_LOSS(sigmoid_focal, pair_loss) };
+    CNNCL_ROW(softmax_cross_entropy, label_loss) CNNCL_ROW(nll, label_loss) CNNCL_ROW(dice, dice)
+    CNNCL_ROW(mse, pair_loss) CNNCL_ROW(l1, pair_loss) CNNCL_ROW(huber, pair_loss)
+    CNNCL_ROW(bce_with_logits, pair_loss) CNNCL_ROW(sigmoid_focal, pair_loss) };
 
 /* ===========================================================================================================
    >>cl-open ---- 7. Opening, checking and closing a device
@@ -3388,13 +3846,6 @@ static void cnncl_close(cnn_backend *dev)
     if (d->context) d->cl.clReleaseContext(d->context);
     CNN_FREE(d);
 }
-
-/* Tiles of the other kind are left out: they take long to compile. */
-static const char *cnncl_options(const cnncl *d)
-{
-    return d->has_local ? "-cl-std=CL1.2 -DHAS_LOCAL=1" : "-cl-std=CL1.2 -DHAS_LOCAL=0";
-}
-enum { CNNCL_SOURCES = sizeof cnncl_source / sizeof *cnncl_source };
 
 /* Build d->program; if it does not build, the compiler's log is the message. */
 static cl_int cnncl_build_program(cnncl *d)
@@ -3446,110 +3897,39 @@ static bool cnncl_build_most(cnncl *d)
     return e == CL_SUCCESS;
 }
 
-#ifndef CNN_NO_STDIO
-/* ---- Compiled kernels on disk ----
-
-   A file is: the 8 characters of `magic`, and three numbers of 8 bytes: the key, the length of what follows
-   and its checksum. The key is that of the device, its driver and the sources; it also names the file. A file
-   that is cut, changed, another's or refused by the driver counts as none, and is written again. */
-
-static const char cnncl_magic[] = "cnnocl1\n";
-enum { CNNCL_HEAD = 32 };
-
-static uint64_t cnncl_key(cnncl *d)
+/* The program from the cache. */
+static void cnncl_read_program(cnncl *d)
 {
-    static const cl_device_info about[] = { CL_DEVICE_NAME, CL_DEVICE_VENDOR, CL_DEVICE_VERSION,
-                                            CL_DRIVER_VERSION };
-    uint64_t key = cnncl_hash(0, cnncl_options(d), strlen(cnncl_options(d)));
-    for (int i = 0; i < 4; i++) {
-        char text[2048];
-        cnncl_text(&d->cl, NULL, d->device, about[i], text, sizeof text);
-        key = cnncl_hash(key, text, strlen(text) + 1);
-    }
-    for (int i = 0; i < CNNCL_SOURCES; i++)
-        key = cnncl_hash(key, cnncl_source[i], strlen(cnncl_source[i]));
-    return key;
-}
-
-static void cnncl_head(unsigned char head[CNNCL_HEAD], uint64_t key, const unsigned char *binary,
-                       size_t bytes)
-{
-    const uint64_t number[3] = { key, bytes, cnncl_hash(0, binary, bytes) };
-    memcpy(head, cnncl_magic, 8);
-    for (int i = 0; i < 24; i++) head[8 + i] = (unsigned char)(number[i / 8] >> i % 8 * 8);
-}
-
-static unsigned char *cnncl_read_file(const char *path, size_t *bytes)
-{
-    FILE *f = fopen(path, "rb");
-    long  n = f && fseek(f, 0, SEEK_END) == 0 ? ftell(f) : -1;
-    unsigned char *file = n > 0 && fseek(f, 0, SEEK_SET) == 0 ? CNN_MALLOC((size_t)n) : NULL;
-    *bytes = file ? fread(file, 1, (size_t)n, f) : 0;
-    if (f) fclose(f);
-    return file;
-}
-
-static void cnncl_read_cache(cnncl *d, const char *path, uint64_t key)
-{
-    unsigned char  head[CNNCL_HEAD];
-    size_t         bytes = 0;
+    size_t         bytes;
     cl_int         e, status;
-    unsigned char *file = cnncl_read_file(path, &bytes);
-    if (file && bytes > CNNCL_HEAD) {
-        const unsigned char *binary = file + CNNCL_HEAD;
-        bytes -= CNNCL_HEAD;
-        cnncl_head(head, key, binary, bytes);
-        if (memcmp(head, file, sizeof head) == 0)
-            d->program = d->cl.clCreateProgramWithBinary(d->context, 1, &d->device, &bytes, &binary, &status,
-                                                         &e);
-    }
+    unsigned char *file = cnncl_read(d, ".bin", &bytes);
+    const unsigned char *binary = file;
+    if (file)
+        d->program = d->cl.clCreateProgramWithBinary(d->context, 1, &d->device, &bytes, &binary, &status, &e);
     CNN_FREE(file);
     if (!d->program) return;
     if (d->cl.clBuildProgram(d->program, 1, &d->device, cnncl_options(d), NULL, NULL) == CL_SUCCESS) return;
     d->cl.clReleaseProgram(d->program);
     d->program = NULL;
 }
-
-typedef struct { unsigned char head[CNNCL_HEAD], *binary; size_t bytes; } cnncl_cache;
-static bool cnncl_put_cache(FILE *f, void *what)
+static void cnncl_write_program(cnncl *d)
 {
-    const cnncl_cache *c = what;
-    return fwrite(c->head, 1, sizeof c->head, f) == sizeof c->head &&
-           fwrite(c->binary, 1, c->bytes, f) == c->bytes;
+    size_t bytes = 0;
+    d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARY_SIZES, sizeof bytes, &bytes, NULL);
+    unsigned char *binary = bytes && d->cache[0] ? CNN_MALLOC(bytes) : NULL;
+    if (binary && d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARIES, sizeof binary, &binary,
+                                         NULL) == CL_SUCCESS)
+        cnncl_write(d, ".bin", binary, bytes);
+    CNN_FREE(binary);
 }
 
-/* A directory that cannot be written is no error. */
-static void cnncl_write_cache(cnncl *d, const char *path, uint64_t key)
+static bool cnncl_build(cnncl *d)
 {
-    cnncl_cache c = { { 0 }, NULL, 0 };
-    d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARY_SIZES, sizeof c.bytes, &c.bytes, NULL);
-    c.binary = c.bytes ? CNN_MALLOC(c.bytes) : NULL;
-    if (c.binary && d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARIES, sizeof c.binary, &c.binary,
-                                           NULL) == CL_SUCCESS) {
-        cnncl_head(c.head, key, c.binary, c.bytes);
-        cnn_write_file(path, cnncl_put_cache, &c);
-    }
-    CNN_FREE(c.binary);
-}
-
-#endif
-
-static bool cnncl_build(cnncl *d, CNNCL_UNUSED const char *cache)
-{
-#ifndef CNN_NO_STDIO
-    char     path[1100] = "";
-    uint64_t key = cache ? cnncl_key(d) : 0;
-    if (cache && strlen(cache) < 1000) {
-        cnncl_say(path, sizeof path, "%s/cnn_opencl-%016llx.bin", cache, (unsigned long long)key);
-        cnncl_read_cache(d, path, key);
-        d->cached = d->program != NULL;
-        if (d->cached) return true;
-    }
-#endif
+    cnncl_read_program(d);
+    d->cached = d->program != NULL;
+    if (d->cached) return true;
     if (!cnncl_build_most(d)) return false;
-#ifndef CNN_NO_STDIO
-    if (path[0] && !d->lacks) cnncl_write_cache(d, path, key);
-#endif
+    if (!d->lacks) cnncl_write_program(d);
     return true;
 }
 
@@ -3661,75 +4041,83 @@ static bool cnncl_choose_gemm(cnncl *d, const cnn_opencl_args *a, const cnn_open
 /* ---- The check of the rows: a net around one operation, its row alone on the device, and the CPU ---- */
 
 static const float cnncl_class_weights[] = { 1, 0.5f, 2, 0.25f, 0, 3 };
+#define CNNCL_NET(name, net) if (op == &cnn_op_##name) return net;
+
+static cnn_tensor *cnncl_check_loss(const cnn_op *op, cnn_tensor *x, cnn_tensor *t, cnn_tensor *row, int way)
+{
+    const int               each = way ? CNN_NONE : CNN_MEAN;
+    const cnn_distance_args a = { .reduction = each };
+    cnn_tensor *v = way ? cnn_const(x->graph, (cnn_shape){ 1, 6, 1, 1 }, cnncl_class_weights) : NULL;
+    cnn_tensor *in[2] = { x, cnn_sub(x, row) }, *p = cnn_sigmoid(x), *q = cnn_sigmoid(in[1]);
+    if (op == &cnn_op_softmax_cross_entropy && way) {
+        cnn_tensor *soft = cnn_softmax_cross_entropy(x, p, 0.1f, v, .reduction = CNN_SUM);
+        return cnn_add(cnn_softmax_cross_entropy(x, t, 0.1f, v, .ignore_index = 2, .reduction = each),
+                       cnn_scale(soft, 0.01f));
+    }
+    CNNCL_NET(softmax_cross_entropy, cnn_softmax_cross_entropy(x, t))
+    CNNCL_NET(nll, cnn_nll(x, t, .class_weights = v, .ignore_index = 2 * way, .reduction = each))
+    CNNCL_NET(dice, cnn_dice(p, way ? t : q, .ignore_index = 2 * way, .reduction = each))
+    CNNCL_NET(huber, cnn_huber(x, cnn_scale(x, 2, 1), 0.5f, .smooth_l1 = way, .reduction = each))
+    CNNCL_NET(sigmoid_focal, cnn_sigmoid_focal(x, q, way ? -1 : 0.25f, way ? 1.5f : 2, .reduction = each))
+    CNNCL_NET(bce_with_logits, cnn_bce_with_logits(x, in[1], .pos_weight = v, .weight = v, .reduction = each))
+    return cnn_apply(op, in, 2, &a, CNN_HERE);
+}
+
 static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x, cnn_tensor *t, int way)
 {
-    cnn_tensor *row = cnn_param(g, "row", { 1, 6, 1, 1 }, CNN_INIT_UNIFORM), *u = way ? x : row;
-    if (op == &cnn_op_conv2d)
-        return cnn_conv2d(cnn_conv2d(x, 6, 3, .pad_w = 1), 4, 3, .stride_w = 2, .pad = 1, .groups = 1 + way);
-    if (op == &cnn_op_dense)           return cnn_dense(x, 5);
-    if (op == &cnn_op_matmul)
-        return cnn_matmul(cnn_flatten(x), cnn_param(g, "b", { 180, 3, 1, 1 }, CNN_INIT_HE));
-    if (op == &cnn_op_max_pool)
-        return cnn_max_pool(x, 3, .stride = 2, .pad = way, .dilation = 1 + way);
-    if (op == &cnn_op_avg_pool)
-        return cnn_avg_pool(x, 3, .stride = 2, .pad = 2, .dilation_w = 1 + way, .no_count_pad = way);
-    if (op == &cnn_op_sum)             return cnn_sum(x, CNN_N | CNN_W);
-    if (op == &cnn_op_mean)            return cnn_mean(x, way ? 0 : CNN_C);
-    if (op == &cnn_op_add)             return cnn_add(x, u);
-    if (op == &cnn_op_sub)             return cnn_sub(u, x);
-    if (op == &cnn_op_mul)             return cnn_mul(u, x);
-    if (op == &cnn_op_amax)            return cnn_amax(x, way ? 0 : CNN_N | CNN_W);
-    if (op == &cnn_op_amin)            return cnn_amin(x, way ? CNN_H : CNN_C);
-    if (op == &cnn_op_div)             return cnn_div(x, cnn_scale(row, 1, 3));
-    if (op == &cnn_op_pow)             return cnn_pow(cnn_scale(x, 0.25f, 1), u);
-    if (op == &cnn_op_maximum || op == &cnn_op_minimum) {
-        cnn_tensor *two[2] = { x, cnn_scale(u, 2) };
-        return cnn_apply(op, two, 2, NULL, CNN_HERE);
-    }
-    if (op == &cnn_op_scale)           return cnn_scale(x, -2, 0.5f);
-    if (op == &cnn_op_concat)          return way ? cnn_concat_along(CNN_W, x, x) : cnn_concat(x, x, x);
-    if (op == &cnn_op_permute)         return cnn_permute(x, CNN_W, CNN_C, CNN_H);
-    if (op == &cnn_op_depth_to_space)  return cnn_depth_to_space(cnn_slice(x, CNN_C, 1, 5), 2);
-    if (op == &cnn_op_space_to_depth)  return cnn_space_to_depth(cnn_reshape(x, 5, 6, 6), 2 + way);
-    if (op == &cnn_op_channel_shuffle) return cnn_channel_shuffle(x, 2 + way);
-    if (op == &cnn_op_softmax)         return cnn_softmax(x, .axis = way ? CNN_H : CNN_C);
-    if (op == &cnn_op_log_softmax)     return cnn_log_softmax(x, .axis = way ? CNN_W : CNN_C);
-    if (op == &cnn_op_reshape)         return cnn_flatten(x);
-    if (op == &cnn_op_leaky_relu)      return cnn_leaky_relu(x, 0.2f);
-    if (op == &cnn_op_dropout)         return cnn_dropout(x, 0.3f);
-    if (op == &cnn_op_batch_norm)      return cnn_batch_norm(x, .no_affine = way);
-    cnn_tensor *v = way ? cnn_const(g, (cnn_shape){ 1, 6, 1, 1 }, cnncl_class_weights) : NULL;
-    if (op == &cnn_op_softmax_cross_entropy)
-        return cnn_softmax_cross_entropy(x, t, .smoothing = way ? 0.1f : 0, .class_weights = v,
-                                         .ignore_index = 2 * way);
-    if (op == &cnn_op_nll)             return cnn_nll(x, t, .class_weights = v, .ignore_index = 2 * way);
-    if (op == &cnn_op_conv_transpose2d)
-        return cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad = 1, .groups = 1 + way);
-    if (op == &cnn_op_slice)           return cnn_slice(x, way ? CNN_H : CNN_C, 1, 5, .step = 2);
-    if (op == &cnn_op_pad)
-        return cnn_pad(cnn_pad(x, 1, 2, 0, 1, .value = 0.5f), 2, 3, 4, .mode = 1 + way);
-    if (op == &cnn_op_adaptive_avg_pool) return cnn_adaptive_avg_pool(x, 4, 7);
+    cnn_tensor *row = cnn_param(g, "row", { 1, 6, 1, 1 }, CNN_INIT_UNIFORM), *u = way ? x : row, *more = NULL;
+    const unsigned axis = way ? CNN_H : CNN_C;
+    if (op->flags & CNN_LOSS) return cnncl_check_loss(op, x, t, row, way);
+    if (op == &cnn_op_matmul) more = cnn_param(g, "b", { 180, 3, 1, 1 }, CNN_INIT_HE);
+    if (op == &cnn_op_conv2d) more = cnn_conv2d(x, 6, 3, .pad_w = 1);
+    if (op == &cnn_op_pad)    more = cnn_pad(x, 1, 2, 0, 1, .value = 0.5f);
+    if (op == &cnn_op_maximum || op == &cnn_op_minimum) more = cnn_scale(u, 2);
+    if (op == &cnn_op_log || op == &cnn_op_sqrt || op == &cnn_op_pow || op == &cnn_op_power)
+        x = cnn_scale(x, 0.25f, 1);
+    CNNCL_NET(conv2d, cnn_conv2d(more, 4, 3, .stride_w = 2, .pad = 1, .groups = 1 + way))
+    CNNCL_NET(conv_transpose2d, cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad = 1, .groups = 1 + way))
+    CNNCL_NET(dense, cnn_dense(x, 5))
+    CNNCL_NET(matmul, cnn_matmul(cnn_flatten(x), more))
+    CNNCL_NET(max_pool, cnn_max_pool(x, 3, .stride = 2, .pad = way, .dilation = 1 + way))
+    CNNCL_NET(avg_pool, cnn_avg_pool(x, 3, .stride = 2, .pad = 2, .dilation_w = 1 + way, .no_count_pad = way))
+    CNNCL_NET(adaptive_avg_pool, cnn_adaptive_avg_pool(x, 4, 7))
+    CNNCL_NET(sum, cnn_sum(x, CNN_N | CNN_W))
+    CNNCL_NET(mean, cnn_mean(x, way ? 0 : CNN_C))
+    CNNCL_NET(amax, cnn_amax(x, way ? 0 : CNN_N | CNN_W))
+    CNNCL_NET(amin, cnn_amin(x, axis))
+    CNNCL_NET(add, cnn_add(x, u))
+    CNNCL_NET(sub, cnn_sub(u, x))
+    CNNCL_NET(mul, cnn_mul(u, x))
+    CNNCL_NET(div, cnn_div(x, cnn_scale(row, 1, 3)))
+    CNNCL_NET(pow, cnn_pow(x, way ? x : row))
+    CNNCL_NET(power, cnn_power(x, way ? 3 : -2))
+    CNNCL_NET(scale, cnn_scale(x, -2, 0.5f))
+    CNNCL_NET(concat, way ? cnn_concat_along(CNN_W, x, x) : cnn_concat(x, x, x))
+    CNNCL_NET(slice, cnn_slice(x, axis, 1, 5, .step = 2))
+    CNNCL_NET(pad, cnn_pad(more, 2, 3, 4, .mode = 1 + way))
+    CNNCL_NET(permute, cnn_permute(x, CNN_W, CNN_C, CNN_H))
+    CNNCL_NET(reshape, cnn_flatten(x))
+    CNNCL_NET(depth_to_space, cnn_depth_to_space(cnn_slice(x, CNN_C, 1, 5), 2))
+    CNNCL_NET(space_to_depth, cnn_space_to_depth(cnn_reshape(x, 5, 6, 6), 2 + way))
+    CNNCL_NET(channel_shuffle, cnn_channel_shuffle(x, 2 + way))
     if (op == &cnn_op_upsample)
         return way ? cnn_upsample(x, .height = 11, .width = 3, .bilinear = 1, .align_corners = 1)
                    : cnn_upsample(cnn_upsample(x, 2), .height = 7, .width = 13, .bilinear = 1);
-    if (op == &cnn_op_lrn)             return cnn_lrn(x, 3, .alpha = 0.5f);
-    if (op == &cnn_op_clamp)           return cnn_clamp(x, -1, 0.5f);
-    if (op == &cnn_op_prelu)           return cnn_prelu(x, .per_channel = way);
-    if (op == &cnn_op_layer_norm)      return way ? cnn_layer_norm(x, .axes = CNN_W) : cnn_layer_norm(x);
-    if (op == &cnn_op_rms_norm)        return cnn_rms_norm(x, .axes = CNN_H | CNN_W, .no_affine = way);
-    if (op == &cnn_op_group_norm)      return cnn_group_norm(x, 2 + way);
-    if (op == &cnn_op_instance_norm)   return cnn_instance_norm(x, .affine = way);
-    if (op == &cnn_op_gelu)            return cnn_gelu(x, .tanh = way);
-    if (op == &cnn_op_power)           return cnn_power(cnn_scale(x, 0.25f, 1), way ? 3 : -2);
-    if (op == &cnn_op_huber)           return cnn_huber(x, cnn_scale(x, 2, 1), 0.5f, .smooth_l1 = way);
-    cnn_tensor *in[2] = { x, cnn_sub(x, row) };
-    if (op == &cnn_op_sigmoid_focal)
-        return cnn_sigmoid_focal(x, cnn_sigmoid(in[1]), way ? -1 : 0.25f, way ? 1.5f : 2);
-    if (op == &cnn_op_bce_with_logits) return cnn_bce_with_logits(x, in[1], .pos_weight = v, .weight = v);
-    /* a loss of two, else what needs no options */
-    bool        pair = op->flags & CNN_LOSS;
-    if (op == &cnn_op_log || op == &cnn_op_sqrt) in[0] = cnn_scale(x, 0.25f, 1);
-    return cnn_apply(op, in, pair ? 2 : 1, NULL, CNN_HERE);
+    CNNCL_NET(softmax, cnn_softmax(x, .axis = axis))
+    CNNCL_NET(log_softmax, cnn_log_softmax(x, .axis = way ? CNN_W : CNN_C))
+    CNNCL_NET(leaky_relu, cnn_leaky_relu(x, 0.2f))
+    CNNCL_NET(clamp, cnn_clamp(x, -1, 0.5f))
+    CNNCL_NET(prelu, cnn_prelu(x, .per_channel = way))
+    CNNCL_NET(gelu, cnn_gelu(x, .tanh = way))
+    CNNCL_NET(dropout, cnn_dropout(x, 0.3f))
+    CNNCL_NET(lrn, cnn_lrn(x, 3, .alpha = 0.5f))
+    CNNCL_NET(batch_norm, cnn_batch_norm(x, .no_affine = way))
+    CNNCL_NET(layer_norm, way ? cnn_layer_norm(x, .axes = CNN_W) : cnn_layer_norm(x))
+    CNNCL_NET(rms_norm, cnn_rms_norm(x, .axes = CNN_H | CNN_W, .no_affine = way))
+    CNNCL_NET(group_norm, cnn_group_norm(x, 2 + way))
+    CNNCL_NET(instance_norm, cnn_instance_norm(x, .affine = way))
+    cnn_tensor *in[2] = { x, more };
+    return cnn_apply(op, in, more ? 2 : 1, NULL, CNN_HERE);           /* no options */
 }
 
 static bool cnncl_near(const float *a, const float *b, size_t n)
@@ -3757,7 +4145,7 @@ static bool cnncl_try_row(cnncl *d, const cnn_op *op, int way, const cnn_optimiz
                                      .backend = k ? &d->base : NULL);
         cnn_tensor *in = cnn_input(one, 6, 6, 5, .grad = 1), *t = cnn_labels(one, 6, 5);
         cnn_tensor *y = cnncl_check_net(op, one, in, t, way);
-        cnn_tensor *J = y->op && (y->op->flags & CNN_LOSS) ? y : cnn_mean(cnn_mul(y, y));
+        cnn_tensor *J = y->op && (y->op->flags & CNN_LOSS) && !y->batched ? y : cnn_mean(cnn_mul(y, y));
         if (!cnn_compile(one, J)) break;
         cnn_set(in, x, BATCH * SAMPLE);
         if (t->index >= 0) cnn_set_labels(t, labels, BATCH * LABELS);
@@ -3798,8 +4186,7 @@ static bool cnncl_try_ways(cnncl *d, const cnn_op *op)
     d->tile = -1, d->winograd = 1;
     const bool fine = op != &cnn_op_conv2d || !right || wino < 0 || cnncl_try_row(d, op, 0, NULL);
     d->winograd = fine ? wino : -1;
-    if (!fine && !d->base.error[0])
-        cnncl_say(d->report + strlen(d->report), sizeof d->report - strlen(d->report), "; Winograd is wrong here");
+    if (!fine && !d->base.error[0]) cnncl_report(d, "; %s is wrong here", "Winograd");
     return right;
 }
 
@@ -3808,15 +4195,12 @@ static bool cnncl_check_rows(cnncl *d)
 {
     void     (*close)(cnn_backend *) = d->base.close;
     int        rows = d->base.n_kernels, kept = 0;
-    size_t     room = sizeof d->report;
     cnn_kernel one;
     d->base.close = NULL, d->base.kernels = &one, d->base.n_kernels = 1;
     for (int i = 0; i < rows && !d->base.error[0]; i++) {
         one = d->row[i];
         if (cnncl_try_ways(d, one.op)) d->row[kept++] = one;
-        else if (!d->base.error[0])
-            cnncl_say(d->report + strlen(d->report), room - strlen(d->report),
-                      "; wrong here and left to the CPU: %s", one.op->name);
+        else if (!d->base.error[0]) cnncl_report(d, "; wrong here and left to the CPU: %s", one.op->name);
     }
     d->base.close = close, d->base.kernels = d->row, d->base.n_kernels = kept;
     return !d->base.error[0];
@@ -3831,7 +4215,6 @@ static bool cnncl_check_training(cnncl *d)
     static const float values[] = { 1, 2, 0,  3, 3, 1,  0, 1, 1,  NAN, 0, 1,   1, 0, 2, 1 };
     void (*close)(cnn_backend *) = d->base.close;
     void  *buffer = d->base.alloc(&d->base, sizeof values);
-    size_t room = sizeof d->report;
     int    correct = -1;
     bool   right = buffer && d->base.upload(&d->base, buffer, 0, values, sizeof values);
     for (int i = 0; i < 2 && right; i++)
@@ -3845,8 +4228,7 @@ static bool cnncl_check_training(cnncl *d)
     if (d->base.error[0] || (right && correct == 2 * 2)) return !d->base.error[0];
     d->base.update = NULL, d->base.scale = NULL, d->base.mix = NULL;
     d->base.squares = NULL, d->base.correct = NULL;
-    cnncl_say(d->report + strlen(d->report), room - strlen(d->report),
-              "; wrong here and left to the CPU: updates");
+    cnncl_report(d, "; wrong here and left to the CPU: %s", "updates");
     return true;
 }
 
@@ -3883,7 +4265,7 @@ static bool cnncl_open(cnncl *d, cnn_opencl_args *a, cnncl_device *list)
     cl_ulong largest = 0;
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof group, &group, NULL);
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof largest, &largest, NULL);
-    d->max_buffer = largest > SIZE_MAX ? SIZE_MAX : (size_t)largest;
+    d->base.max_bytes = largest > SIZE_MAX ? SIZE_MAX : (size_t)largest;
     cl_ulong            cache = 0;
     cl_device_local_mem_type local = CL_LOCAL;
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_GLOBAL_MEM_CACHE_SIZE, sizeof cache, &cache, NULL);
@@ -3902,15 +4284,20 @@ static bool cnncl_open(cnncl *d, cnn_opencl_args *a, cnncl_device *list)
     d->queue = d->cl.clCreateCommandQueue(d->context, d->device, 0, &e);
     if (!d->queue) return cnncl_fail(d, "queue", e);
     const char *says;
-    if (!cnncl_build(d, a->cache)) return false;
-    d->slices = (cl_mem)cnncl_alloc(&d->base, (CNNCL_COUNTER + 1) * sizeof(float));
+    if (a->cache && strlen(a->cache) < sizeof d->cache - 100)
+        cnncl_say(d->cache, sizeof d->cache, "%s/cnn_opencl", a->cache);
+    if (!cnncl_build(d)) return false;
+    d->slices = (cl_mem)cnncl_alloc(&d->base, (CNNCL_SLICES + 2 * CNNCL_SUMS) * sizeof(float));
     if (!d->slices || !cnncl_choose_gemm(d, a, &chosen->about, &says)) return false;
     cnncl_say(d->report, sizeof d->report, "%s (%s, %s), %s%s", d->name, chosen->about.version,
               chosen->about.platform, says, d->cached ? ", cached kernels" : "");
     for (size_t i = 0; i < sizeof cnncl_rows / sizeof *cnncl_rows; i++)
         if (!cnncl_listed(a->without, cnncl_rows[i].op->name))
             d->row[d->base.n_kernels++] = cnncl_rows[i];
-    return (a->no_check && !d->lacks) || (cnncl_check_rows(d) && cnncl_check_training(d));
+    const bool right = (a->no_check && !d->lacks) || (cnncl_check_rows(d) && cnncl_check_training(d));
+    d->tune = a->tune;
+    if (d->tune) cnncl_read_tuned(d);
+    return right;
 }
 
 CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args a)

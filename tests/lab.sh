@@ -1,7 +1,7 @@
 #!/bin/sh
 # examples/lab: every exercise compiles without a warning and runs empty ("not done", no points, the net learns
-# without it); every blank can be filled (cnn.h's own kernels, tests/lab/answers.h, are worth all points); every
-# judge can fail (five typical mistakes in each function, each by itself). Run from the top of the repository; CC,
+# without it); every blank can be filled (cnn.h's own kernels, tests/lab/answers.h, are worth all points), trains inside
+# cnn_fit and is told its speed; every judge can fail (five typical mistakes in each function, each by itself). Run from the top of the repository; CC,
 # MPICC, BUILD, INC and OBJECT (an implementation that is compiled already) may be set. Ends with `N passed, N failed`.
 CC=${CC:-cc} MPICC=${MPICC:-mpicc} BUILD=${BUILD:-build}/lab_test INC=${INC:-.}
 . tests/report.sh
@@ -34,6 +34,11 @@ exercise() {
     out=$($compile -std=c99 -O1 $WARN -DLAB_LINKED "$file" "$OBJECT" -o "$bin" -lm $OPENMP $LIBS 2>&1)
     if [ $? -eq 0 ] && [ -z "$out" ]; then pass; else fail "$name does not compile without a warning" "$out"; return; fi
 
+    line=$(sed -n 's/^ *\([a-z]*cc .*\) && .*/\1/p' "$file" | head -n 1 | sed 's/-O[23]/-fsyntax-only/; s/-o .*//')
+    if [ -n "$line" ] && out=$(cd "$BUILD" && $line 2>&1) && [ -z "$out" ]; then pass; else fail "$name: its own line: $line" "$out"; fi
+    text=$file && [ "$1" != 11 ] || text=$BUILD/examples/lab/lab.cl
+    if grep -q 'Task\. ' "$text" && grep -q 'A good answer' "$text"; then pass; else fail "$name does not say what is to be done"; fi
+
     out=$($RUN "$bin" 2>&1)
     if printf '%s\n' "$out" | grep -q ': 0 of 100 points$' && printf '%s\n' "$out" | grep -q 'not done'; then pass
     else fail "$name, empty, does not say: not done, 0 of 100 points" "$out"; fi
@@ -55,11 +60,15 @@ d
     case $1 in 09|10) want='right' ;; *) want=': 100 of 100 points$' ;; esac        # speed depends on the machine
     if printf '%s\n' "$out" | grep -q "$want" && ! printf '%s\n' "$out" | grep -q 'WRONG\|not done'; then pass
     else fail "$name: cnn.h's own kernels are not right" "$out"; fi
+    if printf '%s\n' "$out" | grep -q '^  speed .* ms, [^ ]* G[BF]' &&
+        printf '%s\n' "$out" | grep -q '^ *[^ ]* x .* ms), [^ ]* % of .* ms)$'; then pass
+    else fail "$name does not say how fast it is" "$out"; fi
+    if printf '%s\n' "$out" | grep -q 'inside cnn_fit'; then pass; else fail "$name does not run inside cnn_fit" "$out"; fi
 
     for only in $functions; do
         for mistake in 1 2 3 4 5; do
             out=$(LAB_CL=$BUILD/$mistake.cl LAB_MISTAKE=$mistake LAB_ONLY=$only $RUN "$bin.filled" judge "${only##*_}" 2>&1)
-            if printf '%s\n' "$out" | grep -q '^  WRONG' && printf '%s\n' "$out" | grep -q ' is [^ ]*, right is '; then pass
+            if printf '%s\n' "$out" | grep -q '^  WRONG' && printf '%s\n' "$out" | grep -q '[0-9]\] is [^ ]*, right is '; then pass
             else fail "$name: mistake $mistake in $only is not found" "$out"; fi
         done
     done

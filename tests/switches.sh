@@ -59,6 +59,7 @@ if compiles "$CC" '-include CL/cl.h'; then
     done
     out=$(grep -o 'cnn__[a-z0-9_]*\|CNN__[A-Z0-9_]*' cnn_opencl.h | sort -u)
     [ -z "$out" ] && pass || fail 'cnn_opencl.h uses private names of cnn.h' "$out"
+    built 'android' $CC -std=c99 -O0 -I"$INC" -I. $S/android.c "$BUILD/impl.o"
     OPENCL=-DOPENCL
 else skip "cnn_opencl.h: OpenCL's headers are not installed"; fi
 
@@ -68,8 +69,8 @@ MINGW=x86_64-w64-mingw32-gcc
 if have $MINGW; then
     mkdir -p "$BUILD/windows" && ln -sfn /usr/include/CL "$BUILD/windows/CL"
     [ -f "$BUILD/windows/CL/cl.h" ] || OPENCL=
-    for place in '' -DBEFORE -DBEHIND; do       # (its gcc does not know %zu as a format; its printf does)
-        ok "$MINGW $OPENCL $place" $MINGW -std=c99 -O0 -Wall -Wextra -Wno-format -Wno-format-extra-args -Werror $OPENCL $place \
+    for place in '' -DBEFORE -DBEHIND; do
+        ok "$MINGW $OPENCL $place" $MINGW -std=c99 -O0 -Wall -Wextra -Werror $OPENCL $place \
             -I"$INC" -I. -I"$BUILD/windows" $S/windows.c -o "$BUILD/windows.exe"
     done
 else skip "$MINGW is not installed"; fi

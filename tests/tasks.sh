@@ -1,6 +1,6 @@
 #!/bin/sh
-# tasks.sh: examples/folder.c, signals.c and regress.c by the cc line that each opens with, on data made here.
-# Run from the top of the repository; CC and BUILD may be set. Ends with `N passed, N failed`.
+# tasks.sh: examples/folder.c, signals.c, regress.c and custom_op.c by the cc line that each opens with, on data made here.
+# Run from the top of the repository; CC, BUILD and OBJECT (the implementation, compiled) may be set. Ends with `N passed, N failed`.
 CC=${CC:-cc} BUILD=${BUILD:-build}
 top=$PWD
 case $BUILD in /*) dir=$BUILD/tasks_sh;; *) dir=$top/$BUILD/tasks_sh;; esac
@@ -33,7 +33,21 @@ if example folder pictures 12; then
     grep -q '^48 pictures of 2 classes' "$dir/out" && awk '/precision/ && $5 < 0.7 { bad = 1 } END { exit bad }' "$dir/out" &&
         grep -q 'cnn.data.* lying upright' "$dir/folder.safetensors" && pass || fail 'folder: it has not learned, or the names are not in the file' "$(cat "$dir/out")"
 fi
+# predict.c prints the names that a model file has: that of folder.c with grey pictures.
+[ -f "$OBJECT" ] || { OBJECT=$dir/cnn.o; $CC -std=c99 -O1 $OPENMP -I. -c tests/switches/impl.c -o "$OBJECT"; }
+for e in folder predict; do
+    sed -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' -e 's/3, SIZE, SIZE/1, SIZE, SIZE/' examples/$e.c >"$dir/grey_$e.c"
+    $CC -std=c99 -O1 $OPENMP -include math.h -include stdlib.h -include string.h -I. "$dir/grey_$e.c" "$OBJECT" -o "$dir/grey_$e" -lm 2>&1
+done
+awk 'BEGIN { printf "P5\n20 16\n255\n"; for (i = 0; i < 320; i++) printf("%c", (i % 20 > 8 && i % 20 < 12) ? 120 : 40) }' >"$dir/bar.pgm"
+out=$(cd "$dir" && mkdir -p grey && cd grey && ../grey_folder ../pictures 2 2>&1 >/dev/null && ../grey_predict folder.safetensors ../bar.pgm 2>&1)
+printf '%s\n' "$out" | grep -q '^ *upright  *[0-9.]* %' && printf '%s\n' "$out" | grep -q '^ *lying  *[0-9.]* %' && pass ||
+    fail 'predict does not print the names of the classes' "$out"
 (cd "$dir" && ./folder nowhere >/dev/null 2>err); [ $? -eq 1 ] && grep -q 'nowhere: No such file' "$dir/err" && pass || fail 'folder nowhere' "$(cat "$dir/err")"
+if example custom_op; then
+    grep -q '^  snake .*-> right$' "$dir/out" && grep -q '^  wrong snake .*-> wrong$' "$dir/out" && grep -q '(2,4,1,1) for an output (2,3,1,1)' "$dir/out" &&
+        pass || fail 'custom_op: a derivative is not judged as it is' "$(cat "$dir/out")"
+fi
 if example signals; then
     awk '/taken for/ { n++; if ($(n + 3) < 60) bad = 1 } END { exit bad || n != 3 }' "$dir/out" && pass || fail 'signals: it has not learned' "$(cat "$dir/out")"
 fi

@@ -192,6 +192,15 @@ static void zero_is_a_value(void)
     CHECK_NEAR(cnn_forward(loss, CNN_TRAIN), (1 + 4) / 2.0, 1e-4);
     CHECK(cnn_get(cnn_find(g, "bn.running_mean"), &mean, 1) && mean == 0);
     cnn_free(g);
+
+    /* a gain of 0 makes zeros of what would be drawn */
+    g = cnn_new();
+    x = cnn_input(g, 2), t = cnn_dense(x, 2, .gain = zero, .name = "none");
+    bn = cnn_dense(t, 2, .init = CNN_INIT_HE, .name = "some"), loss = cnn_sum(cnn_mul(bn, cnn_param(g, "p", { 1, 2, 1, 1 }, .init = CNN_INIT_UNIFORM, .gain = 0)));
+    CHECK_MSG(cnn_compile(g, loss), "%s", cnn_error(g));
+    CHECK(cnn_map_read(cnn_find(g, "none.weight"))[0] == 0 && cnn_map_read(cnn_find(g, "some.weight"))[0] != 0);
+    CHECK(cnn_map_read(cnn_find(g, "p"))[1] == 0);
+    cnn_free(g);
 }
 
 /* The same in optimizers: PyTorch's AdamW without decay, Adam without momentum of the gradient. */
@@ -232,6 +241,58 @@ static judged weighted_net(int max_batch, int ignore, int reduction)
 }
 static const float five[15] = { 1, 0, -1, 0.5f, 0.25f, 0, -2, 1, 0, 3, 0, 1, 0, 2, 0.5f };
 
+/* A loss that is a sum over the batch: told as the sum over all samples / their number, and learned from, whatever
+   the batch. which: CNN_SUM, half of it and another, the terms of CNN_NONE summed or averaged,
+   squares made by hand, a sum within each sample. */
+enum { SUMS = 7 };
+static cnn_tensor *sum_loss(int which, cnn_tensor *y, cnn_tensor *t)
+{
+    cnn_tensor *d = cnn_sub(y, t);
+    switch (which) {
+    case 0:  return cnn_mse(y, t, .reduction = CNN_SUM);
+    case 1:  return cnn_scale(cnn_add(cnn_mse(y, t, .reduction = CNN_SUM), cnn_l1(y, t, .reduction = CNN_SUM)), 0.5f);
+    case 2:  return cnn_sum(cnn_mse(y, t, .reduction = CNN_NONE));
+    case 3:  return cnn_mean(cnn_mse(y, t, .reduction = CNN_NONE));
+    case 4:  return cnn_sum(cnn_mul(d, d));
+    case 5:  return cnn_mean(cnn_sum(cnn_mul(d, d), .axes = CNN_C));
+    default: return cnn_sum(cnn_mean(cnn_mul(d, d), .axes = CNN_C));
+    }
+}
+static void sums_are_over_all_samples(void)
+{
+    static const float truth[15] = { 0.5f, 1, -1, 2, 0, 0.25f, 1, 1, -2, 0, 0.5f, 3, -1, 0, 0 };
+    double squares = 0, distance = 0, slope[3] = { 0 }, sign[3] = { 0 };
+    for (int i = 0; i < 15; i++) {
+        const double d = (double)five[i] - (double)truth[i];
+        squares += d * d, distance += fabs(d), slope[i % 3] += 2 * d, sign[i % 3] += (d > 0) - (d < 0);
+    }
+    for (int which = 0; which < SUMS; which++)
+        for (int max_batch = 1; max_batch <= 5; max_batch++) {
+            const double all = which == 1 ? (squares + distance) / 2 : which == 3 || which == 6 ? squares / 3 : squares;
+            const double parts = which == 3 || which == 5 ? 5 : 1;  /* a gradient of a mean over the samples */
+            cnn_graph   *g = cnn_new(.max_batch = max_batch, .seed = 1);
+            cnn_tensor  *x = cnn_input(g, 3), *t = cnn_input(g, 3), *b = cnn_param(g, "bias", { 1, 3, 1, 1 });
+            cnn_tensor  *y = cnn_keep(cnn_add(x, b)), *loss = sum_loss(which, y, t);
+            cnn_dataset  data = cnn_data(5, 3, .floats = five, .targets = truth, .target_c = 3);
+            cnn_history  history = { 0 };
+            float        bias[3];
+            CHECK_MSG(cnn_compile(g, loss), "%s", cnn_error(g));
+            CHECK_NEAR(cnn_evaluate(loss, y, &data).loss, all / 5, 1e-6 * all);
+            CHECK_MSG(cnn_fit(loss, y, &data, .lr = 1e-6f, .no_shuffle = 1, .accumulate = 5, .history = &history,
+                              .per_update = 1, .validation = &data), "%s", cnn_error(g));
+            CHECK(history.count == 1 && history.updates == 1);
+            CHECK_NEAR(history.epoch[0].loss, all / 5, 1e-5 * all);
+            CHECK_NEAR(history.epoch[0].validation_loss, all / 5, 1e-4 * all);
+            CHECK_NEAR(history.update[0].loss, all / 5, 1e-5 * all);
+            CHECK(cnn_get(b, bias, 3));
+            for (int k = 0; k < 3; k++) {
+                const double want = which == 1 ? (slope[k] + sign[k]) / 2 : which == 3 || which == 6 ? slope[k] / 3 : slope[k];
+                CHECK_NEAR(bias[k], -1e-6 * want / parts, 1e-11);
+            }
+            cnn_history_free(&history), cnn_dataset_free(&data), cnn_free(g);
+        }
+}
+
 /* The loss of a data set, and a step over several batches, are means over all samples, by the weights of these. */
 static void weighted_means_are_over_all_samples(void)
 {
@@ -260,13 +321,18 @@ static void weighted_means_are_over_all_samples(void)
     for (int max_batch = 1; max_batch <= 5; max_batch++) {         /* a sum has no count to be divided by */
         judged      n = weighted_net(max_batch, 255, CNN_SUM);
         cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1);
-        CHECK_MSG(cnn_fit(n.loss, n.y, &d, .lr = 1, .accumulate = 5, .no_shuffle = 1), "%s", cnn_error(n.g));
+        cnn_history h = { .count = 0 };
+        CHECK_NEAR(cnn_evaluate(n.loss, n.y, &d).loss, sum / 5, 1e-6);
+        CHECK_MSG(cnn_fit(n.loss, n.y, &d, .lr = 1, .accumulate = 5, .no_shuffle = 1, .history = &h, .per_update = 1), "%s", cnn_error(n.g));
+        CHECK_NEAR(h.epoch[0].loss, sum / 5, 1e-6);
+        CHECK_NEAR(h.update[0].loss, sum / 5, 1e-6);
         float bias[3];
         CHECK(cnn_get(cnn_find(n.g, "bias"), bias, 3));
         for (int k = 0; k < 3; k++) CHECK_NEAR(bias[k], -want[k], 1e-5);
-        cnn_dataset_free(&d);
+        cnn_dataset_free(&d), cnn_history_free(&h);
         cnn_free(n.g);
     }
+    sums_are_over_all_samples();
     judged      n = weighted_net(2, 0, CNN_MEAN);                            /* without ignore_index 255 is no class */
     cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1);
     CHECK(!cnn_fit(n.loss, n.y, &d, .lr = 1) && strstr(cnn_error(n.g), "labels 0..255"));
@@ -782,6 +848,81 @@ static void momentum_1_forgets(void)
     cnn_free(g);
 }
 
+/* ---- 30. The gradient of weights at infinity: zeros between and around the images are no terms of the sum ---- */
+
+typedef struct { int c, side, out, kernel, stride, pad, groups, transposed; } layer_of;
+/* dw of one layer, where element `at` of x, or of dy, is not finite: to be freed. */
+static float *weight_gradient(cnn_isa isa, int threads, const layer_of *l, bool in_dy, size_t at, float strange, size_t *count)
+{
+    enum { N = 3 };
+    cnn_graph  *g = cnn_new(.max_batch = N, .seed = 7, .isa = isa, .threads = threads);
+    cnn_tensor *x = cnn_input(g, l->c, l->side, l->side);
+    cnn_tensor *y = l->transposed ? cnn_conv_transpose2d(x, l->out, l->kernel, .stride = l->stride, .pad = l->pad, .groups = l->groups, .name = "l")
+                                  : cnn_conv2d(x, l->out, l->kernel, .stride = l->stride, .pad = l->pad, .groups = l->groups, .name = "l");
+    cnn_tensor *dy = cnn_input(g, y->shape.c, y->shape.h, y->shape.w, .name = "dy"), *loss = cnn_sum(cnn_mul(y, dy));
+    CHECK_MSG(cnn_compile(g, loss), "%s", cnn_error(g));
+    for (int k = 0; k < 2; k++) {
+        cnn_tensor *t = k ? dy : x;
+        float      *v = cnn_map_write(t);
+        const size_t n = cnn_count(t);
+        for (size_t i = 0; i < n; i++) v[i] = (float)((double)(i * 7919 % 211) / 105 - 1);
+        if (in_dy == (k == 1)) v[at % n] = strange;
+    }
+    cnn_tensor *w = cnn_find(g, "l.weight");
+    cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+    *count = cnn_count(w);
+    float *got = malloc(*count * sizeof *got);
+    CHECK(got && cnn_get_grad(w, got, *count));
+    cnn_free(g);
+    return got;
+}
+
+static void infinity_stays_where_it_belongs(void)
+{
+    /* (1x1 plane, kernel 3, pad 1): all taps but the middle one meet nothing but padding. */
+    const layer_of one = { 2, 1, 3, 3, 1, 1, 1, 0 };
+    size_t count;
+    for (int isa = CNN_ISA_PLAIN; isa <= CNN_ISA_WASM; isa++) {
+        cnn_graph *g = cnn_new(.isa = (cnn_isa)isa);
+        const bool here = !cnn_error(g);
+        cnn_free(g);
+        if (!here) continue;
+        float *dw = weight_gradient((cnn_isa)isa, 1, &one, false, 1, INFINITY, &count);
+        for (size_t i = 0; i < count; i++)
+            CHECK_MSG(i % 9 != 4 ? dw[i] == 0 : isfinite(dw[i]) == (i / 9 % 2 == 0), "isa %d: dw[%zu] is %g", isa, i, (double)dw[i]);
+        free(dw);
+
+        /* The algorithms: Winograd 4x4 and 2x2, many channels, few, strides, groups, depthwise, transposed. What is not finite, and
+           what is, as in the plain loop; the same bits for two threads. */
+        const layer_of layers[] = {
+            { 32, 9, 32, 3, 1, 1, 1, 0 }, { 16, 8, 16, 3, 1, 1, 1, 0 }, { 16, 7, 16, 5, 1, 2, 1, 0 }, { 64, 4, 48, 3, 1, 1, 1, 0 }, { 3, 11, 8, 3, 2, 1, 1, 0 },
+            { 8, 6, 8, 3, 1, 1, 8, 0 }, { 8, 7, 8, 3, 2, 1, 8, 0 }, { 8, 7, 8, 5, 2, 2, 8, 0 }, { 6, 5, 12, 3, 1, 2, 3, 0 }, { 4, 5, 6, 3, 2, 1, 1, 1 },
+            { 16, 8, 16, 3, 1, 1, 1, 1 }, { 8, 5, 8, 4, 2, 1, 8, 1 }, { 12, 6, 20, 1, 1, 0, 1, 0 }, { 12, 6, 20, 1, 2, 0, 1, 0 } };
+        for (size_t k = 0; k < sizeof layers / sizeof *layers; k++)
+            for (int way = 0; way < 6; way++) {
+                const float  strange[3] = { INFINITY, -INFINITY, NAN };
+                const size_t at = way == 0 ? 0 : (size_t)test_int(0, 1 << 20);
+                float *want = weight_gradient(CNN_ISA_PLAIN, 1, &layers[k], way % 2, at, strange[way / 2], &count);
+                float *got = weight_gradient((cnn_isa)isa, 1, &layers[k], way % 2, at, strange[way / 2], &count);
+                float *two = weight_gradient((cnn_isa)isa, 2, &layers[k], way % 2, at, strange[way / 2], &count);
+                size_t wrong = 0, finite = 0;
+                for (size_t i = 0; i < count; i++) {
+                    finite += (size_t)(isfinite(want[i]) != 0);
+                    wrong += isfinite(want[i]) ? !(fabs((double)got[i] - (double)want[i]) < 1e-3) : isfinite(got[i]) != 0;
+                }
+                const bool all_met = layers[k].stride <= layers[k].kernel;      /* else x may be where nothing looks */
+                CHECK_MSG(wrong == 0 && (finite < count || !all_met), "isa %d, layer %zu, way %d: %zu of %zu are wrong, %zu should be finite", isa, k,
+                          way, wrong, count, finite);
+                for (size_t i = 0; i < count; i++)
+                    if (isfinite(got[i]) ? memcmp(&got[i], &two[i], sizeof *got) != 0 : isfinite(two[i]) != 0) {
+                        CHECK_MSG(false, "isa %d, layer %zu: two threads differ", isa, k);
+                        break;
+                    }
+                free(want), free(got), free(two);
+            }
+    }
+}
+
 /* PyTorch: relu's gradient is 0 where x <= 0, so 1 at NaN. */
 static void relu_at_nan(void)
 {
@@ -837,6 +978,7 @@ int main(int argc, char **argv)
     RUN(long_sums_are_exact);
     RUN(norms_of_large_values);
     RUN(momentum_1_forgets);
+    RUN(infinity_stays_where_it_belongs);
     RUN(relu_at_nan);
     RUN(exact_convolutions);
     return test_end();

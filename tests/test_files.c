@@ -1105,6 +1105,19 @@ static void saves_leave_no_trace(void)
 #endif
 }
 
+/* A seed that is given counts, also as 0; else it is that of the file. */
+static void seeds(void)
+{
+#ifndef CNN_NO_STDIO
+    const char *path = "test_files.seed";
+    net n = build(0);
+    CHECK(cnn_save(n.g, path));
+    cnn_graph *g = cnn_load(path), *h = cnn_load(path, .seed = 0), *k = cnn_load(path, .seed = 5);
+    CHECK(g->config.seed == n.g->config.seed && h->config.seed == 0 && k->config.seed == 5);
+    cnn_free(g), cnn_free(h), cnn_free(k), cnn_free(n.g), remove(path);
+#endif
+}
+
 /* A locale whose numbers have a comma changes nothing. */
 static void any_locale(void)
 {
@@ -1414,6 +1427,7 @@ int main(int argc, char **argv)
     RUN(allocations_fail_one_by_one);
     RUN(save_is_atomic);
     RUN(saves_leave_no_trace);
+    RUN(seeds);
     RUN(any_locale);
     RUN(idx_files);
     RUN(order_and_splits);

@@ -145,8 +145,9 @@ static void errors_in_shapes(void)
     { NET; cnn_sum(x, 16); EXPECT_HERE(g, "sum: axes is 16: it must be made of CNN_N | CNN_C | CNN_H | CNN_W, in [1,15]"); DONE; }
     { NET; cnn_slice(x, CNN_C, INT_MIN, 3); EXPECT_HERE(g, "slice: from -2147483648 to 3 of input (N,6,5,5) holds nothing, or leaves the extent 6 of its axis"); DONE; }
     { NET; cnn_dropout(x, -1); EXPECT_HERE(g, "dropout: p is -1: it must be the probability of a zero, in [0,1)"); DONE; }
-    { NET; cnn_conv1d(x, 4, 3); EXPECT_HERE(g, "conv2d: input (N,6,5,5): a signal is (N,C,1,W), from cnn_input(g, C, 1, W)"); DONE; }
-    { NET; cnn_conv2d(x, 4, 3, .causal = 1, .dilation = 16777216); EXPECT_HERE(g, "conv2d: kernel 3 with dilation 16777216 does not fit input (N,6,5,5) with pad 0,0: (5 + 0 + 0 - 33554433)/1 + 1 < 1"); DONE; }
+    { NET; cnn_conv1d(x, 4, 3); EXPECT_HERE(g, "conv2d: input (N,6,5,5): a signal is (N,C,1,W), from cnn_input(g, C, 1, W), padded along W alone"); DONE; }
+    { NET; cnn_conv1d(cnn_input(g, 2, 1, 9), 4, 3, .pad_top = 1); EXPECT_HERE(g, "conv2d: input (N,2,1,9): a signal is (N,C,1,W), from cnn_input(g, C, 1, W), padded along W alone"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .causal = 1, .dilation = 16777216); EXPECT_HERE(g, "conv2d: causal: pad_left would be 33554432: at most 16777216"); DONE; }
     { NET; cnn_conv2d(x, 4, 7, .pad_bottom = 1); EXPECT_HERE(g, "conv2d: kernel 7 does not fit input (N,6,5,5) with pad 0,1: (5 + 0 + 1 - 7)/1 + 1 < 1"); DONE; }
     { NET; cnn_conv2d(x, 4, 3, .pad_left = -1); EXPECT_HERE(g, "conv2d: pad_left is -1: it must be in [0,16777216]"); DONE; }
     { NET; cnn_max_pool(x, 2, .pad_right = 3, .stride = 1); EXPECT_HERE(g, "max_pool: input (N,6,5,5), kernel 2,2, dilation 1,1, pad 0,0 above and below, 0,3 beside: a window would see nothing but padding"); DONE; }
@@ -233,7 +234,7 @@ static void errors_while_running(void)
     { RUNNING; CHECK(!cnn_set(x, v, 151)); EXPECT_AT(g, x->at, "tensor \"input\": set: 151 values: shape (N,6,5,5) takes a multiple of 150, up to max_batch = 4 samples"); DONE; }
     { RUNNING; CHECK(!cnn_set(x, v, 0)); EXPECT_AT(g, x->at, "tensor \"input\": set: 0 values: shape (N,6,5,5) takes a multiple of 150, up to max_batch = 4 samples"); DONE; }
     { RUNNING; float *big = test_floats(750); CHECK(!cnn_set(x, big, 750)); EXPECT_AT(g, x->at, "tensor \"input\": set: 750 values: shape (N,6,5,5) takes a multiple of 150, up to max_batch = 4 samples"); free(big); DONE; }
-    { RUNNING; CHECK(!cnn_set_labels(t, classes, 5)); EXPECT_AT(g, at, "tensor \"labels\": set_labels: 5 classes: shape (N,1,1,1) takes a multiple of 1, up to max_batch = 4 samples"); DONE; }
+    { RUNNING; CHECK(!cnn_set_labels(t, classes, 5)); EXPECT_AT(g, at, "tensor \"labels\": set_labels: 5 values: shape (N,1,1,1) takes a multiple of 1, up to max_batch = 4 samples"); DONE; }
     { RUNNING; CHECK(!cnn_set_labels(x, classes, 4)); EXPECT_AT(g, x->at, "tensor \"input\": set_labels: it was not made by cnn_labels"); DONE; }
     { RUNNING; CHECK(!cnn_set(y->in[1], v, 3)); EXPECT_AT(g, at, "tensor \"dense1.weight\": set: 3 values were given for shape (2,27,1,1), which has 54"); DONE; }
     { RUNNING; CHECK(!cnn_set(y, v, 8)); EXPECT_AT(g, at, "dense \"dense1\": write: it is computed by the graph; only inputs, labels, parameters, buffers and constants can be written"); DONE; }
@@ -592,6 +593,11 @@ static void a_row_knows(void)
     { NET; gain((gain_args){ .at = CNN_HERE, .x = x, .shift = -1.25f }); EXPECT_HERE(g, "gain \"g1\": shift is -1.25: it must be a shift, in (-1.25,inf)"); DONE; }
     { NET; gain((gain_args){ .at = CNN_HERE, .x = x, .weight = cnn_param(g, "w", shape4(1, 5, 1, 1)) }); EXPECT_HERE(g, "gain \"g1\": weight (1,5,1,1) does not fit input (N,6,5,5): it must be (1,6,1,1)"); DONE; }
     { NET; cnn_apply(&gain_op, &x, 1, NULL, CNN_HERE); EXPECT_HERE(g, "gain: 1 operands: it takes 2"); DONE; }
+    { NET; gain((gain_args){ .at = CNN_HERE, .x = x, .twin = NAN }); EXPECT_HERE(g, "gain \"g1\": twin is nan: it must be in [-inf,inf]"); DONE; }
+    static const cnn_field required[] = { CNN_FIELD('f', gain_args, twin, .preset = CNN_REQUIRED), { 0 } };
+    cnn_op strict = gain_op;
+    strict.fields = required;
+    { NET; cnn_layer(&strict, &x, 1, NULL, CNN_HERE, NULL); EXPECT_HERE(g, "gain: twin is missing: it must be in [-inf,inf]"); DONE; }
     cnn_graph  *g = cnn_new(.max_batch = 2, .inference = 1);
     cnn_tensor *x = cnn_input(g, 3), *y = gain((gain_args){ .at = CNN_HERE, .x = x });
     const float in[6] = { 0, 1, 2, 3, 4, 5 };
@@ -1013,6 +1019,7 @@ static bool mirror_fails(cnn_backend *b)
 static void *mirror_alloc(cnn_backend *b, size_t bytes)
 {
     if (mirror_fails(b)) return NULL;
+    CHECK_MSG(!b->max_bytes || bytes <= b->max_bytes, "a buffer of %zu bytes, and %zu are the most", bytes, b->max_bytes);
     void *p = test_alloc(bytes);
     memset(p, 0xff, bytes);
     ((mirror *)b)->buffers++;
@@ -1071,7 +1078,7 @@ static bool mirror_correct(cnn_backend *b, cnn_place logits, cnn_shape shape, cn
 {
     mirror *m = (mirror *)b;
     if (anew) m->correct = 0;
-    m->correct += cnn__correct(mirror_floats(logits), shape, mirror_floats(labels));
+    m->correct += cnn__correct(mirror_floats(logits), shape, mirror_floats(labels), 0);
     if (take) *take = m->correct;
     return !mirror_fails(b);
 }
@@ -1236,6 +1243,105 @@ static void mirror_mixed(void)
             }
             free_life(&cpu);
         }
+}
+
+/* LeNet-5 on a device whose largest buffer is most; 0: no limit, or no device. The losses of 4 steps, then the weights. */
+enum { LENET_BATCH = 32, LENET_PIXELS = LENET_BATCH * 28 * 28 };
+static float *train_lenet(cnn_backend *b, size_t most, size_t *count, int *chunks, char *error)
+{
+    cnn_graph  *g = cnn_new_((cnn_config){ .seed = 5, .max_batch = LENET_BATCH, .backend = b, .at = "lenet.c:1" });
+    cnn_tensor *x = cnn_input(g, 1, 28, 28), *t = cnn_labels(g);
+    cnn_tensor *h = cnn_avg_pool(cnn_tanh(cnn_conv2d(x, 6, 5, .pad = 2)), 2);
+    h = cnn_avg_pool(cnn_tanh(cnn_conv2d(h, 16, 5)), 2);
+    h = cnn_dense(cnn_tanh(cnn_dense(cnn_tanh(cnn_dense(h, 120)), 84)), 10);
+    cnn_tensor *loss = cnn_softmax_cross_entropy(h, t);
+    float *image = test_floats(LENET_PIXELS), *result = NULL;
+    int    label[LENET_BATCH];
+    if (b) b->max_bytes = most;
+    *chunks = 0, *count = 0, error[0] = 0;
+    if (cnn_compile(g, loss)) {
+        const float *w = cnn_flat_params(g, count);
+        result = test_floats(*count + 4), *chunks = g->n_chunks, test__state = 77;
+        for (int step = 0; step < 4; step++) {
+            test_fill(image, LENET_PIXELS, -1, 1);
+            for (int i = 0; i < LENET_BATCH; i++) label[i] = (i + step) % 10;
+            cnn_set(x, image, LENET_PIXELS), cnn_set_labels(t, label, LENET_BATCH);
+            result[step] = cnn_forward(loss, CNN_TRAIN);
+            cnn_backward(loss), cnn_step(g, .lr = 0.05f, .momentum = 0.9f);
+        }
+        if ((w = cnn_flat_params(g, count)) != NULL) memcpy(result + 4, w, *count * sizeof *w);
+    }
+    if (cnn_error(g)) snprintf(error, CNN_ERROR_SIZE, "%s", cnn_error(g));
+    cnn_free(g), free(image);
+    return result;
+}
+/* conv2d1 has 32 * 6 * 28 * 28 floats, 602112 bytes; all parameters 247,552 bytes. */
+static void mirror_in_chunks(void)
+{
+    char   error[CNN_ERROR_SIZE];
+    size_t n, m;
+    int    chunks, before = 1;
+    float *cpu = train_lenet(NULL, 0, &n, &chunks, error);
+    static const size_t most[] = { 0, 1500000, 1000001, 700000, 602112 };
+    for (int i = 0; i < 5; i++, before = chunks) {
+        mirror dev;
+        mirror_open(&dev, NULL, false);
+        float *w = train_lenet(&dev.b, most[i], &m, &chunks, error);
+        CHECK_MSG(!error[0], "%s", error);
+        CHECK_MSG(i ? chunks > 1 && chunks >= before : chunks == 1, "%d chunks of %zu bytes", chunks, most[i]);
+        CHECK(w && m == n && memcmp(w, cpu, (n + 4) * sizeof *w) == 0);
+        CHECK_INT(dev.buffers, 0);
+        free(w);
+    }
+    CHECK_MSG(before >= 3, "%d chunks", before);
+    for (int small = 0; small < 2; small++) {
+        mirror dev;
+        mirror_open(&dev, NULL, false);
+        free(train_lenet(&dev.b, small ? 1000 : 602048, &m, &chunks, error));
+        CHECK_STR(test_words(error), small ? "tensor \"input\": with max_batch 32 it has an array of 100352 bytes, "
+                                             "and the largest buffer of mirror has 960"
+                                           : "conv2d \"conv2d1\": with max_batch 32 it has an array of 602112 bytes, "
+                                             "and the largest buffer of mirror has 602048");
+        CHECK_INT(dev.buffers, 0);
+    }
+    free(cpu);
+}
+/* VGG16 at batch 32 on 8 GB, of which a quarter is the largest buffer: the activations need two, and little is lost. */
+static cnn_memory plan_vgg16(size_t most)
+{
+    static const int channels[] = { 64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0 };
+    mirror dev;
+    mirror_open(&dev, NULL, false);
+    dev.b.max_bytes = most, dev.b.sets_grads = true;
+    cnn_graph  *g = cnn_new_((cnn_config){ .max_batch = 32, .backend = &dev.b, .at = CNN_HERE });
+    cnn_tensor *h = cnn_input(g, 3, 224, 224), *t = cnn_labels(g);
+    for (int i = 0; i < 18; i++)
+        h = channels[i] ? cnn_relu(cnn_conv2d(h, channels[i], 3, .pad = 1)) : cnn_max_pool(h, 2);
+    for (int i = 0; i < 2; i++) h = cnn_dropout(cnn_relu(cnn_dense(h, 4096)), 0.5f);
+    const cnn_memory m = cnn_plan(g, cnn_softmax_cross_entropy(cnn_dense(h, 1000), t));
+    CHECK_MSG(!cnn_error(g), "%s", cnn_error(g));
+    cnn_free(g);
+    return m;
+}
+static void mirror_of_vgg16(void)
+{
+    const size_t     quarter = (size_t)1 << 31;
+    const cnn_memory whole = plan_vgg16(0), parts = plan_vgg16(quarter);
+    CHECK(whole.activations > quarter && whole.params < quarter);
+    CHECK_MSG(parts.activations > quarter && parts.activations < whole.activations + whole.activations / 50,
+              "%zu bytes of activations, in one buffer %zu", parts.activations, whole.activations);
+}
+static void mirror_parameters_too_large(void)
+{
+    mirror dev;
+    mirror_open(&dev, NULL, false);
+    dev.b.max_bytes = 64 * 1000;
+    cnn_graph *g = cnn_new_((cnn_config){ .backend = &dev.b, .at = "here.c:1" });
+    cnn_tensor *x = cnn_input(g, 100), *t = cnn_labels(g), *h = cnn_dense(cnn_dense(x, 100), 100);
+    CHECK(!cnn_compile(g, cnn_softmax_cross_entropy(h, t)));
+    CHECK_STR(test_words(cnn_error(g)), "compile: mirror: 80896 bytes for the parameters, and its largest buffer has 64000");
+    cnn_free(g);
+    CHECK_INT(dev.buffers, 0);
 }
 
 /* Two epochs of cnn_fit with two learning rates and clipping, then one step by hand; leave: between the two the
@@ -1437,6 +1543,9 @@ int main(int argc, char **argv)
     RUN(mirror_resident);
     RUN(mirror_mixed);
     RUN(mirror_breaks);
+    RUN(mirror_in_chunks);
+    RUN(mirror_of_vgg16);
+    RUN(mirror_parameters_too_large);
     RUN(mirror_fits);
     RUN(mirror_averages);
     RUN(mirror_is_left);

@@ -224,6 +224,29 @@ static void visits_leave_no_trace(void)
     fclose(f);
 }
 
+/* Nor when the visit ends with an error: a label that is no class is found after batch norm has run. */
+static void failed_visits_leave_no_trace(void)
+{
+    const float x[4] = { 1, 2, 3, 5 };
+    const int   label[2] = { 0, 9 };
+    cnn_graph  *g = cnn_new(.max_batch = 2);
+    cnn_tensor *in = cnn_input(g, 2), *t = cnn_labels(g), *y = cnn_batch_norm(cnn_dense(in, 2), .name = "bn");
+    cnn_tensor *J = cnn_softmax_cross_entropy(y, t);
+    float       before[2], after[2];
+    CHECK(cnn_compile(g, J));
+    cnn_get(cnn_find(g, "bn.running_mean"), before, 2);
+    for (int k = 0; k < 2; k++) {
+        cnn_set(in, x, 4), cnn_set_labels(t, label, 2);
+        if (k == 0) CHECK(isnan(cnn_gradient_check(J, 2).worst));
+        else        CHECK(cnn_checkup(J, NULL, 0) == -1);
+        CHECK(cnn_error(g) && strstr(cnn_error(g), "label 9 of sample 1 is not a class"));
+        cnn_clear_error(g);
+        cnn_get(cnn_find(g, "bn.running_mean"), after, 2);
+        CHECK(memcmp(before, after, sizeof before) == 0);
+    }
+    cnn_free(g);
+}
+
 static void profile(void)
 {
     for (int inference = 0; inference < 2; inference++) {
@@ -550,6 +573,7 @@ int main(int argc, char **argv)
     RUN(doctor_update);
     RUN(checkup);
     RUN(visits_leave_no_trace);
+    RUN(failed_visits_leave_no_trace);
     RUN(profile);
     RUN(trace);
     RUN(pictures);

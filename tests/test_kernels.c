@@ -237,6 +237,8 @@ static void doubled(float *v, const float *a, const float *b, const float *k, pt
     for (ptrdiff_t i = 0; i < n; i++) v[i] = k[0] * v[i] + (a ? a[i] : 0.0f);
 }
 
+#define RECTIFY(cpu, name) cnn__loop(cpu, (cnn_each *const[2])CNN__LOOPS(cnn__each_##name))
+
 /* Weights that are packed once give the bits of those that are packed in every pass, in no more scratch; and a tail is
    applied to each element once, when it is complete. */
 static void check_packed(const cnn__cpu *cpu, const cnn__conv *t, const cnn__algorithm *by, const float *want,
@@ -253,21 +255,28 @@ static void check_packed(const cnn__cpu *cpu, const cnn__conv *t, const cnn__alg
     CHECK(used == bytes && bytes <= sn * sizeof *scratch && (!n || guarded(packed, n)));
     float *a = poisoned(on);                            /* drawing no random number: other tests would change */
     for (size_t i = 0; i < on; i++) a[i] = (float)(i % 13) - 6;
-    const cnn__tail tail = { .steps = 2, .step = { { doubled, a, { 2, 0 } }, { doubled, NULL, { 0.5f, 0 } } } };
-    for (int k = 0; k < 2; k++) {
+    const cnn__tail tails[] = {                         /* those behind the first may be done in registers */
+        { .steps = 2, .step = { { doubled, a, { 2, 0 } }, { doubled, NULL, { 0.5f, 0 } } } },
+        { .steps = 2, .step = { { cnn__each_add(cpu), a, { 0, 0 } }, { RECTIFY(cpu, relu), NULL, { 0, 0 } } } },
+        { .steps = 1, .step = { { RECTIFY(cpu, clamp), NULL, { -0.5f, 0.25f } } } },
+        { .steps = 1, .step = { { cnn__each_add(cpu), a, { 0, 0 } } } },
+        { .steps = 2, .step = { { RECTIFY(cpu, relu), NULL, { 0, 0 } }, { cnn__each_add(cpu), a, { 0, 0 } } } } };
+    for (int k = 0; k < (cpu->threads == 3 ? 2 * (int)(sizeof tails / sizeof *tails) : 2); k++) {
+        const cnn__tail *tail = &tails[k / 2];
         cnn__arrays then = o;
-        then.tail = &tail, used = 0;
-        if (k) then.w = w, then.packed = NULL;
+        then.tail = tail, used = 0;
+        if (k % 2) then.w = w, then.packed = NULL;
         for (size_t i = 0; i < on; i++) out[i] = NAN;
         by->run(cpu, t, FORWARD, &then, (char *)scratch, &used);
         size_t wrong = 0;
         for (size_t i = 0; i < on; i++) {
             float v = want[i];
-            doubled(&v, a + i, NULL, tail.step[0].k, 1), doubled(&v, NULL, NULL, tail.step[1].k, 1);
-            wrong += !(fabs((double)v - (double)out[i]) <= 1e-6 * fmax(1, fabs((double)v)));
+            for (int s = 0; s < tail->steps; s++) tail->step[s].f(&v, tail->step[s].a ? a + i : NULL, NULL, tail->step[s].k, 1);
+            wrong += k < 2 ? !(fabs((double)v - (double)out[i]) <= 1e-6 * fmax(1, fabs((double)v))) : memcmp(&v, out + i, sizeof v) != 0;
         }
-        CHECK_MSG(wrong == 0, "tail: %d elements of %d are wrong", (int)wrong, (int)on);
+        CHECK_MSG(wrong == 0, "tail %d: %d elements of %d are wrong", k, (int)wrong, (int)on);
     }
+    CHECK(guarded(out, on) && guarded(scratch, sn));
     if (n) drop(packed);
     drop(out), drop(a);
 }
@@ -395,7 +404,7 @@ static void names(cnn_isa isa)
 {
     const cnn__cpu cpu = { isa, 1, false };
     const int many = 2 * cnn__kernels_of(&cpu)->nr;
-    const cnn__conv direct = shape(1, 3, 9, 9, 8, 3, 1, 1, 1, 1), pointwise = shape(1, 24, 9, 9, 8, 1, 1, 0, 1, 1);
+    const cnn__conv direct = shape(1, 3, 9, 9, 8, 3, 1, 1, 1, 1), pointwise = shape(1, 24, 28, 28, 8, 1, 1, 0, 1, 1);
     const cnn__conv wide = shape(1, 6, 9, 9, 6, 5, 1, 2, 1, 6), rows = shape(1, 6, 9, 9, 6, 3, 1, 1, 1, 6);
     const cnn__conv three = shape(4, 32, 16, 16, 32, 3, 1, 1, 1, 1), five = shape(4, 32, 16, 16, 32, 5, 1, 2, 1, 1);
     const cnn__conv side = shape(many, 6, 14, 14, 16, 5, 1, 0, 1, 1);
@@ -462,6 +471,11 @@ static void conv(cnn_isa isa, int pass)
             check_all(isa, &t, pass, test_chance(60));
         }
     }
+    for (int w = 1; w <= 9; w++)                    /* ... and where a vector may hold several rows */
+        for (int h = 1; h <= 40; h += h < 9 ? 1 : 15) {
+            const cnn__conv t = shape(2, 3, h, w, 3, 3, 1, 1, 1, 3);
+            check_all(isa, &t, pass, h % 2);
+        }
 }
 
 /* ---- Pooling ---- */

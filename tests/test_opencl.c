@@ -97,13 +97,6 @@ CALL(clEnqueueNDRangeKernel, calls_of_run, (cl_command_queue q, cl_kernel k, cl_
                                             const size_t *all, const size_t *group, cl_uint n,
                                             const cl_event *w, cl_event *e),
      (q, k, dim, at, all, group, n, w, e))
-/* Kernels are counted, and not run. */
-static cl_int CL_API_CALL dry_run(cl_command_queue q, cl_kernel k, cl_uint dim, const size_t *at, const size_t *all,
-                                  const size_t *group, cl_uint n, const cl_event *w, cl_event *e)
-{
-    (void)q, (void)k, (void)dim, (void)at, (void)all, (void)group, (void)n, (void)w, (void)e;
-    return calls_of_run++, CL_SUCCESS;
-}
 CALL(clEnqueueReadBuffer, calls_of_others, (cl_command_queue q, cl_mem m, cl_bool b, size_t at, size_t size,
                                             void *to, cl_uint n, const cl_event *w, cl_event *e),
      (q, m, b, at, size, to, n, w, e))
@@ -195,6 +188,7 @@ static char *test_getenv(const char *name)
 #define CNN_OPENCL_IMPLEMENTATION
 #include "cnn.h"
 #include "cnn_opencl.h"
+#include "bench/opencl_counts.h"
 
 /* One device serves many graphs in turn here, so cnn_free must not close it; its buffers begin as NaN. */
 static cnn_backend *shared;
@@ -217,25 +211,11 @@ static cnn_config on_device(cnn_config c) { c.backend = shared; return c; }
 #define cnn_new(...) cnn_new_(on_device((cnn_config){ .at = CNN_HERE, __VA_ARGS__ }))
 #define main rooms_main
 int rooms_main(int, char **);
-/* ... and that what was left to the CPU is counted, beyond what has no kernel: dice, losses whose reduction is not the mean,
-   and softmax_cross_entropy with soft labels. */
+/* ... and that what was left to the CPU is counted. */
 static long nodes_left;
-static long without_kernel(const cnn_graph *g)
-{
-    const cnn_tensor *y;
-    long n = 0;
-    for (int i = 0; (y = cnn_node(g, i)) != NULL; i++) {
-        int reduction = CNN_MEAN;
-        for (const cnn_field *f = y->op ? y->op->fields : NULL; f && f->name; f++)
-            if (strcmp(f->name, "reduction") == 0) memcpy(&reduction, (const char *)y->args + f->offset, sizeof reduction);
-        n += reduction != CNN_MEAN || y->op == &cnn_op_dice ||
-             (y->op == &cnn_op_softmax_cross_entropy && y->in[1]->shape.c > 1);
-    }
-    return n;
-}
 static void count_and_free(cnn_graph *g)
 {
-    nodes_left += cnn_copies(g).host_nodes - without_kernel(g);
+    nodes_left += cnn_copies(g).host_nodes;
     cnn_free(g);
 }
 #define cnn_free(g) count_and_free(g)
@@ -403,6 +383,8 @@ static net more(cnn_backend *dev)
     n.loss = cnn_add(n.loss, cnn_add(cnn_huber(cnn_softplus(logits), root, 0.3f),
                                      cnn_bce_with_logits(logits, cnn_sub(t, shift))));
     n.loss = cnn_add(n.loss, cnn_sigmoid_focal(logits, t));
+    n.loss = cnn_add(n.loss, cnn_dice(cnn_softmax(logits), n.t));
+    n.loss = cnn_add(n.loss, cnn_mean(cnn_softmax_cross_entropy(logits, cnn_softmax(root), .reduction = CNN_NONE)));
     return n;
 }
 
@@ -491,6 +473,80 @@ static void awkward_convolutions(int number)
         }
     }
     cnn_free(g[0]), cnn_free(g[1]), free(v);
+}
+
+/* Long sums, each made by many groups: the loss and the gradient beside the CPU, and the same bits again. */
+static cnn_tensor *long_sum(int k, cnn_graph *g, cnn_tensor *x, cnn_tensor *t)
+{
+    static const float v[] = { 1, 0.5f, 2, 0.25f, 0, 3 };
+    cnn_tensor *w = cnn_const(g, shape4(1, 6, 1, 1), v), *s = cnn_sigmoid(x), *z = cnn_scale(s, 2, -1);
+    switch (k) {
+    case 0:  return cnn_scale(cnn_sum(s), 1e-3f);
+    case 1:  return cnn_add(cnn_amax(x, 0), cnn_sum(cnn_amin(x, CNN_N | CNN_H | CNN_W)));
+    case 2:  return cnn_mean(cnn_mul(z, cnn_mean(z, CNN_N | CNN_H | CNN_W)));
+    case 3:  return cnn_mean(cnn_prelu(cnn_prelu(z, .per_channel = 1)));
+    case 4:  return cnn_mean(cnn_mul(cnn_add(cnn_instance_norm(z, .affine = 1), cnn_group_norm(z, 2)), s));
+    case 5:  return cnn_softmax_cross_entropy(x, t, 0.1f, w, .ignore_index = 2);
+    case 6:  return cnn_scale(cnn_softmax_cross_entropy(x, t, .reduction = CNN_SUM), 1e-3f);
+    case 7:  return cnn_mean(cnn_softmax_cross_entropy(x, s, 0.1f, w, .reduction = CNN_NONE));
+    case 8:  return cnn_nll(cnn_log_softmax(x), t, w, 3);
+    case 9:  return cnn_mse(s, z);
+    case 10: return cnn_mean(cnn_huber(s, z, 0.3f, .reduction = CNN_NONE));
+    case 11: return cnn_add(cnn_l1(s, z), cnn_scale(cnn_sigmoid_focal(x, s, .reduction = CNN_SUM), 1e-3f));
+    case 12: return cnn_bce_with_logits(x, s, w, w);
+    case 13: return cnn_mean(cnn_mul(cnn_add(cnn_layer_norm(z), cnn_rms_norm(x)), s));
+    case 14: return cnn_add(cnn_dice(s, t), cnn_dice(s, cnn_sigmoid(z), 1, .reduction = CNN_SUM));
+    }
+    return cnn_add(cnn_mean(cnn_mul(cnn_softmax(cnn_flatten(x)), cnn_flatten(z))),
+                   cnn_softmax_cross_entropy(cnn_flatten(x), cnn_labels(g)));       /* few rows, each long */
+}
+static void sums_by_many_groups(void)
+{
+    enum { N = 2, C = 6, SIDE = 96, COUNT = N * C * SIDE * SIDE, KINDS = 16 };
+    cnncl     *d = cnncl_of(shared);
+    const int  units = d->units;
+    float     *v = test_floats(COUNT);
+    long       more = 0;
+    int        labels[N * SIDE * SIDE];
+    test_fill(v, COUNT, -2, 2);
+    for (int i = 0; i < N * SIDE * SIDE; i++) labels[i] = i * 7 % 11 % C;
+    for (int k = 0; k < KINDS; k++) {
+        cnn_graph  *g[4];
+        cnn_tensor *x[4];
+        float       loss[4];
+        long        runs[4];
+        for (int i = 0; i < 4; i++) {                           /* the CPU; twice with 40 units; never two groups */
+            cnn_tensor *t, *J;
+            g[i] = cnn_new_((cnn_config){ .max_batch = N, .seed = 2, .backend = i ? shared : NULL });
+            x[i] = cnn_input(g[i], C, SIDE, SIDE, .grad = 1), t = cnn_labels(g[i], SIDE, SIDE);
+            J = long_sum(k, g[i], x[i], t), d->units = i < 3 ? 40 : 0;
+            CHECK(cnn_compile(g[i], J) && cnn_set(x[i], v, COUNT));
+            for (int j = 0; (t = cnn_node(g[i], j)) != NULL; j++)
+                if (t->kind == CNN_LABELS) cnn_set_labels(t, labels, (size_t)(N * t->shape.h * t->shape.w));
+            calls_of_run = 0;
+            loss[i] = cnn_forward(J, CNN_TRAIN), cnn_backward(J), runs[i] = calls_of_run;
+            CHECK_INT(cnn_copies(g[i]).host_nodes, 0);
+        }
+        CHECK_MSG(!cnn_error(g[1]), "%d: %s", k, cnn_error(g[1]));
+        CHECK_MSG(fabsf(loss[1] - loss[0]) <= 2e-5f * (1 + fabsf(loss[0])), "%d: %g, not %g", k, (double)loss[1], (double)loss[0]);
+        for (int i = 0; i < g[0]->n_order; i++) {
+            cnn_tensor *p = &g[0]->order[i]->t;
+            if (p->op || !p->needs_grad) continue;
+            const float *a = cnn_map_grad(p), *b = cnn_map_grad(&g[1]->order[i]->t), *c = cnn_map_grad(&g[2]->order[i]->t);
+            double       most = 0, off = 0;
+            for (size_t q = 0; q < cnn_count(p); q++) {
+                const double e = fabs((double)b[q] - (double)a[q]), size = fabs((double)a[q]);
+                most = size > most ? size : most, off = e > off || e != e ? e : off;
+            }
+            CHECK_MSG(off <= 2e-5 * most, "%d: the gradient of %s is off by %g, the largest is %g", k, p->name, off, most);
+            CHECK_SAME_BITS(b, c, cnn_count(p));
+        }
+        CHECK(loss[1] == loss[2] && runs[1] == runs[2] && runs[3] <= runs[1]);
+        more += runs[1] - runs[3];
+        for (int i = 0; i < 4; i++) cnn_free(g[i]);
+    }
+    CHECK_MSG(more > 25, "only %ld launches are the second step of a sum", more);
+    d->units = units, free(v);
 }
 
 /* Each tile, and Winograd wherever it can, in turn; with local memory, or without. */
@@ -1046,6 +1102,202 @@ static void compiled_kernels(void)
     CNN_FREE(good), free(bad);
 }
 
+/* ---- .tune ---- */
+
+/* A convolution for Winograd or a tile, one for tiles, a depthwise one without a choice, a transposed one, a product. */
+static net tunable(cnn_backend *dev)
+{
+    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 3, .backend = dev }), NULL, NULL, NULL, 3, 14, 0.01f };
+    n.x = cnn_input(n.g, 3, 14, 14), n.t = cnn_labels(n.g);
+    cnn_tensor *h = cnn_relu(cnn_conv2d(n.x, 16, 3, .stride = 2, .pad = 1));
+    h = cnn_relu(cnn_conv2d(cnn_conv2d(h, 16, 3, .pad = 1, .groups = 16), 18, 3, .pad = 1));
+    h = cnn_tanh(cnn_conv_transpose2d(h, 5, 3, .stride = 2));
+    n.loss = cnn_softmax_cross_entropy(cnn_dense(h, 10), n.t);
+    return n;
+}
+/* Convolutions to y, w, x where the input wants a gradient, and as many products. */
+enum { CHOICES = 2 + 3 + 3 + 3 };
+
+/* Times as if one way were the fastest: its kernels take little. -1: as they are. */
+static int favoured = -1;
+static struct { cl_event event; int kernel; } timed[64];
+static long n_timed;
+static cl_int (CL_API_CALL *real_time)(cl_event, cl_profiling_info, size_t, void *, size_t *);
+static cl_int CL_API_CALL timed_run(cl_command_queue q, cl_kernel k, cl_uint dim, const size_t *at, const size_t *all,
+                                    const size_t *group, cl_uint n, const cl_event *w, cl_event *e)
+{
+    const cl_int status = test_clEnqueueNDRangeKernel(q, k, dim, at, all, group, n, w, e);
+    const cnncl *d = cnncl_of(shared);
+    for (int i = 0; e && i < CNNCL_LAUNCHES; i++)
+        if (d->launch[i].object == k)
+            timed[n_timed % 64].event = *e, timed[n_timed++ % 64].kernel = d->launch[i].kernel;
+    return status;
+}
+static cl_int CL_API_CALL made_up_time(cl_event e, cl_profiling_info what, size_t n, void *to, size_t *got)
+{
+    cl_ulong time = (cl_ulong)1 << 30;
+    int      k = -1;
+    if (favoured < 0) return real_time(e, what, n, to, got);
+    for (long i = n_timed; i > 0 && i > n_timed - 64 && k < 0; i--)
+        if (timed[(i - 1) % 64].event == e) k = timed[(i - 1) % 64].kernel;
+    const bool little = k == CNNCL_add_slices || k == CNNCL_fold || k == CNNCL_fold_group ||
+        (favoured < CNNCL_TILES ? k == CNNCL_conv_128 + favoured || k == CNNCL_weights_128 + favoured ||
+                                  k == CNNCL_product_128 + favoured
+                                : k == CNNCL_wino_in || k == CNNCL_wino_out || k == CNNCL_wino_dw ||
+                                  (k >= CNNCL_product_128 && k < CNNCL_product_128 + CNNCL_TILES));
+    if (what == CL_PROFILING_COMMAND_END) time += little ? 1000 : 1000000;
+    return memcpy(to, &time, sizeof time), CL_SUCCESS;
+}
+
+/* A device with local memory, so that there are tiles to choose from. */
+static bool opens_to_tune(const char *dir)
+{
+    local_memory = CL_LOCAL;
+    const bool open = share(cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .no_check = 1, .cache = dir, .tune = 1));
+    return local_memory = 0, CHECK(open);
+}
+
+/* Four steps of it on a device that was opened with .tune; the losses, and how many choices were measured and kept. */
+static bool tuned_run(const char *dir, float *losses, int *measured, uint64_t (*choice)[2])
+{
+    bool done = false;
+    if (!opens_to_tune(dir)) return false;
+    cnncl *d = cnncl_of(shared);
+    real_time = d->cl.clGetEventProfilingInfo, d->cl.clGetEventProfilingInfo = made_up_time;
+    d->cl.clEnqueueNDRangeKernel = timed_run, n_timed = 0;
+    net n = tunable(shared);
+    done = CHECK_MSG(cnn_compile(n.g, n.loss) && train(n, 5, losses), "%s", cnn_error(n.g) ? cnn_error(n.g) : "?");
+    CHECK(!d->timing && d->tile == -1);
+    *measured = d->measured;
+    if (choice) memcpy(choice, d->tuned, sizeof d->tuned);
+    CHECK_INT(d->n_tuned, CHOICES);
+    cnn_free(n.g), unshare();
+    return done;
+}
+static void empty_directory(char *dir, size_t length)
+{
+    char command[1500];
+    snprintf(dir, length, "%s.tuned", program);
+    snprintf(command, sizeof command, "rm -rf '%s' && mkdir '%s'", dir, dir);
+    CHECK(system(command) == 0);
+}
+
+static void tuned_choices_are_kept(void)
+{
+    static uint64_t choice[3][CNNCL_TUNED][2];
+    char  dir[600];
+    float cpu[5], losses[3][5];
+    int   measured;
+    empty_directory(dir, sizeof dir);
+    net n = tunable(NULL);
+    CHECK(cnn_compile(n.g, n.loss) && train(n, 5, cpu)), cnn_free(n.g);
+    for (int i = 0; i < 3; i++) {
+        if (!CHECK(tuned_run(dir, losses[i], &measured, choice[i]))) return;
+        CHECK_INT(measured, i ? 0 : CHOICES);
+        CHECK_ALL_NEAR(losses[i], cpu, 5, 1e-4);
+        CHECK(memcmp(choice[i], choice[0], sizeof *choice) == 0);
+        CHECK_SAME_BITS(losses[i], losses[0], 5);
+        favoured = i;                                             /* what would be measured now does not count */
+    }
+    favoured = -1;
+}
+/* The least time decides, and what was chosen is what runs. */
+static void the_fastest_is_taken(void)
+{
+    static uint64_t choice[CNNCL_TUNED][2];
+    char  dir[600];
+    float losses[5];
+    int   measured;
+    for (favoured = 0; favoured <= CNNCL_WINOGRAD; favoured++) {
+        int ways = 0;
+        if (favoured == CNNCL_NO_LOCAL) continue;
+        empty_directory(dir, sizeof dir);
+        if (!tuned_run(dir, losses, &measured, choice)) break;
+        for (int i = 0; i < CHOICES; i++) ways += choice[i][1] == (uint64_t)favoured;
+        CHECK_INT(ways, favoured == CNNCL_WINOGRAD ? 3 : CHOICES);
+        if (!opens_to_tune(dir)) break;
+        cnncl *d = cnncl_of(shared);
+        net    n = tunable(shared);
+        int    tiles = 0, others = 0, winograd = 0;
+        CHECK(cnn_compile(n.g, n.loss) && train(n, 1, losses));
+        for (int i = 0; i < CNNCL_LAUNCHES; i++) {
+            const int k = d->launch[i].object ? d->launch[i].kernel : CNNCL_COUNT;
+            tiles += k < CNNCL_add_slices && k % CNNCL_TILES == favoured;
+            others += k < CNNCL_add_slices && k % CNNCL_TILES != favoured;
+            winograd += k == CNNCL_wino_in;
+        }
+        if (favoured == CNNCL_WINOGRAD) CHECK_INT(winograd, 3);
+        else                            CHECK_MSG(tiles == CHOICES && !others && !winograd, "%d of %d", tiles, CHOICES);
+        cnn_free(n.g), unshare();
+    }
+    favoured = -1;
+}
+
+/* A file that was cut or changed, another device's, or one of ways that there are none: measured again. */
+static void damaged_choices(void)
+{
+    char   dir[600], path[700], why[100];
+    float  losses[5];
+    int    measured;
+    size_t n;
+    empty_directory(dir, sizeof dir);
+    if (!tuned_run(dir, losses, &measured, NULL)) return;
+    local_memory = CL_LOCAL;
+    cnn_backend   *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .no_check = 1, .cache = dir);
+    local_memory = 0;
+    const uint64_t key = cnncl_key(cnncl_of(dev));
+    CHECK_INT(cnncl_of(dev)->n_tuned, 0);                         /* not asked for: the rule */
+    cnn_opencl_close(dev);
+    snprintf(path, sizeof path, "%s/cnn_opencl-%016llx.tune", dir, (unsigned long long)key);
+    unsigned char *good = cnn__read_file(path, &n, why, sizeof why), *bad = good ? malloc(n + 1) : NULL;
+    if (!CHECK(bad && n == CNNCL_HEAD + CHOICES * 16)) return;
+    for (int i = 0; i < 7; i++) {
+        size_t length = n;
+        memcpy(bad, good, n), bad[n] = 0;
+        if (i == 0) length = 0;
+        if (i == 1) length = n - 1;
+        if (i == 2) length = n + 1;
+        if (i == 3) bad[9] ^= 4;
+        if (i == 4) bad[n - 8] ^= 1;
+        if (i == 5) cnncl_head(bad, key + 1, bad + CNNCL_HEAD, n - CNNCL_HEAD);
+        if (i == 6) {
+            for (int k = 0; k < CHOICES; k++) bad[CNNCL_HEAD + 16 * k + 8] = (unsigned char)(k % 2 ? CNNCL_NO_LOCAL : 5 + k);
+            cnncl_head(bad, key, bad + CNNCL_HEAD, n - CNNCL_HEAD);
+        }
+        write_file(path, bad, length);
+        CHECK(tuned_run(dir, losses, &measured, NULL));
+        CHECK_INT(measured, CHOICES);
+        CHECK(tuned_run(dir, losses, &measured, NULL));           /* written again */
+        CHECK_INT(measured, 0);
+    }
+    CNN_FREE(good), free(bad);
+}
+/* No memory for the trials, or no queue that measures: the rule, and no error. */
+static void tuning_that_fails(void)
+{
+    float losses[2];
+    int   lost = 0;
+    for (long at = 1; at < 400; at += 1 + at / 6) {
+        if (!opens_to_tune(NULL)) return;
+        cnncl *d = cnncl_of(shared);
+        net    n = tunable(shared);
+        long   objects = cl_live;
+        cnn_plan(n.g, n.loss);
+        shared->alloc = device_alloc, call_count = 0, call_fail = at;
+        const bool compiled = cnn_compile(n.g, n.loss), failed = call_count >= at;
+        call_fail = 0;
+        CHECK_MSG(compiled && !shared->error[0], "call %ld: %s", at, cnn_error(n.g) ? cnn_error(n.g) : "?");
+        CHECK_MSG(failed && d->n_tuned >= CHOICES - 1, "call %ld: %d choices", at, d->n_tuned);
+        lost += d->n_tuned < CHOICES;
+        CHECK(!d->timing && train(n, 1, losses));
+        cnn_free(n.g), cnncl_forget_launches(d);
+        CHECK(cl_live <= objects);
+        unshare();
+        if (test__bad > 3) return;
+    }
+    CHECK_MSG(lost > 10, "%d", lost);
+}
+
 /* Each allocation of the host fails in turn. */
 static void out_of_memory(void)
 {
@@ -1108,16 +1360,37 @@ static void wrong_label(void)
     CHECK_STR(message[1], message[0]);
 }
 
-/* Too large for one buffer. */
-static void a_buffer_too_large(void)
+/* A device whose largest buffer is smaller: the same bits from several, or a message. */
+static void activations_in_several_buffers(void)
 {
-    cnncl *d = cnncl_of(shared);
-    size_t   keep = d->max_buffer;
-    d->max_buffer = 1000;
+    const size_t keep = shared->max_bytes;
+    net (*const build[])(cnn_backend *) = { deep_resnet, small_mobilenet };
+    for (int k = 0; k < 2; k++) {
+        float whole[6], parts[6], *w = NULL;
+        for (int way = 0; way < 2; way++) {
+            net        n = build[k](shared);
+            size_t     count;
+            cnn_memory m = cnn_plan(n.g, n.loss);
+            cnn_free(n.g);
+            if (way) shared->max_bytes = m.params > m.activations / 4 ? m.params : m.activations / 4;
+            n = build[k](shared);
+            const bool done = cnn_compile(n.g, n.loss) && train(n, 6, way ? parts : whole);
+            CHECK_MSG(done, "%s", cnn_error(n.g));
+            CHECK_MSG(way ? n.g->n_chunks > 1 : n.g->n_chunks == 1, "%d buffers of %zu bytes", n.g->n_chunks, shared->max_bytes);
+            const float *p = cnn_flat_params(n.g, &count);
+            if (CHECK(p != NULL) && !way) w = test_floats(count), memcpy(w, p, count * sizeof *p);
+            if (p && way) CHECK_SAME_BITS(p, w, count);
+            shared->max_bytes = keep;
+            cnn_free(n.g);
+        }
+        CHECK_SAME_BITS(parts, whole, 6);
+        free(w);
+    }
+    shared->max_bytes = 1000;
     net n = lenet(shared);
-    CHECK(!cnn_compile(n.g, n.loss) && strstr(cnn_error(n.g), "1000 bytes in one buffer"));
+    CHECK(!cnn_compile(n.g, n.loss) && strstr(cnn_error(n.g), "has an array of "));
     cnn_free(n.g);
-    d->max_buffer = keep;
+    shared->max_bytes = keep;
     recover();
 }
 
@@ -1308,45 +1581,111 @@ static cnn_tensor *wide_resnet(cnn_tensor *x)
     for (int i = 0; i < 8; i++) h = block(h, 64 << i / 2, i && i % 2 == 0 ? 2 : 1);
     return cnn_dense(cnn_global_avg_pool(h), 10);
 }
-static long launches(cnn_tensor *(*build)(cnn_tensor *), int batch, int c, int side, bool more)
+/* The third step, as a GPU of 132 units with local memory and a cache of 50 MiB has it. */
+typedef struct { long launches, objects, sets; cnn_traffic copies; double bytes, cached; } step_counts;
+static step_counts dry_step(cnn_tensor *(*build)(cnn_tensor *), int batch, int c, int side, bool more)
 {
     cnncl       *d = cnncl_of(shared);
+    const int    units = d->units;
+    const size_t workspace = d->workspace, largest = shared->max_bytes;
+    const bool   has_local = d->has_local;
     cnn_graph   *g = cnn_new_((cnn_config){ .max_batch = batch, .backend = shared });
     cnn_tensor  *x = cnn_input(g, c, side, side), *t = cnn_labels(g), *loss = cnn_softmax_cross_entropy(build(x), t);
-    const size_t n = (size_t)(batch * c * side * side);
-    float       *v = test_floats(n);
-    const int    units = d->units;
-    const size_t workspace = d->workspace;
-    int         *label = calloc((size_t)batch, sizeof *label);
-    d->units = 132, d->workspace = (size_t)37 << 20;
-    memset(v, 0, n * sizeof *v);
+    step_counts  counts = { 0 };
+    shared->alloc = device_alloc;
+    const cnncl_api keep = dry_begin(d);
+    d->units = 132, d->workspace = (size_t)50 << 20, d->workspace = d->workspace / 4 * 3, d->has_local = true;
+    shared->max_bytes = 0;
     const size_t bytes = cnn_plan(g, loss).total;
     char        *memory = malloc(bytes + 64);              /* more than alloc.h gives */
     const bool   compiled = cnn_compile_in(g, loss, memory + (64 - (uintptr_t)memory % 64) % 64, bytes);
     if (CHECK_MSG(compiled, "%s", cnn_error(g))) {
-        d->cl.clEnqueueNDRangeKernel = dry_run;
         for (int step = 0; step < 3; step++) {
-            calls_of_run = 0;
-            cnn_set(x, v, n), cnn_set_labels(t, label, (size_t)batch);
+            const cnn_traffic before = cnn_copies(g);
+            dry_launches = dry_objects = dry_sets = 0, dry_bytes = dry_cached = 0;
+            cnn_map_write(x), cnn_map_write(t);
             cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
             if (more) cnn_clip_grads(g, 1);
             cnn_step(g, .lr = 0.1f, .momentum = 0.9f);
             if (more) cnn_average(g, 0.9f);
+            counts = (step_counts){ dry_launches, dry_objects, dry_sets, cnn_copies(g), dry_bytes, dry_cached };
+            counts.copies.uploads -= before.uploads, counts.copies.downloads -= before.downloads;
         }
         CHECK_MSG(!cnn_error(g), "%s", cnn_error(g));
+        CHECK_STR(dry_unknown, NULL);
     }
-    d->cl.clEnqueueNDRangeKernel = test_clEnqueueNDRangeKernel;
-    d->units = units, d->workspace = workspace;
-    cnn_free(g), free(v), free(label), free(memory), recover();
-    return calls_of_run;
+    cnn_free(g), free(memory), recover();
+    dry_end(d, &keep);
+    shared->alloc = poisoned_alloc;
+    d->units = units, d->workspace = workspace, d->has_local = has_local, shared->max_bytes = largest;
+    return counts;
 }
 static void launches_of_a_step(void)
 {
-    const long lenet_5 = launches(relu_lenet, 64, 1, 28, false), resnet = launches(wide_resnet, 32, 3, 32, false);
-    const long more = launches(wide_resnet, 32, 3, 32, true);
-    CHECK_MSG(lenet_5 > 20 && lenet_5 <= 35, "LeNet-5: %ld launches", lenet_5);
-    CHECK_MSG(resnet > 100 && resnet <= 260, "ResNet-18: %ld launches", resnet);
-    CHECK_MSG(more > resnet && more <= resnet + 4, "with clipping and averages: %ld of %ld launches", more, resnet);
+    const step_counts lenet_5 = dry_step(relu_lenet, 64, 1, 28, false), resnet = dry_step(wide_resnet, 32, 3, 32, false);
+    const step_counts more = dry_step(wide_resnet, 32, 3, 32, true);
+    printf("    %ld, %ld, %ld launches; %.4f, %.4f, %.4f GB; %.4f GB more in the cache\n", lenet_5.launches, resnet.launches,
+           more.launches, lenet_5.bytes / 1e9, resnet.bytes / 1e9, more.bytes / 1e9, resnet.cached / 1e9);
+    CHECK_MSG(lenet_5.launches > 20 && lenet_5.launches <= 35, "LeNet-5: %ld launches", lenet_5.launches);
+    CHECK_MSG(resnet.launches > 100 && resnet.launches <= 260, "ResNet-18: %ld launches", resnet.launches);
+    CHECK_MSG(more.launches > resnet.launches && more.launches <= resnet.launches + 4, "with clipping and averages: %ld of %ld",
+              more.launches, resnet.launches);
+    CHECK_MSG(lenet_5.bytes > 0.016e9 && lenet_5.bytes < 0.0192e9, "LeNet-5: %.0f bytes", lenet_5.bytes);
+    CHECK_MSG(resnet.bytes > 1.6e9 && resnet.bytes < 1.9e9, "ResNet-18: %.0f bytes", resnet.bytes);
+    CHECK_MSG(resnet.cached > 2e9 && resnet.cached < 2.5e9, "ResNet-18: %.0f bytes in the cache", resnet.cached);
+    CHECK_MSG(more.bytes - resnet.bytes < 0.19e9, "clipping and averages: %.0f bytes", more.bytes - resnet.bytes);
+}
+
+/* The counting itself, against numbers by hand: kernels' bytes in a step of a net that is small. */
+static struct { const char *kernel; double bytes; } seen[40];
+static int n_seen;
+static void see(const counted *c) { if (n_seen < 40) seen[n_seen].kernel = c->kernel, seen[n_seen++].bytes = c->bytes; }
+static double seen_bytes(const char *kernel)
+{
+    double sum = 0;
+    for (int i = 0; i < n_seen; i++) sum += strncmp(seen[i].kernel, kernel, strlen(kernel)) == 0 ? seen[i].bytes : 0;
+    return sum / 4;                                                   /* floats */
+}
+static void counted_bytes(void)
+{
+    enum { X = 2 * 3 * 7 * 7, W = 5 * 3 * 9, Y = 2 * 5 * 4 * 4, PARAMS = 144 + 16 + 16 + 320 + 16 };   /* rounded up to 64 bytes */
+    cnncl      *d = cnncl_of(shared);
+    cnn_graph  *g = cnn_new_((cnn_config){ .max_batch = 2, .backend = shared });
+    cnn_tensor *x = cnn_input(g, 3, 7, 7), *h = cnn_conv2d(x, 5, 3, .stride = 2, .pad = 1, .no_bias = 1);
+    cnn_tensor *t = cnn_input(g, 4), *loss = cnn_mse(cnn_dense(cnn_relu(cnn_batch_norm(h)), 4, .no_bias = 1), t);
+    shared->alloc = device_alloc;
+    const cnncl_api keep = dry_begin(d);
+    if (CHECK_MSG(cnn_compile(g, loss), "%s", cnn_error(g))) {
+        cnn_map_write(x), cnn_map_write(t);
+        n_seen = 0, dry_each = see;
+        cnn_forward(loss, CNN_TRAIN), cnn_backward(loss), cnn_step(g, .lr = 0.1f);
+        dry_each = NULL;
+        CHECK_NEAR(seen_bytes("conv_"), X + W + Y, 0);                /* the input wants no gradient */
+        CHECK_NEAR(seen_bytes("weights_"), X + Y + 2 * W, 0);
+        CHECK_NEAR(seen_bytes("norm_statistics"), 0, 0);              /* so few are one slice: norm_forward does it */
+        CHECK_NEAR(seen_bytes("norm_forward"), 2 * Y, 0);
+        CHECK_NEAR(seen_bytes("norm_sums"), 3 * Y, 0);                /* x, y and dy */
+        CHECK_NEAR(seen_bytes("norm_backward"), 4 * Y, 0);
+        CHECK_NEAR(seen_bytes("product_"), 2 * (2 * 80 + 80 * 4 + 2 * 4) + (2 * 80 + 2 * 80 * 4 + 2 * 4), 0);
+        CHECK_NEAR(seen_bytes("sgd"), 3 * (PARAMS - 16), 0);
+        CHECK_STR(dry_unknown, NULL);
+        CHECK_STR(cnn_error(g), NULL);
+    }
+    cnn_free(g), recover();
+    dry_end(d, &keep);
+    shared->alloc = poisoned_alloc;
+}
+/* In the dry run of ResNet-50, no kernel object is made and no argument set in the third step; the pictures and labels go
+   up, the loss comes down. */
+static void nothing_anew_in_resnet50(void)
+{
+    const step_counts c = dry_step(resnet50, 16, 3, 224, false);
+    printf("    %ld launches, %.2f GB\n", c.launches, c.bytes / 1e9);
+    CHECK_MSG(c.launches > 300 && c.launches < 700, "%ld launches", c.launches);
+    CHECK_INT(c.objects, 0);
+    CHECK_INT(c.sets, 0);
+    CHECK_INT(c.copies.uploads, 2);
+    CHECK_INT(c.copies.downloads, 1);
 }
 
 /* cnn_profile gives each layer the time of its kernels, and then measures no more. */
@@ -1357,6 +1696,7 @@ static void times_of_kernels(void)
     float  loss[2];
     char   line[300];
     int    layers = 0;
+    double share = 0;
     FILE  *f = tmpfile();
     CHECK(cnn_compile(n.g, n.loss) && train(n, 1, loss));
     CHECK(cnn_profile(n.loss, 2, f) > 0 && !d->timing && d->events == 0);
@@ -1365,8 +1705,10 @@ static void times_of_kernels(void)
         double forward, speed, backward;
         layers += sscanf(line, "conv2d%*d conv2d %lf %lf %lf", &forward, &speed, &backward) == 3 &&
                   forward > 0 && speed > 0 && backward > 0;
+        if (strncmp(line, "all ", 4) == 0) share = atof(line + strlen(line) - 8);
     }
     CHECK_INT(layers, 2);
+    CHECK_MSG(share > 1 && share <= 100, "all kernels take %g %% of the time", share);
     CHECK_MSG(!cnn_error(n.g), "%s", cnn_error(n.g));
     CHECK(train(n, 1, loss));
     fclose(f), cnn_free(n.g);
@@ -1403,7 +1745,7 @@ static void every_operation_has_a_kernel(void)
     for (int i = 0; i < n; i++) {
         int found = 0;
         for (int k = 0; k < shared->n_kernels; k++) found += shared->kernels[k].op == ops[i];
-        CHECK_MSG(found == (ops[i] != &cnn_op_dice), "%s has %d rows in cnn_opencl.h", ops[i]->name, found);
+        CHECK_MSG(found == 1, "%s has %d rows in cnn_opencl.h", ops[i]->name, found);
     }
 }
 
@@ -1691,9 +2033,10 @@ int main(int argc, char **argv)
         RUN(calls_that_fail);
         RUN(out_of_memory);
         RUN(wrong_label);
-        RUN(a_buffer_too_large);
+        RUN(activations_in_several_buffers);
         RUN(vast_options);
         RUN(many_rows);
+        RUN(sums_by_many_groups);
         RUN(program_build_log);
         RUN(every_operation_has_a_kernel);
         RUN(a_wrong_kernel);
@@ -1701,6 +2044,8 @@ int main(int argc, char **argv)
         RUN(doctor_sees_each_value);
         RUN(values_of_joined_nodes);
         RUN(launches_of_a_step);
+        RUN(counted_bytes);
+        RUN(nothing_anew_in_resnet50);
         RUN(times_of_kernels);
         RUN(accumulated_on_the_device);
         if (test_begin("no fill of the driver's")) CHECK(!asked_for_fill);
@@ -1714,6 +2059,10 @@ int main(int argc, char **argv)
     RUN(calls_that_fail_while_opening);
     RUN(libraries_that_are_missing);
     RUN(compiled_kernels);
+    RUN(tuned_choices_are_kept);
+    RUN(the_fastest_is_taken);
+    RUN(damaged_choices);
+    RUN(tuning_that_fails);
     RUN(order_of_devices);
     RUN(choosing_a_device);
     RUN(no_platform);

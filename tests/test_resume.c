@@ -542,9 +542,9 @@ static void optimizer_from_the_file(void)
 static void new_errors(void)
 {
     static const struct { cnn_fit_args a; const char *message; } bad[] = {
-        { { .accumulate = -1 }, "h: fit: accumulate is -1: it must not be negative" },
-        { { .checkpoint_every = -1 }, "h: fit: checkpoint_every is -1: it must not be negative" },
-        { { .average = 1 }, "h: fit: average 1 is outside [0,1)" },
+        { { .accumulate = -1 }, "h: fit: accumulate is -1: it must be in [1,2147483647]" },
+        { { .checkpoint_every = -1 }, "h: fit: checkpoint_every is -1: it must be in [0,2147483647]" },
+        { { .average = 1 }, "h: fit: average is 1: it must be in [0,1)" },
         { { .resume = 1 }, "h: fit: resume needs .checkpoint = \"path\"" },
         { { .checkpoint_every = 1 }, "h: fit: checkpoint_every needs .checkpoint = \"path\"" },
         { { .augment = { .shift = 7 } }, "h: fit: augment.shift is 7: samples of 6x6 pixels allow 0 to 6" } };

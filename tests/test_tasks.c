@@ -231,6 +231,57 @@ static void void_labels(void)
     cnn_free(n.g), cnn_dataset_free(&d), free(s), free(o);
 }
 
+/* So does one that is a class: of two classes, the second is ignored and always guessed right. */
+static void void_class(void)
+{
+    const float values[8] = { 1, 0, 0, 1, 0, 1, 2, 3 };
+    const int   label[4] = { 0, 1, 1, 0 };
+    cnn_graph  *g = cnn_new(.max_batch = 3);
+    T *x = cnn_input(g, 2), *t = cnn_labels(g), *loss = cnn_softmax_cross_entropy(x, t, .ignore_index = 1);
+    cnn_compile(g, loss);
+    cnn_dataset d = cnn_data(4, 2, .floats = values, .labels = label);
+    CHECK_NEAR(cnn_evaluate(loss, x, &d).accuracy, 0.5, 0);
+    CHECK_NEAR(cnn_evaluate_flipped(loss, x, &d).accuracy, 0.5, 0);
+    CHECK_STR(cnn_error(g), NULL);
+    cnn_free(g), cnn_dataset_free(&d);
+}
+
+/* cnn_labels of 0 and 1 may also be the answers to one yes or no, and whole numbers the values of a regression. */
+static void labels_of_one_channel(void)
+{
+    const float values[8] = { -4, -3, -2, -1, 1, 2, 3, 4 };
+    const int   label[8] = { 0, 0, 0, 1, 1, 1, 1, 1 };
+    for (int k = 0; k < 3; k++) {
+        cnn_graph *g = cnn_new(.max_batch = 3);
+        T *x = cnn_input(g, 1), *t = cnn_labels(g), *y = cnn_dense(x, 1);
+        T *loss = k == 0 ? cnn_bce_with_logits(y, t) : k == 1 ? cnn_sigmoid_focal(y, t) : cnn_mse(y, t);
+        cnn_compile(g, loss);
+        cnn_dataset d = cnn_data(8, 1, .floats = values, .labels = label);
+        CHECK(cnn_fit(loss, y, &d, .epochs = 50, .lr = 0.05f));
+        const cnn_score v = cnn_evaluate(loss, y, &d);
+        if (k < 2) CHECK_MSG(v.accuracy >= 7 / 8.0 && isnan(v.r2), "%d: accuracy %g", k, v.accuracy);
+        else       CHECK_MSG(isnan(v.accuracy) && v.r2 > 0.5, "R2 %g", v.r2);
+        CHECK_STR(cnn_error(g), NULL);
+        cnn_free(g), cnn_dataset_free(&d);
+    }
+}
+
+/* A net may have its input as soft labels: no target is fed, and labels of the data set do not count. */
+static void input_as_soft_labels(void)
+{
+    const float values[12] = { 0.7f, 0.2f, 0.1f, 0, 1, 0, 0.1f, 0.1f, 0.8f, 0.3f, 0.4f, 0.3f };
+    const int   label[4] = { 9, 9, 9, 9 };
+    cnn_graph  *g = cnn_new(.max_batch = 3);
+    T *x = cnn_input(g, 3), *y = cnn_scale(x, 3), *loss = cnn_softmax_cross_entropy(cnn_add(y, cnn_param(g, "b", { 1, 3, 1, 1 })), x);
+    cnn_compile(g, loss);
+    cnn_dataset d = cnn_data(4, 3, .floats = values, .labels = label);
+    const cnn_score s = cnn_evaluate(loss, loss->in[0], &d);
+    CHECK_NEAR(s.accuracy, 1, 0), CHECK_INT(s.count, 4);
+    CHECK(cnn_fit(loss, loss->in[0], &d, .lr = 0.01f));
+    CHECK_STR(cnn_error(g), NULL);
+    cnn_free(g), cnn_dataset_free(&d);
+}
+
 /* PyTorch 2.15, F.cross_entropy with probabilities: the loss, dx, dp. */
 static void soft_labels_as_pytorch(void)
 {
@@ -724,6 +775,14 @@ static void remembered(void)
     d.names = NULL, cnn_dataset_free(&r), r = data_of(s, BY_LABEL);
     CHECK(cnn_remember(n.g, &r) && !cnn_class_name(n.g, 0) && cnn_save_memory(n.g, NULL, 0) < bytes);
     CHECK(!cnn_remember(NULL, &d) && !cnn_remember(n.g, NULL));
+    r.deviation[0] = 0, r.mean[0] = 0.5f;                                       /* as it is fed: divided by 1 */
+    CHECK(cnn_remember(n.g, &r));
+    const size_t again = cnn_save_memory(n.g, file, sizeof file);
+    g = cnn_load_memory(file, again, (cnn_load_args){ .max_batch = 2 }), cnn_recall(g, &r);
+    CHECK_STR(cnn_error(g), NULL), CHECK(r.deviation[0] == 1 && r.mean[0] == 0.5f);
+    cnn_free(g), r.mean[2] = NAN;
+    CHECK(!cnn_remember(n.g, &r));
+    CHECK_STR(test_words(cnn_error(n.g)), "remember: channel 2 has mean nan and deviation 1: they must be finite numbers");
     cnn_free(n.g), cnn_dataset_free(&d), cnn_dataset_free(&r), free(s);
 }
 
@@ -835,6 +894,10 @@ static void wrong_targets(void)
         const bool good = cnn_fit(n.loss, n.y, k == 4 ? &bare : &d, .lr = 0.01f);
         if (k < 5) { CHECK(!good); CHECK_STR(test_words(cnn_error(n.g)), why[k]); }
         else CHECK_STR(test_words(cnn_error(n.g)), "feed: label 3 of sample 11 is none of the 3 channels of \"t\"");
+        if (k == 5) {                                                           /* what is refused changes nothing */
+            cnn_clear_error(n.g), cnn_set_batch(n.g, BATCH - 1);
+            CHECK(!cnn_feed(n.x, n.t, &d, 0) && cnn_batch(n.g) == BATCH - 1);
+        }
         cnn_free(n.g), cnn_dataset_free(&d), cnn_dataset_free(&bare);
     }
     cnn_dataset both = cnn_data(4, 1, .bytes = s->pixel, .floats = s->soft), two = cnn_data(4, 1, .bytes = s->pixel, .labels = s->label, .targets = s->soft);
@@ -849,7 +912,8 @@ int main(int argc, char **argv)
 {
     test_args(argc, argv);
     mkdir("build", 0777);
-    RUN(tasks_are_learned); RUN(errors_and_r2); RUN(autoencoder); RUN(thousand_classes); RUN(void_labels); RUN(soft_labels_as_pytorch);
+    RUN(tasks_are_learned); RUN(errors_and_r2); RUN(autoencoder); RUN(thousand_classes); RUN(void_labels); RUN(void_class); RUN(labels_of_one_channel); RUN(input_as_soft_labels);
+    RUN(soft_labels_as_pytorch);
     RUN(targets_in_files); RUN(masks_move); RUN(mixed_samples); RUN(mixing_is_refused); RUN(streams); RUN(streams_fail);
     RUN(pictures_as_pillow); RUN(folders); RUN(folders_fail); RUN(remembered); RUN(resumed); RUN(updates_in_history);
     RUN(allocations_fail); RUN(wrong_targets);

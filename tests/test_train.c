@@ -565,7 +565,10 @@ static void fit_schedule(void)
     for (int i = 0; i < 12; i++) CHECK_NEAR(rates[i], 0.5 - 0.4 * i / 11, 1e-7);
     CHECK(cnn_fit(n.loss, n.logits, &q->data, .lr = 0.25f));
     for (int i = 12; i < 16; i++) CHECK_NEAR(rates[i], 0.25, 0);
-    cnn_free(n.g), free_quarters(q);
+    cnn_history h = { .count = 0 };
+    CHECK(cnn_fit(n.loss, n.logits, &q->data, .lr = 0.3f, .lr_end = 0, .history = &h, .per_update = 1));   /* given: to 0 */
+    for (int i = 0; i < 4; i++) CHECK_NEAR(h.update[i].lr, 0.3 - 0.1 * i, 1e-7);
+    cnn_history_free(&h), cnn_free(n.g), free_quarters(q);
 }
 
 /* Adam's state goes through a checkpoint: the training continues to the bit when cnn_load is given the same optimizer. */
@@ -849,10 +852,13 @@ static void fit_errors(void)
              "here.c:9: fit: nesterov needs a momentum, such as .momentum = 0.9f");
     n = new_net();
     fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .lr = 1, .lr_end = -1 },
-             "here.c:9: fit: lr_end -1 is not a positive number");
+             "here.c:9: fit: lr_end is -1: it must be in [0,inf)");
     n = new_net();
     fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .lr = 1, .epochs = -2 },
-             "here.c:9: fit: epochs is -2: it must be positive");
+             "here.c:9: fit: epochs is -2: it must be in [1,2147483647]");
+    n = new_net();
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .lr = 1, .said = "n.loss, .epochs = 0" },
+             "here.c:9: fit: epochs is 0: it must be in [1,2147483647]");
     n = new_net();
     fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .lr = 1 }, "here.c:9: fit: the data set is NULL");
     n = new_net();

@@ -301,6 +301,24 @@ static void other_names(void)
     free(b.p), cnn_free(from.g), cnn_free(to.g);
 }
 
+/* Every name of a checkpoint renamed: what it has beside the weights is left alone. */
+static void checkpoint_renamed(void)
+{
+    static const char *const into[] = { "*", "net.*", NULL };
+    const float x[2] = { 1, 2 };
+    cnn_graph  *g = cnn_new(.seed = 3), *h = cnn_new(.seed = 4);
+    cnn_tensor *in = cnn_input(g, 2), *J = cnn_sum(cnn_dense(in, 2, .name = "fc"));
+    CHECK(cnn_compile(g, J) && cnn_set(in, x, 2));
+    CHECK(cnn_compile(h, cnn_sum(cnn_dense(cnn_input(h, 2), 2, .name = "net.fc"))));
+    cnn_forward(J, CNN_TRAIN), cnn_backward(J), cnn_step(g, .lr = 0.1f, .momentum = 0.9f);
+    const size_t n = cnn_save_checkpoint_memory(g, NULL, 0);
+    void        *file = test_alloc(n);
+    CHECK(cnn_save_checkpoint_memory(g, file, n) == n);
+    CHECK_MSG(cnn_load_weights_memory(file, n, (cnn_load_weights_args){ .g = h, .renames = into }), "%s", no_null(cnn_error(h)));
+    CHECK_SAME_BITS(cnn_map_read(cnn_find(g, "fc.weight")), cnn_map_read(cnn_find(h, "net.fc.weight")), 4);
+    free(file), cnn_free(g), cnn_free(h);
+}
+
 /* A hint at the prefix; what is missing or too much, one by one and together. */
 static void more_or_less(void)
 {
@@ -368,7 +386,7 @@ int main(int argc, char **argv)
     RUN(said_and_kept);
     RUN(refused_freezing);
     RUN(parts);
-    RUN(other_names);
+    RUN(other_names); RUN(checkpoint_renamed);
     RUN(more_or_less);
     RUN(without_memory);
     return test_end();

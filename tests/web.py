@@ -108,6 +108,23 @@ class Browser:
         self.js("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
         return self.text("answer")
 
+    def press(self, strokes):
+        """The first half of a digit's first stroke, the button still down; release: the other half."""
+        self.click("clear")
+        x, y, w = self.js("""(e => (e = e.getBoundingClientRect(), [e.left, e.top, e.width]))(
+                             document.getElementById('draw'))""")
+        self.rest_of = [(x + w * a, y + w * b) for a, b in curve(strokes[0], 8)]
+        self.mouse("mousePressed", self.rest_of[0])
+        for at in self.rest_of[:len(self.rest_of) // 2]:
+            self.mouse("mouseMoved", at)
+        self.js("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
+
+    def release(self):
+        for at in self.rest_of[len(self.rest_of) // 2:]:
+            self.mouse("mouseMoved", at)
+        self.js("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
+        self.mouse("mouseReleased", self.rest_of[-1])
+
     def touch(self, kind, points):
         self.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": a, "y": b} for a, b in points])
 
@@ -155,16 +172,26 @@ def run(browser, picture):
     b.draw(DIGITS["3"])
     check("guess" in b.text("says"), "before learning it does not say that it guesses")
     filters = "document.querySelectorAll('.maps canvas')[0].toDataURL()"
-    maps = "document.querySelectorAll('.maps canvas')[1].toDataURL()"
-    before, map_before = b.js(filters), b.js(maps)
+    maps = """[...document.querySelectorAll('#layers .maps')].map(
+        row => [...row.querySelectorAll('canvas')].map(c => c.toDataURL()).join())"""
+    before, maps_before, bars_before = b.js(filters), b.js(maps), b.text("bars")
+    check(len(maps_before) == 6, f"{len(maps_before)} layers are shown, not 6 and the probabilities")
     b.draw(DIGITS["7"])
-    check(b.js(maps) != map_before, "the maps do not follow the drawing")
+    same = [i for i, (old, new) in enumerate(zip(maps_before, b.js(maps))) if old == new]
+    check(not same, f"the maps of layers {same} do not follow the drawing")
+    check(b.text("bars") != bars_before and b.js("document.querySelectorAll('#bars span').length") == 10,
+          "the ten probabilities do not follow the drawing")
+    b.press(DIGITS["3"])
+    halfway = b.js(maps)
+    b.release()
+    check(all(old != new for old, new in zip(halfway, b.js(maps))), "the maps do not change while one draws")
 
     b.click("learn")
     check(b.wait("+document.getElementById('epoch').textContent >= 1", 120), "an epoch takes too long")
     accuracy = float(b.text("accuracy").split()[0])
     check(accuracy >= 90, f"after one epoch {accuracy} % of the test digits are right")
     check(b.js(filters) != before, "the filters do not change")
+    check(0 < float(b.text("loss")) < 1, "the loss is " + b.text("loss"))
     gaps = b.js("""new Promise(done => { let last = performance.now(), most = [];
         const tick = now => { most.push(now - last), last = now;
             most.length < 30 ? requestAnimationFrame(tick) : done(most.sort((a, b) => a - b)[20]); };

@@ -41,8 +41,9 @@ static struct {
     int      number;
     const char *title;
     bool     judge_only, quiet;                                 /* quiet: another process speaks */
+    int      rank, ranks;                                       /* of MPI's processes, exercise 12 */
     double   points, most;
-    char     why[400];                                          /* the first difference */
+    char     why[640];                                          /* the first difference */
     uint64_t random;
     float   *store[64];                                         /* arrays of the present test */
     int      stored;
@@ -94,7 +95,8 @@ static inline int lab_end(void)
 
 /* ---- Arrays: filled by a generator with a fixed seed, watched on both sides ---- */
 
-enum { LAB_GUARD = 64 };
+/* So many elements on each side: a loop that takes H for OH must not damage what malloc keeps there. */
+static inline size_t lab_guard(size_t n) { return 64 + (n <= 300000 ? 4 * n : 0); }
 typedef struct { const char *name; int dims, shape[4]; size_t n; float *at; } lab_array;
 
 static inline double lab_uniform(void)                          /* [0,1): splitmix64 */
@@ -119,16 +121,18 @@ static inline lab_array lab_new(const char *name, int a, int b, int c, int d)
 {
     lab_array v = { name, 0, { a, b, c, d }, 1, NULL };
     while (v.dims < 4 && v.shape[v.dims]) v.n *= (size_t)v.shape[v.dims++];
-    v.at = lab_memory(v.n + 2 * LAB_GUARD) + LAB_GUARD;
+    const size_t guard = lab_guard(v.n);
+    v.at = lab_memory(v.n + 2 * guard) + guard;
     for (size_t i = 0; i < v.n; i++) v.at[i] = (float)(2 * lab_uniform() - 1);
-    for (int i = 0; i < LAB_GUARD; i++) v.at[-1 - i] = v.at[v.n + (size_t)i] = 1234.5f;
+    for (size_t i = 0; i < guard; i++) (v.at - guard)[i] = v.at[v.n + i] = 1234.5f;
     return v;
 }
 static inline lab_array lab_copy(const lab_array *a)
 {
-    lab_array v = *a;
-    v.at = lab_memory(v.n + 2 * LAB_GUARD) + LAB_GUARD;
-    memcpy(v.at - LAB_GUARD, a->at - LAB_GUARD, (v.n + 2 * LAB_GUARD) * sizeof(float));
+    lab_array    v = *a;
+    const size_t guard = lab_guard(v.n);
+    v.at = lab_memory(v.n + 2 * guard) + guard;
+    memcpy(v.at - guard, a->at - guard, (v.n + 2 * guard) * sizeof(float));
     return v;
 }
 /* For what forward writes: NaN, so that an element that is left out shows. */
@@ -161,23 +165,20 @@ static inline bool lab_same(const lab_array *yours, const float *right, const ch
         if (wrong++ == 0) first = i;
         if (!(d <= most)) most = d;
     }
-    char index[64];
-    if (wrong) {
-        snprintf(lab.why, sizeof lab.why, "%s\n                     %s%s is %.7g, right is %.7g", where,
-                 yours->name, lab_index(yours, first, index), (double)yours->at[first], (double)right[first]);
-        const size_t used = strlen(lab.why);
-        snprintf(lab.why + used, sizeof lab.why - used, "; %d of %d are wrong, by up to %.3g", (int)wrong,
+    const char *outside = "";
+    for (size_t i = 0, guard = lab_guard(yours->n); i < guard && !outside[0]; i++)
+        outside = (yours->at - guard)[i] != 1234.5f ? "in front of"
+                  : yours->at[yours->n + i] != 1234.5f ? "behind" : "";
+    if (!wrong && !outside[0]) return true;
+    char index[64], text[200] = "is right, but";
+    if (wrong)
+        snprintf(text, sizeof text, "%s is %.7g, right is %.7g; %d of %d are wrong, by up to %.3g;",
+                 lab_index(yours, first, index), (double)yours->at[first], (double)right[first], (int)wrong,
                  (int)yours->n, most);
-        return false;
-    }
-    for (int i = 0; i < LAB_GUARD; i++)
-        if (yours->at[-1 - i] != 1234.5f || yours->at[yours->n + (size_t)i] != 1234.5f) {
-            snprintf(lab.why, sizeof lab.why,
-                     "%s\n                     %s is right, but you also wrote %s it", where, yours->name,
-                     yours->at[-1 - i] != 1234.5f ? "in front of" : "behind");
-            return false;
-        }
-    return true;
+    if (!outside[0]) *strrchr(text, ';') = 0;
+    snprintf(lab.why, sizeof lab.why, "%s\n                     %s%s%s%s%s%s", where, yours->name,
+             wrong ? "" : " ", text, outside[0] ? " you also wrote " : "", outside, outside[0] ? " it" : "");
+    return false;
 }
 /* Gradients are added to what is there: right = before + gradient. */
 static inline bool lab_added(const lab_array *yours, const lab_array *before, const float *gradient,
@@ -200,31 +201,36 @@ static inline double lab_seconds(void)
     return (double)clock() / CLOCKS_PER_SEC;
 #endif
 }
-/* The median of 1 to 101 runs, after one to warm up, in about half a second. */
-static inline double lab_median(void (*run)(void *), void *user)
+/* The median of 1 to 101 runs, after one to warm up, in about half a second. before: NULL, or what has to run
+   before each, and does not count. */
+static inline double lab_median_after(void (*before)(void *), void (*run)(void *), void *user)
 {
     double t[101], start = lab_seconds();
-    int    n = 0;
-    for (run(user); n < 101 && (n < 1 || lab_seconds() - start < 0.5); n++) {
+    int    n = -1;
+    for (; n < 101 && (n < 1 || lab_seconds() - start < 0.5); n++) {
+        if (before) before(user);
         const double now = lab_seconds();
         run(user);
         double d = lab_seconds() - now;
         int    i = n;
         for (; i > 0 && t[i - 1] > d; i--) t[i] = t[i - 1];
-        t[i] = d;
+        if (i >= 0) t[i] = d;
     }
     return t[n / 2] > 0 ? t[n / 2] : 1e-9;
 }
-/* How fast: the line that people read. yours, plain, own in seconds. */
-typedef struct { double yours, plain, own; } lab_times;
-static inline const char *lab_speed(const char *what, double flops, lab_times t)
+static inline double lab_median(void (*run)(void *), void *user) { return lab_median_after(NULL, run, user); }
+/* What is divided by the time: operations; or bytes, each counted once, where memory sets the floor. */
+typedef enum { LAB_FLOPS, LAB_BYTES } lab_unit;
+/* yours, plain, own in seconds; the two others may have names of their own. */
+typedef struct { double yours, plain, own; const char *plain_name, *own_name; } lab_times;
+/* How fast: the line that people read. */
+static inline void lab_speed(const char *what, double amount, lab_unit unit, lab_times t)
 {
-    static char text[240];
-    snprintf(text, sizeof text, "%s: %.3g ms, %.3g GFLOP/s\n"
-             "                     %.3g x the plain loops (%.3g ms), %.3g %% of cnn.h's own kernel (%.3g ms)",
-             what, 1e3 * t.yours, 1e-9 * flops / t.yours, t.plain / t.yours, 1e3 * t.plain,
-             100 * t.own / t.yours, 1e3 * t.own);
-    return text;
+    printf("  speed              %s: %.3g ms, %.3g %s\n"
+           "                     %.3g x %s (%.3g ms), %.3g %% of %s (%.3g ms)\n",
+           what, 1e3 * t.yours, 1e-9 * amount / t.yours, unit == LAB_BYTES ? "GB/s" : "GFLOP/s",
+           t.plain / t.yours, t.plain_name ? t.plain_name : "the plain loops", 1e3 * t.plain,
+           100 * t.own / t.yours, t.own_name ? t.own_name : "cnn.h's own kernel", 1e3 * t.own);
 }
 
 /* ---- The net that learns: LeNet-5 with relu, 2,000 of the digits in examples/data, two epochs ---- */
@@ -239,12 +245,31 @@ static inline cnn_dataset lab_digits(const char *set)
     return cnn_load_idx(images, labels);
 }
 typedef struct { double accuracy, seconds; char error[CNN_ERROR_SIZE]; } lab_run;
-static inline lab_run lab_train(const cnn_kernel *rows, const cnn_optimizer *rule, bool norm)
+/* Of each batch, ranks * per rank samples, this rank's part. */
+typedef struct { cnn_dataset all; int batch, ranks; } lab_part;
+static inline bool lab_deal(cnn_request *r, void *user)
 {
+    const lab_part *u = user;
+    for (int i = 0; i < r->n; i++) {
+        const int k = r->index[i], from = (k / u->batch * u->ranks + lab.rank) * u->batch + k % u->batch;
+        if (r->bytes) memcpy(r->bytes + (size_t)i * 784, u->all.bytes + (size_t)from * 784, 784);
+        if (r->labels) r->labels[i] = u->all.labels[from];
+    }
+    return true;
+}
+/* ranks: so many processes share each batch of 16, in the order of the file. */
+static inline lab_run lab_train(const cnn_kernel *rows, const cnn_optimizer *rule, bool norm, int ranks)
+{
+    const int   batch = ranks < 16 ? 16 / ranks : 1, count = 2000 / ranks / batch * batch;
     lab_run     r = { .accuracy = 0 };
-    cnn_dataset all = lab_digits("train"), test = lab_digits("test"), train = cnn_split(&all, 0, 2000);
+    cnn_dataset test = lab_digits("test");
+    lab_part    part = { lab_digits("train"), batch, ranks };
+    cnn_dataset train = ranks == 1 ? cnn_split(&part.all, 0, count)
+                        : cnn_data(count, 1, 28, 28, .fill = lab_deal, .user = &part, .type = CNN_U8,
+                                   .target_type = CNN_I32);
     const bool  adam = rule && rule->slots == 2;
-    cnn_graph  *g = cnn_new(.max_batch = 16, .seed = 1, .rows = rows, .optimizer = rule);
+    cnn_graph  *g = cnn_new(.max_batch = batch, .seed = 1, .rows = rows, .optimizer = rule,
+                            .threads = lab.ranks > 1 ? 1 : 0);
     cnn_tensor *x = cnn_input(g, 1, 28, 28), *t = cnn_labels(g);
     cnn_tensor *h = cnn_conv2d(cnn_scale(x, 1 / 0.3081f, -0.1307f / 0.3081f), 6, 5, .pad = 2);
     h = cnn_max_pool(cnn_relu(norm ? cnn_batch_norm(h) : h), 2);
@@ -255,38 +280,49 @@ static inline lab_run lab_train(const cnn_kernel *rows, const cnn_optimizer *rul
     const double start = lab_seconds();
     if (cnn_compile(g, loss)) {
         if (adam) cnn_fit(loss, h, &train, .epochs = 2, .lr = 0.002f);
-        else      cnn_fit(loss, h, &train, .epochs = 2, .lr = 0.01f, .momentum = 0.9f);
+        else      cnn_fit(loss, h, &train, .epochs = 2, .lr = 0.01f, .momentum = 0.9f,
+                          .no_shuffle = lab.ranks > 1);
     }
     r.seconds = lab_seconds() - start;
     r.accuracy = cnn_evaluate(loss, h, &test).accuracy;
     if (cnn_error(g)) snprintf(r.error, sizeof r.error, "%s", cnn_error(g));
-    cnn_free(g), cnn_dataset_free(&all), cnn_dataset_free(&test), cnn_dataset_free(&train);
+    cnn_free(g), cnn_dataset_free(&train), cnn_dataset_free(&part.all), cnn_dataset_free(&test);
     return r;
+}
+/* The points for a training: as good with your function as without? */
+static inline void lab_compare(const char *name, double points, const lab_run *with, const lab_run *without)
+{
+    snprintf(lab.why, sizeof lab.why,
+             "%.1f %% of the test digits in %.2f s with your function, %.1f %% in %.2f s without%s%.100s",
+             100 * with->accuracy, with->seconds, 100 * without->accuracy, without->seconds,
+             with->error[0] ? ": " : "", with->error);
+    const bool ok = !with->error[0] && fabs(with->accuracy - without->accuracy) <= 0.03;
+    lab_tell(name, ok ? "right" : "WRONG", ok ? points : 0, points, lab.why);
+}
+static inline void lab_not_yet(const char *name, double points, const lab_run *without)
+{
+    lab_result(name, LAB_NOT_DONE, points);
+    if (!lab.quiet)
+        printf("                     until then with cnn.h's own kernel: %.1f %% of the test digits, "
+               "%.2f s\n", 100 * without->accuracy, without->seconds);
 }
 /* Train with your function and without. `done`: the function is there (else the net learns without it). */
 static inline void lab_fit(bool done, const cnn_kernel *rows, const cnn_optimizer *rule, bool norm,
                            double points)
 {
     if (lab.judge_only) return;
-    const cnn_optimizer *own = rule && rule->slots == 2 ? cnn_adam() : NULL;
-    const lab_run  a = lab_train(NULL, own, norm);
     const char    *name = "inside cnn_fit: LeNet-5 learns 2,000 digits";
+    const lab_run  a = lab_train(NULL, rule && rule->slots == 2 ? cnn_adam() : NULL, norm, 1);
     if (a.error[0]) {
-        printf("  without:  %s\n", a.error);
+        if (!lab.quiet) printf("  without:  %s\n", a.error);
         return;
     }
     if (!done) {
-        lab_result(name, LAB_NOT_DONE, points);
-        printf("                     until then with cnn.h's own kernel: %.1f %% of the test digits, "
-               "%.2f s\n", 100 * a.accuracy, a.seconds);
+        lab_not_yet(name, points, &a);
         return;
     }
-    const lab_run b = lab_train(rows, rule, norm);
-    snprintf(lab.why, sizeof lab.why,
-             "%.1f %% of the test digits in %.2f s with your function, %.1f %% in %.2f s without%s%.100s",
-             100 * b.accuracy, b.seconds, 100 * a.accuracy, a.seconds, b.error[0] ? ": " : "", b.error);
-    const bool ok = !b.error[0] && fabs(a.accuracy - b.accuracy) <= 0.03;
-    lab_tell(name, ok ? "right" : "WRONG", ok ? points : 0, points, lab.why);
+    const lab_run b = lab_train(rows, rule, norm, lab.ranks > 1 ? lab.ranks : 1);
+    lab_compare(name, points, &b, &a);
 }
 
 /* ---- Right answers: a graph with one operation; its gradients by dy = r, J = sum y r ---- */
@@ -320,33 +356,44 @@ static inline const float *lab_forward(const lab_net *n)
     if (cnn_error(n->g)) fprintf(stderr, "lab: %s\n", cnn_error(n->g)), exit(2);
     return n->r ? NULL : cnn_map_read(n->y);
 }
-static inline void lab_run_net(void *user) { lab_forward(user); }
 static inline void lab_run_forward(void *user)
 {
     const lab_net *n = user;
     cnn_forward(n->loss, n->r ? CNN_TRAIN : CNN_EVAL);
 }
-/* The speed of one operation on x of shape s: with your function, with the plain loops, with cnn.h's own
-   kernel. back: of backward, by taking forward off. */
-typedef cnn_tensor *lab_builder(cnn_tensor *x);
-static inline lab_times lab_time(const char *what, double flops, cnn_shape s, lab_builder *build,
-                                 const cnn_kernel *rows, bool back)
+static inline void lab_run_backward(void *user) { cnn_backward(((const lab_net *)user)->loss); }
+static inline double lab_time_net(lab_net *n, bool back)
 {
-    double t[3];
-    for (int i = 0; i < 3; i++) {
-        cnn_graph  *g = cnn_new(.max_batch = s.n, .seed = 1, .isa = i == 1 ? CNN_ISA_PLAIN : CNN_ISA_AUTO,
-                                .inference = !back, .rows = i ? NULL : rows);
+    return back ? lab_median_after(lab_run_forward, lab_run_backward, n) : lab_median(lab_run_forward, n);
+}
+/* One operation on x of shape s; backward without what makes its dy, which takes a net of that alone. */
+typedef cnn_tensor *lab_builder(cnn_tensor *x);
+static inline double lab_time_op(cnn_shape s, lab_builder *build, cnn_isa isa, const cnn_kernel *rows,
+                                 bool back)
+{
+    double t[2] = { 0 };
+    for (int alone = 0; alone < (back ? 2 : 1); alone++) {
+        cnn_graph  *g = cnn_new(.max_batch = s.n, .seed = 1, .isa = isa, .inference = !back, .rows = rows);
         cnn_tensor *x = cnn_input(g, s.c, s.h, s.w, .grad = back);
-        lab_net     n = lab_close(x, build(x), back);
+        lab_net     n = lab_close(x, alone ? x : build(x), back);
         const cnn_shape y = n.y->shape;
-        lab_inputs(&n, lab_new("x", s.n, s.c, s.h, s.w).at, NULL, NULL, lab_new("dy", s.n, y.c, y.h, y.w).at);
-        t[i] = lab_median(back ? lab_run_net : lab_run_forward, &n);
-        if (back) t[i] -= lab_median(lab_run_forward, &n);
+        lab_inputs(&n, lab_new("x", s.n, s.c, s.h, s.w).at, NULL, NULL,
+                   lab_new("dy", y.n, y.c, y.h, y.w).at);
+        t[alone] = lab_time_net(&n, back);
         cnn_free(g), lab_clear();
+        s = y;
     }
-    const lab_times times = { t[0], t[1], t[2] };
-    printf("  speed              %s\n", lab_speed(what, flops, times));
-    return times;
+    return t[0] > t[1] ? t[0] - t[1] : 1e-9;
+}
+/* The speed of one operation: with your function, with the plain loops, with cnn.h's own kernel. */
+static inline lab_times lab_time(const char *what, double amount, lab_unit unit, cnn_shape s,
+                                 lab_builder *build, const cnn_kernel *rows, bool back)
+{
+    const lab_times t = { lab_time_op(s, build, CNN_ISA_AUTO, rows, back),
+                          lab_time_op(s, build, CNN_ISA_PLAIN, NULL, back),
+                          lab_time_op(s, build, CNN_ISA_AUTO, NULL, back), NULL, NULL };
+    lab_speed(what, amount, unit, t);
+    return t;
 }
 
 /* ---- 3, 4, 9: conv2d ---- */
@@ -490,7 +537,7 @@ static inline bool lab_row_backward(cnn_backend *none, cnn_tensor *y)
 static inline cnn_tensor *lab_conv1_2(cnn_tensor *x) { return cnn_conv2d(x, 64, 3, .pad = 1); }
 static inline lab_times lab_conv_time(const cnn_kernel *rows, bool back)
 {
-    return lab_time("VGG16 conv1_2", 2.0 * 64 * 32 * 32 * 64 * 9 * (back ? 2 : 1),
+    return lab_time("VGG16 conv1_2", 2.0 * 64 * 32 * 32 * 64 * 9 * (back ? 2 : 1), LAB_FLOPS,
                     (cnn_shape){ 1, 64, 32, 32 }, lab_conv1_2, rows, back);
 }
 
@@ -619,7 +666,7 @@ static inline int lab_dense(int argc, char **argv, lab_dense_forward_fn *f, lab_
         }
     for (int back = 0; done && !lab.judge_only && back < 2; back++)
         lab_time(back ? "LeNet-5 c5, backward" : "LeNet-5 c5, forward", 2.0 * 32 * 400 * 120 * (1 + back),
-                 (cnn_shape){ 32, 400, 1, 1 }, lab_dense_120, rows, back);
+                 LAB_FLOPS, (cnn_shape){ 32, 400, 1, 1 }, lab_dense_120, rows, back);
     lab_fit(done, rows, NULL, false, 20);
     return lab_end();
 }
@@ -677,14 +724,20 @@ static inline lab_verdict lab_judge_pool(lab_pool_part part, bool ties, int n, i
     if (ok && part != LAB_VALUES) {
         lab_array one = lab_new("one", n, c, oh, ow);
         float    *right = lab_memory(y.n);
-        for (int i = 0; i < oh * ow; i++) {                     /* window i of every plane at once */
-            for (size_t j = 0; j < one.n; j++) one.at[j] = j % (size_t)(oh * ow) == (size_t)i ? 1.0f : 0.0f;
+        const int apart = (k - 1) / stride + 1;             /* windows so far apart do not overlap */
+        for (int from = 0; from < apart * apart; from++) {
+            const int top = from / apart, left = from % apart;
+            for (int i = 0; i < n * c * oh * ow; i++)
+                one.at[i] = i / ow % oh % apart == top && i % ow % apart == left ? 1.0f : 0.0f;
             lab_set(net.r, one.at), lab_forward(&net);
             const float *grad = cnn_map_grad(net.x);
-            for (int p = 0; p < n * c; p++)
-                for (int j = 0; j < h * w; j++)
-                    if (grad[(size_t)p * (size_t)(h * w) + (size_t)j] != 0)
-                        right[(size_t)p * (size_t)(oh * ow) + (size_t)i] = (float)j;
+            for (int j = 0; j < n * c * h * w; j++) {
+                if (grad[j] == 0) continue;
+                const int r = j / w % h, s = j % w;             /* of the windows taken, the last before it */
+                const int i = top + (r / stride - top) / apart * apart;
+                const int l = left + (s / stride - left) / apart * apart;
+                right[(j / (h * w) * oh + i) * ow + l] = (float)(r * w + s);
+            }
         }
         lab_set(net.r, dy.at), lab_forward(&net);
         if (part == LAB_BACK) {
@@ -710,7 +763,8 @@ static inline cnn_tensor *lab_pool_2(cnn_tensor *x) { return cnn_max_pool(x, 2);
 static inline int lab_max_pool(int argc, char **argv, lab_pool_forward_fn *f, lab_pool_backward_fn *b)
 {
     static const cnn_kernel rows[] = { { &cnn_op_max_pool, NULL, lab_row_pool, lab_row_pool_back }, { 0 } };
-    static const int fixed[3][6] = { { 2, 6, 28, 28, 2, 2 }, { 1, 8, 14, 14, 2, 2 }, { 1, 4, 28, 28, 3, 2 } };
+    static const int fixed[4][6] = {                /* LeNet-5 at 28 and 86; the last without its border */
+        { 2, 6, 28, 28, 2, 2 }, { 1, 4, 80, 80, 2, 2 }, { 1, 64, 32, 32, 2, 2 }, { 1, 64, 28, 28, 3, 2 } };
     static const char *const parts[] = { "forward, values: ", "forward, places: ", "backward: " };
     bool done = true;
     lab_begin(argc, argv, 5, "max pooling, and ties");
@@ -719,7 +773,7 @@ static inline int lab_max_pool(int argc, char **argv, lab_pool_forward_fn *f, la
         for (int random = 0; random < 2; random++) {
             lab_verdict v = LAB_RIGHT;
             char        name[80];
-            for (int i = 0; i < (random ? 12 : 3) && v == LAB_RIGHT; i++) {
+            for (int i = 0; i < (random ? 12 : 4) && v == LAB_RIGHT; i++) {
                 const int *s = fixed[random ? 0 : i], k = lab_int(1, 3);
                 v = random ? lab_judge_pool((lab_pool_part)part, i % 2 == 0, lab_int(1, 2), lab_int(1, 3),
                                             lab_int(k, 9), lab_int(k, 9), k, lab_int(1, 3))
@@ -731,8 +785,9 @@ static inline int lab_max_pool(int argc, char **argv, lab_pool_forward_fn *f, la
             done = done && v != LAB_NOT_DONE;
         }
     for (int back = 0; done && !lab.judge_only && back < 2; back++)
-        lab_time(back ? "VGG16 pool1, backward" : "VGG16 pool1, forward",   /* 3 comparisons, 1 addition */
-                 8.0 * 64 * 16 * 16 * (back ? 1 : 3), (cnn_shape){ 8, 64, 32, 32 }, lab_pool_2, rows, back);
+        lab_time(back ? "VGG16 pool1, backward" : "VGG16 pool1, forward",
+                 8.0 * 64 * 16 * 16 * 4 * (back ? 10 : 6),          /* x, y, where; dx twice, dy, where */
+                 LAB_BYTES, (cnn_shape){ 8, 64, 32, 32 }, lab_pool_2, rows, back);
     lab_fit(done, rows, NULL, false, 20);
     return lab_end();
 }
@@ -792,6 +847,38 @@ static inline lab_verdict lab_judge_loss(bool back, bool large, int n, int c)
     cnn_free(g), cnn_free(s), lab_clear();
     return a == NOT_DONE ? LAB_NOT_DONE : ok ? LAB_RIGHT : LAB_WRONG;
 }
+/* Speed on ImageNet's 1,000 classes. Forward: 5 operations a logit, exp counted as one. Backward reads p and
+   dz and writes dz. */
+typedef struct { float *J, *p, *z, *dz; int label[LAB_MOST_LABELS]; bool back; } lab_loss_work;
+static inline void lab_run_loss(void *user)
+{
+    lab_loss_work *u = user;
+    if (u->back) lab_loss_b(u->dz, u->p, u->label, LAB_MOST_LABELS, LAB_MOST_CLASSES);
+    else         lab_loss_f(u->J, u->p, u->z, u->label, LAB_MOST_LABELS, LAB_MOST_CLASSES);
+}
+static inline void lab_time_loss(void)
+{
+    enum { N = LAB_MOST_LABELS, C = LAB_MOST_CLASSES };
+    lab_loss_work u = { lab_new("J", 1, 0, 0, 0).at, lab_new("p", N, C, 0, 0).at, lab_new("z", N, C, 0, 0).at,
+                        lab_new("dz", N, C, 0, 0).at, { 0 }, false };
+    for (int i = 0; i < N; i++) u.label[i] = lab_int(0, C - 1);
+    for (int back = 0; back < 2; back++) {
+        lab_times t = { 0 };
+        u.back = back;
+        t.yours = lab_median(lab_run_loss, &u);
+        for (int own = 0; own < 2; own++) {
+            cnn_graph  *g = cnn_new(.max_batch = N, .isa = own ? CNN_ISA_AUTO : CNN_ISA_PLAIN);
+            cnn_tensor *x = cnn_input(g, C, .grad = 1), *label = cnn_labels(g);
+            lab_net     n = { g, x, cnn_softmax_cross_entropy(x, label), x, NULL };
+            cnn_compile(g, n.loss = n.y), lab_set(x, u.z), cnn_set_labels(label, u.label, N);
+            *(own ? &t.own : &t.plain) = lab_time_net(&n, back);
+            cnn_free(g);
+        }
+        if (back) lab_speed("64 samples of 1,000 classes, backward", 12.0 * N * C, LAB_BYTES, t);
+        else      lab_speed("64 samples of 1,000 classes, forward", 5.0 * N * C, LAB_FLOPS, t);
+    }
+    lab_clear();
+}
 static inline int lab_softmax_cross_entropy(int argc, char **argv, lab_loss_forward_fn *f,
                                             lab_loss_backward_fn *b)
 {
@@ -813,6 +900,7 @@ static inline int lab_softmax_cross_entropy(int argc, char **argv, lab_loss_forw
         lab_result(names[part], v, points[part]);
         done = done && v != LAB_NOT_DONE;
     }
+    if (done && !lab.judge_only) lab_time_loss();
     lab_fit(done, rows, NULL, false, 20);
     return lab_end();
 }
@@ -861,6 +949,30 @@ static inline lab_verdict lab_judge_rule(bool adam, bool tiny, int n)
     lab_clear();
     return ok ? LAB_RIGHT : LAB_WRONG;
 }
+/* Speed: a million weights, which no cache near the core holds. cnn.h's own rule is a plain loop, too. */
+typedef struct { float *w, *m, *v, *dw; const cnn_optimizer *own; bool adam; int n; } lab_rule_work;
+static inline void lab_run_rule(void *user)
+{
+    lab_rule_work      *u = user;
+    float *const        slots[CNN_MAX_SLOTS] = { u->m, u->adam ? u->v : NULL, NULL };
+    const cnn_step_args a = { .lr = 1e-3f, .momentum = 0.9f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f };
+    if (u->own)       u->own->update(u->w, u->dw, slots, (size_t)u->n, &a, 9);
+    else if (u->adam) lab_adam_rule(u->w, u->m, u->v, u->dw, u->n, a.lr, a.beta1, a.beta2, a.eps, 10);
+    else              lab_sgd_rule(u->w, u->m, u->dw, u->n, a.lr, a.momentum);
+}
+static inline void lab_time_rule(bool adam)
+{
+    enum { N = 1000000 };
+    lab_rule_work u = { lab_new("w", N, 0, 0, 0).at, lab_new("m", N, 0, 0, 0).at, lab_new("v", N, 0, 0, 0).at,
+                        lab_new("dw", N, 0, 0, 0).at, NULL, adam, N };
+    lab_times     t = { .own_name = "cnn.h's own, which is that loop" };
+    for (int i = 0; i < N; i++) u.v[i] = u.v[i] * u.v[i];
+    t.yours = lab_median(lab_run_rule, &u);
+    u.own = adam ? cnn_adam() : cnn_sgd();
+    t.plain = t.own = lab_median(lab_run_rule, &u);
+    lab_speed("a million weights", (adam ? 28.0 : 20.0) * N, LAB_BYTES, t);
+    lab_clear();
+}
 static inline int lab_optimizers(int argc, char **argv, lab_sgd_fn *sgd, lab_adam_fn *adam)
 {
     const cnn_optimizer mine[2] = { { "my_sgd", 1, lab_update_sgd, cnn_sgd()->fields, NULL },
@@ -877,6 +989,7 @@ static inline int lab_optimizers(int argc, char **argv, lab_sgd_fn *sgd, lab_ada
                 v = lab_judge_rule(rule == 1, tiny == 1, i < 4 ? lab_int(1, 40) : 1000);
             lab_result(names[rule][tiny], v, 20);
         }
+        if (v != LAB_NOT_DONE && !lab.judge_only) lab_time_rule(rule == 1);
         lab_fit(v != LAB_NOT_DONE, NULL, &mine[rule], false, 10);
     }
     return lab_end();
@@ -973,7 +1086,7 @@ static inline lab_verdict lab_judge_perceptron(bool back, int I, int H, int O)
 static inline void lab_learn_xor(bool done)
 {
     const char *name = "XOR, learned by your functions alone";
-    if (!done) { lab_result(name, LAB_NOT_DONE, 20); return; }
+    if (!done) { lab_result(name, LAB_NOT_DONE, 10); return; }
     lab_lecture_arrays a = lab_lecture_fill(2, 8, 1);
     const lab_array   *w[4] = { &a.W1, &a.b1, &a.W2, &a.b2 }, *g[4] = { &a.gW1, &a.gb1, &a.gW2, &a.gb2 };
     double first = 0, sum = 0;
@@ -990,7 +1103,105 @@ static inline void lab_learn_xor(bool done)
     lab_clear();
     snprintf(lab.why, sizeof lab.why, "the sum of the four losses went from %.4f to %.4f", first, sum);
     const bool ok = sum < 0.02;
-    lab_tell(name, ok ? "right" : "WRONG", ok ? 20 : 0, 20, lab.why);
+    lab_tell(name, ok ? "right" : "WRONG", ok ? 10 : 0, 10, lab.why);
+}
+/* Inside cnn_fit: an operation whose forward and backward are your two functions, a sample at a time.
+   Operands: o (of cnn.h's own net with the same weights, for the accuracy), t, x, W1, b1, W2, b2. y: the
+   mean J. */
+static inline bool lab_lecture_shape(cnn_tensor *y)
+{
+    y->shape = (cnn_shape){ 1, 1, 1, 1 }, y->batched = false;
+    return true;
+}
+static inline size_t lab_lecture_saved(const cnn_tensor *y)    /* h, o of all samples; a sample's gradients */
+{
+    const int I = y->in[3]->shape.c, H = y->in[4]->shape.c, O = y->in[6]->shape.c;
+    return ((size_t)y->in[0]->shape.n * (size_t)(H + O) + (size_t)(H * I + H + O * H + O)) * sizeof(float);
+}
+static inline void lab_lecture_op(cnn_tensor *y, bool back)
+{
+    float *const *grads = (float *[]){ y->in[3]->grad, y->in[4]->grad, y->in[5]->grad, y->in[6]->grad };
+    const int     N = y->in[0]->shape.n, I = y->in[3]->shape.c, H = y->in[4]->shape.c, O = y->in[6]->shape.c;
+    const int     size[4] = { H * I, H, O * H, O };
+    float        *h = y->saved, *o = h + N * H, *g[5] = { o + N * O }, J, sum = 0;
+    for (int k = 0; k < 4; k++) g[k + 1] = g[k] + size[k];
+    for (int n = 0; n < N; n++, h += H, o += O) {
+        const float *x = y->in[2]->data + n * I, *t = y->in[1]->data + n * O, *W2 = y->in[5]->data;
+        if (!back) {
+            lab_lecture_f(h, o, &J, x, t, y->in[3]->data, y->in[4]->data, W2, y->in[6]->data, I, H, O);
+            sum += J / (float)N;
+            continue;
+        }
+        lab_lecture_b(g[0], g[1], g[2], g[3], x, t, h, o, W2, I, H, O);
+        for (int k = 0; k < 4; k++)
+            for (int i = 0; i < size[k]; i++) grads[k][i] += y->grad[0] / (float)N * g[k][i];
+    }
+    if (!back) y->data[0] = sum;
+}
+static inline void lab_lecture_op_forward(cnn_tensor *y, cnn_mode mode)
+{
+    if (mode == CNN_TRAIN) lab_lecture_op(y, false);
+    else                   y->data[0] = 0;                     /* keeps nothing; o is what is judged */
+}
+static inline void lab_lecture_op_backward(cnn_tensor *y) { lab_lecture_op(y, true); }
+static inline lab_run lab_train_lecture(bool mine)
+{
+    static const cnn_op op = { .name = "lecture", .shape = lab_lecture_shape,
+                               .forward = lab_lecture_op_forward, .backward = lab_lecture_op_backward,
+                               .saved = lab_lecture_saved, .flags = CNN_READS_X | CNN_LOSS };
+    lab_run      r = { .accuracy = 0 };
+    cnn_dataset  all = lab_digits("train"), test = lab_digits("test"), train = cnn_split(&all, 0, 2000);
+    cnn_graph   *g = cnn_new(.max_batch = 16, .seed = 1);
+    cnn_tensor  *x = cnn_input(g, 1, 28, 28), *t = cnn_input(g, 10);
+    cnn_tensor  *z1 = cnn_dense(x, 32), *z2 = cnn_dense(cnn_sigmoid(z1), 10), *o = cnn_sigmoid(z2);
+    cnn_tensor  *in[7] = { o, t, x, z1->in[1], z1->in[2], z2->in[1], z2->in[2] };
+    cnn_tensor  *loss = mine ? cnn_apply(&op, in, 7, NULL, CNN_HERE) : cnn_scale(cnn_mse(o, t), 5);
+    const double start = lab_seconds();
+    if (cnn_compile(g, loss)) cnn_fit(loss, o, &train, .epochs = 4, .lr = 0.5f, .momentum = 0.5f);
+    r.seconds = lab_seconds() - start;
+    r.accuracy = cnn_top_k(o, &test, 1);
+    if (cnn_error(g)) snprintf(r.error, sizeof r.error, "%s", cnn_error(g));
+    cnn_free(g), cnn_dataset_free(&all), cnn_dataset_free(&test), cnn_dataset_free(&train);
+    return r;
+}
+static inline void lab_fit_lecture(bool done)
+{
+    const char   *name = "inside cnn_fit: 784-32-10 learns 2,000 digits";
+    const lab_run a = lab_train_lecture(false);
+    if (a.error[0]) printf("  without:  %s\n", a.error);
+    else if (!done) lab_not_yet(name, 10, &a);
+    else {
+        const lab_run b = lab_train_lecture(true);
+        lab_compare(name, 10, &b, &a);
+    }
+}
+/* Speed on one digit. Bytes: forward reads each weight once; backward reads W2 and writes both gradients. */
+typedef struct { lab_lecture_arrays a; bool back; } lab_lecture_work;
+enum { LAB_IN = 784, LAB_HIDDEN = 128, LAB_OUT = 10 };
+static inline void lab_run_lecture(void *user)
+{
+    const lab_lecture_work *u = user;
+    lab_lecture_run(&u->a, u->back, u->a.h.at, u->a.o.at, LAB_IN, LAB_HIDDEN, LAB_OUT);
+}
+static inline void lab_time_lecture(void)
+{
+    lab_lecture_work u = { lab_lecture_fill(LAB_IN, LAB_HIDDEN, LAB_OUT), false };
+    for (int back = 0; back < 2; back++) {
+        lab_times t = { 0 };
+        u.back = back;
+        t.yours = lab_median(lab_run_lecture, &u);
+        for (int own = 0; own < 2; own++) {
+            const cnn_isa   isa = own ? CNN_ISA_AUTO : CNN_ISA_PLAIN;
+            lab_lecture_net l = lab_lecture_new(isa, LAB_IN, LAB_HIDDEN, LAB_OUT);
+            lab_net         n = { l.g, l.x, l.J, l.x, l.J };
+            lab_set(l.x, u.a.x.at), lab_set(l.t, u.a.t.at);
+            *(own ? &t.own : &t.plain) = lab_time_net(&n, back);
+            cnn_free(l.g);
+        }
+        lab_speed(back ? "784-128-10, backward" : "784-128-10, forward",
+                  4.0 * LAB_HIDDEN * (LAB_IN + (back ? 2 : 1) * LAB_OUT), LAB_BYTES, t);
+    }
+    lab_clear();
 }
 static inline int lab_lecture(int argc, char **argv, lab_lecture_forward_fn *f, lab_lecture_backward_fn *b)
 {
@@ -1006,7 +1217,10 @@ static inline int lab_lecture(int argc, char **argv, lab_lecture_forward_fn *f, 
                 break;
         lab_result(back ? "backward: 10 random shapes" : "forward: 10 random shapes", v, 20);
     }
-    if (!lab.judge_only) lab_learn_xor(done);
+    if (lab.judge_only) return lab_end();
+    lab_learn_xor(done);
+    if (done) lab_time_lecture();
+    lab_fit_lecture(done);
     return lab_end();
 }
 
@@ -1061,6 +1275,28 @@ static inline lab_verdict lab_judge_norm(int N, int C, int H, int W)
     cnn_free(g), lab_clear();
     return ok ? LAB_RIGHT : LAB_WRONG;
 }
+/* Speed: of bytes, x and dy counted once, dx read and written. */
+typedef struct { lab_array x, dy, dx, dw, db, mean, rstd, w; } lab_norm_work;
+static inline void lab_run_norm(void *user)
+{
+    const lab_norm_work *u = user;
+    lab_norm_b(u->dx.at, u->dw.at, u->db.at, u->dy.at, u->x.at, u->mean.at, u->rstd.at, u->w.at,
+               u->x.shape[0], u->x.shape[1], u->x.shape[2] * u->x.shape[3]);
+}
+static inline cnn_tensor *lab_norm(cnn_tensor *x) { return cnn_batch_norm(x); }
+static inline void lab_time_norm(void)
+{
+    const cnn_shape s = { 8, 64, 32, 32 };
+    const int       n = s.n, c = s.c, h = s.h, w = s.w;
+    lab_norm_work   u = { lab_new("x", n, c, h, w), lab_new("dy", n, c, h, w), lab_new("dx", n, c, h, w),
+                          lab_new("dw", c, 0, 0, 0), lab_new("db", c, 0, 0, 0), lab_new("mean", c, 0, 0, 0),
+                          lab_new("rstd", c, 0, 0, 0), lab_new("w", c, 0, 0, 0) };
+    lab_times t = { .yours = lab_median(lab_run_norm, &u) };
+    lab_clear();
+    t.plain = lab_time_op(s, lab_norm, CNN_ISA_PLAIN, NULL, true);
+    t.own = lab_time_op(s, lab_norm, CNN_ISA_AUTO, NULL, true);
+    lab_speed("8 samples of (64,32,32)", 16.0 * n * c * h * w, LAB_BYTES, t);
+}
 static inline int lab_batch_norm_backward(int argc, char **argv, lab_norm_fn *f)
 {
     static const cnn_kernel rows[] = { { &cnn_op_batch_norm, NULL, NULL, lab_row_norm }, { 0 } };
@@ -1075,6 +1311,7 @@ static inline int lab_batch_norm_backward(int argc, char **argv, lab_norm_fn *f)
     for (int i = 0; i < 12 && v == LAB_RIGHT; i++)
         v = lab_judge_norm(lab_int(2, 6), lab_int(1, 6), lab_int(1, 7), lab_int(1, 7));
     lab_result("12 random shapes", v, 40);
+    if (v != LAB_NOT_DONE && !lab.judge_only) lab_time_norm();
     lab_fit(v != LAB_NOT_DONE, rows, NULL, true, 20);
     return lab_end();
 }
@@ -1117,11 +1354,11 @@ static inline lab_times lab_gemm_time(void)
     for (int i = 0; i < 2; i++) {
         lab_net n = lab_gemm_net(i ? CNN_ISA_AUTO : CNN_ISA_PLAIN, u.b.at, SIZE, SIZE, SIZE);
         lab_inputs(&n, u.a.at, NULL, NULL, NULL);
-        *(i ? &s.own : &s.plain) = lab_median(lab_run_net, &n);
+        *(i ? &s.own : &s.plain) = lab_median(lab_run_forward, &n);
         cnn_free(n.g);
     }
     lab_clear();
-    printf("  speed              %s\n", lab_speed("320 x 320 x 320", 2.0 * SIZE * SIZE * SIZE, s));
+    lab_speed("320 x 320 x 320", 2.0 * SIZE * SIZE * SIZE, LAB_FLOPS, s);
     return s;
 }
 /* Of dense: y = x w^T + b. */
@@ -1177,15 +1414,14 @@ static inline int lab_conv2d_opencl(int argc, char **argv, lab_conv_forward_fn *
 #ifdef LAB_MPI
 typedef lab_answer lab_add_fn(float *grads, int count, float share);
 static lab_add_fn *lab_add;
-static int lab_rank, lab_ranks;
 
 /* The worst verdict of all ranks, with the words of the first that is not content. */
 static inline lab_verdict lab_agree(lab_verdict mine)
 {
-    int worst = (int)mine, from = mine == LAB_RIGHT ? lab_ranks : lab_rank;
+    int worst = (int)mine, from = mine == LAB_RIGHT ? lab.ranks : lab.rank;
     MPI_Allreduce(MPI_IN_PLACE, &worst, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
     MPI_Allreduce(MPI_IN_PLACE, &from, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
-    if (from < lab_ranks) MPI_Bcast(lab.why, sizeof lab.why, MPI_CHAR, from, MPI_COMM_WORLD);
+    if (from < lab.ranks) MPI_Bcast(lab.why, sizeof lab.why, MPI_CHAR, from, MPI_COMM_WORLD);
     return (lab_verdict)worst;
 }
 /* Every rank draws the arrays of all. weight[r]: samples of rank r. */
@@ -1194,17 +1430,17 @@ static inline lab_verdict lab_judge_sum(int count, const int *weight)
     float    *right = lab_memory((size_t)count);
     lab_array mine = lab_new("grads", count, 0, 0, 0);
     int       all = 0;
-    for (int r = 0; r < lab_ranks; r++) all += weight[r];
+    for (int r = 0; r < lab.ranks; r++) all += weight[r];
     for (int i = 0; i < count; i++) right[i] = 0;
-    for (int r = 0; r < lab_ranks; r++)
+    for (int r = 0; r < lab.ranks; r++)
         for (int i = 0; i < count; i++) {
             const float v = (float)(2 * lab_uniform() - 1);
             if (weight[r]) right[i] += v * (float)weight[r] / (float)all;
-            if (r == lab_rank) mine.at[i] = weight[r] ? v : NAN;
+            if (r == lab.rank) mine.at[i] = weight[r] ? v : NAN;
         }
-    const lab_answer a = lab_add(mine.at, count, (float)weight[lab_rank] / (float)all);
+    const lab_answer a = lab_add(mine.at, count, (float)weight[lab.rank] / (float)all);
     char where[80];
-    snprintf(where, sizeof where, "%d gradients, rank %d of %d", count, lab_rank, lab_ranks);
+    snprintf(where, sizeof where, "%d gradients, rank %d of %d", count, lab.rank, lab.ranks);
     const bool ok = a == DONE && lab_same(&mine, right, where);
     lab_clear();
     return lab_agree(a == NOT_DONE ? LAB_NOT_DONE : ok ? LAB_RIGHT : LAB_WRONG);
@@ -1224,13 +1460,13 @@ static inline lab_mpi_net lab_mpi_build(int batch)              /* smooth: round
 /* Ten batches of 8 samples a rank, the last with 5 in all; beside it a net that sees the whole batches. */
 static inline lab_verdict lab_judge_training(void)
 {
-    const int   part = 8, whole = part * lab_ranks, samples = 9 * whole + 5;
+    const int   part = 8, whole = part * lab.ranks, samples = 9 * whole + 5;
     cnn_dataset all = lab_digits("train"), train = cnn_split(&all, 0, samples);
     lab_mpi_net mine = lab_mpi_build(part), one = lab_mpi_build(whole);
     lab_answer  a = DONE;
     for (int first = 0; first < samples && a == DONE; first += whole) {
         const int batch = samples - first < whole ? samples - first : whole;
-        const int at = first + lab_rank * part, n = at < samples ? cnn_feed(mine.x, mine.t, &train, at) : 0;
+        const int at = first + lab.rank * part, n = at < samples ? cnn_feed(mine.x, mine.t, &train, at) : 0;
         size_t    count;
         if (n) cnn_forward(mine.loss, CNN_TRAIN), cnn_backward(mine.loss);
         float *grads = cnn_flat_grads(mine.g, &count);
@@ -1253,27 +1489,82 @@ static inline lab_verdict lab_judge_training(void)
     cnn_free(mine.g), cnn_free(one.g), cnn_dataset_free(&train), cnn_dataset_free(&all), lab_clear();
     return lab_agree(a == NOT_DONE ? LAB_NOT_DONE : ok ? LAB_RIGHT : LAB_WRONG);
 }
+/* Speed: a million gradients. Beside it one rank that collects, adds and sends out; and MPI's sum alone. */
+enum { LAB_SUMMED = 1000000 };
+typedef struct { float *grads, *all; int what; } lab_sum_work;
+static inline void lab_run_sum(const lab_sum_work *u)
+{
+    if (u->what == 0) lab_add(u->grads, LAB_SUMMED, 1.0f / (float)lab.ranks);
+    if (u->what == 2) MPI_Allreduce(MPI_IN_PLACE, u->grads, LAB_SUMMED, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
+    if (u->what != 1) return;
+    MPI_Gather(u->grads, LAB_SUMMED, MPI_FLOAT, u->all, LAB_SUMMED, MPI_FLOAT, 0, MPI_COMM_WORLD);
+    for (int r = 1; lab.rank == 0 && r < lab.ranks; r++)
+        for (int i = 0; i < LAB_SUMMED; i++) u->grads[i] += u->all[(size_t)r * LAB_SUMMED + (size_t)i];
+    MPI_Bcast(u->grads, LAB_SUMMED, MPI_FLOAT, 0, MPI_COMM_WORLD);
+}
+static inline void lab_time_sum(void)
+{
+    enum { RUNS = 15 };
+    lab_sum_work u = { lab_new("grads", LAB_SUMMED, 0, 0, 0).at,
+                       lab.rank == 0 ? lab_memory((size_t)LAB_SUMMED * (size_t)lab.ranks) : NULL, 0 };
+    double median[3], t[RUNS];
+    for (; u.what < 3; u.what++) {
+        for (int i = 0; i < LAB_SUMMED; i++) u.grads[i] = 1e-6f;
+        for (int run = -1; run < RUNS; run++) {                 /* the slowest rank's time; one to warm up */
+            MPI_Barrier(MPI_COMM_WORLD);
+            double d = lab_seconds();
+            lab_run_sum(&u);
+            d = lab_seconds() - d;
+            MPI_Allreduce(MPI_IN_PLACE, &d, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+            int i = run;
+            for (; i > 0 && t[i - 1] > d; i--) t[i] = t[i - 1];
+            if (i >= 0) t[i] = d;
+        }
+        median[u.what] = t[RUNS / 2];
+    }
+    lab_clear();
+    if (!lab.quiet)
+        lab_speed("a million gradients", 4.0 * LAB_SUMMED, LAB_BYTES,
+                  (lab_times){ median[0], median[1], median[2], "a sum on rank 0", "MPI_Allreduce alone" });
+}
+/* Inside cnn_fit, which each rank calls with its part of the digits: SGD by what you make of dw. */
+static inline void lab_update_sum(float *w, const float *dw, float *const *slot, size_t n,
+                                  const cnn_step_args *a, long step)
+{
+    float *sum = lab_memory(n);
+    memcpy(sum, dw, n * sizeof *sum);
+    lab_add(sum, (int)n, 1.0f / (float)lab.ranks);
+    cnn_sgd()->update(w, sum, slot, n, a, step);
+    free(lab.store[--lab.stored]);
+}
 static inline int lab_mpi(int argc, char **argv, lab_add_fn *f)
 {
     MPI_Init(&argc, &argv);
-    MPI_Comm_rank(MPI_COMM_WORLD, &lab_rank), MPI_Comm_size(MPI_COMM_WORLD, &lab_ranks);
-    lab.quiet = lab_rank > 0, lab_add = f;
+    MPI_Comm_rank(MPI_COMM_WORLD, &lab.rank), MPI_Comm_size(MPI_COMM_WORLD, &lab.ranks);
+    lab.quiet = lab.rank > 0, lab_add = f;
     lab_begin(argc, argv, 12, "data-parallel training with MPI");
-    if (lab_ranks < 2 || lab_ranks > 64) {
+    if (lab.ranks < 2 || lab.ranks > 64) {
         if (!lab.quiet) printf("  2 to 64 ranks, please: mpirun -n 2 %s\n", argv[0]);
         MPI_Finalize();
         return 2;
     }
-    int weight[3][64];
-    for (int r = 0; r < lab_ranks; r++)
-        weight[0][r] = 8, weight[1][r] = r + 1, weight[2][r] = r == lab_ranks - 1 ? 0 : r + 3;
+    int  weight[3][64];
+    bool all = true;
+    for (int r = 0; r < lab.ranks; r++)
+        weight[0][r] = 8, weight[1][r] = r + 1, weight[2][r] = r == lab.ranks - 1 ? 0 : r + 3;
     static const char *const names[] = { "equal parts", "unequal parts", "a rank without samples" };
     for (int i = 0; i < 3; i++) {
         lab_verdict v = lab_judge_sum(1, weight[i]);
         if (v == LAB_RIGHT) v = lab_judge_sum(61706, weight[i]);
-        lab_result(names[i], v, 25);
+        all = lab_result(names[i], v, 20) && all;
     }
-    lab_result("ten updates of LeNet-5 beside one process", lab_judge_training(), 25);
+    const lab_verdict v = lab_judge_training();
+    all = lab_result("ten updates of LeNet-5 beside one process", v, 20) && all;
+    const cnn_optimizer rule = { "sgd_of_all", 1, lab_update_sum, cnn_sgd()->fields, NULL };
+    if (all && !lab.judge_only) lab_time_sum();
+    /* Wrong sums may stop one rank alone, for which the others would wait. */
+    if (all || v == LAB_NOT_DONE) lab_fit(all, NULL, &rule, false, 20);
+    else if (!lab.judge_only) lab_tell("inside cnn_fit", "WRONG", 0, 20, "first the right sums");
     MPI_Finalize();
     lab_end();
     return 0;                                           /* mpirun makes a page of words of anything else */

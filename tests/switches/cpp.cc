@@ -97,13 +97,40 @@ static void data()
     CHECK(!cnn_error(k) && cnn_error(missing));
 }
 
+// C++20: the options of C, all of them named; as there, one that is given counts also as 0.
+static void designated()
+{
+#if __cplusplus >= 202002L
+    const float in[4] = { -1, 1, -2, 2 };
+    float       v[3];
+    cnn::graph  g(CNN_WITH(cnn_new, .max_batch = 2, .seed = 1));
+    cnn_tensor *x = CNN_WITH(cnn_input, .g = g, .c = 1, .h = 1, .w = 4, .name = "x");
+    cnn_tensor *y[3] = { cnn_sum(CNN_WITH(cnn_leaky_relu, .x = x, .slope = 0)), cnn_sum(CNN_WITH(cnn_leaky_relu, .x = x)),
+                         cnn_sum(CNN_WITH(cnn_conv2d, .x = x, .channels = 1, .kernel_h = 1, .kernel_w = 3, .pad_w = 1,
+                                          .no_bias = 1, .init = CNN_INIT_CONSTANT, .gain = 1, .name = "conv")) };
+    cnn_tensor *all = cnn_concat(y[0], y[1], y[2]), *loss = CNN_WITH(cnn_sum, .x = all, .axes = CNN_N | CNN_C | CNN_H | CNN_W);
+    CHECK(cnn_compile(g, loss) && cnn_set_batch(g, 1) && cnn_set(x, in, 4));
+    cnn_forward(all, CNN_EVAL), cnn_get(all, v, 3);
+    const float want[3] = { 3, 2.97f, 0 + -2 + 1 + 0 };
+    for (int i = 0; i < 3; i++) CHECK(std::fabs(v[i] - want[i]) < 1e-6f);
+    cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+    CHECK(CNN_WITH(cnn_step, .g = g, .lr = 0.1f, .momentum = 0.9f) && cnn_find(g, "conv.weight"));
+    cnn::graph  h = made(1);
+    const int   line = __LINE__ + 1;
+    cnn_tensor *bad = CNN_WITH(cnn_conv2d, .x = cnn_input(h, 1, 8, 8), .channels = 1, .kernel = 3, .stride = -1);
+    char        place[64];
+    std::snprintf(place, sizeof place, "cpp.cc:%d: conv2d: stride is -1", line);
+    CHECK(bad && cnn_error(h) && std::strstr(cnn_error(h), place));
+#endif
+}
+
 #ifdef OPENCL
 static cnn_backend *device() { return cnn_opencl(cnn::type(CNN_OPENCL_CPU), cnn::no_check(1)); }
 #endif
 
 int main()
 {
-    training(), zeros(), messages(), data();
+    training(), zeros(), messages(), data(), designated();
 #ifdef OPENCL
     (void)device;
 #endif
