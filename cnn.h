@@ -13394,12 +13394,13 @@ typedef struct {
        a is packed; row p of b starts at at[p], which serves packed panels, rows of a matrix and windows of an
        image alike. Whole vectors are stored: nr or, where nr is no more than half, half as many columns.
        Lower bound: mr*nr*k multiply-adds. Two can start in a cycle and take four: at least 8 accumulators.
-       micro_then: the same with a[p*lda + i], and all that may follow a sum. */
+       micro_then: the same with a[p*lda + i], and all that may follow a sum. If col is not NULL, a is read
+       at a[col[p] + i]: then mr must be `tall`, and nr columns are stored. */
     void (*micro)(int mr, int nr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c,
                   ptrdiff_t ldc, const float *bias, bool add, const float *ahead, ptrdiff_t step);
-    void (*micro_then)(int mr, int nr, ptrdiff_t k, const float *a, ptrdiff_t lda, const float *b,
-                       const ptrdiff_t *at, float *c, ptrdiff_t ldc, const cnn__ends *, const float *ahead,
-                       ptrdiff_t step);
+    void (*micro_then)(int mr, int nr, ptrdiff_t k, const float *a, ptrdiff_t lda, const ptrdiff_t *col,
+                       const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc, const cnn__ends *,
+                       const float *ahead, ptrdiff_t step);
     /* A tile of n rows t[i][0..m), ld from row to row, turned: y[c*step + i] = t[i][c] (+ bias[c]). */
     void (*turn)(int n, int m, const float *t, ptrdiff_t ld, float *y, ptrdiff_t step, const float *bias);
     /* Rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np; with at, row
@@ -13460,7 +13461,7 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
 #define CNN__TILE(isa)                                                                                       \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__tile_##isa(const int mr, const int nv, ptrdiff_t k, const float *a, ptrdiff_t lda,             \
-                         const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc,                       \
+                         const ptrdiff_t *col, const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc, \
                          const cnn__ends *ends, ptrdiff_t i0, const float *ahead, ptrdiff_t step)            \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
@@ -13472,11 +13473,11 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
             CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = v[0];                                         \
         }                                                                                                    \
         for (; k > 0; k--, a += lda, ahead += step) {                                                        \
-            const float *row = b + *at++;                                                                    \
+            const float *row = b + *at++, *terms = col ? a + *col++ : a;                                     \
             CNN__PREFETCH_L2(ahead);                                                                         \
             CNN__UNROLL for (int j = 0; j < nv; j++) v[j] = cnn__load_##isa(row + j * W);                    \
             CNN__UNROLL for (int i = 0; i < mr; i++) {                                                       \
-                const cnn__v_##isa s = cnn__set_##isa(a[i]);                                                 \
+                const cnn__v_##isa s = cnn__set_##isa(terms[i]);                                             \
                 CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = cnn__fma_##isa(s, v[j], t[i][j]);         \
             }                                                                                                \
         }                                                                                                    \
@@ -13498,13 +13499,17 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
 /* Tiles of 14, 12, 8, 7, 6, 4, 3, 2 and 1 rows have code of their own; 5 rows are tiles of 3 and 2. */
 #define CNN__MICRO(isa)                                                                                      \
     CNN__TARGET_##isa static void cnn__micro_then_##isa(int mr, int nr, ptrdiff_t k, const float *a,         \
-                                                        ptrdiff_t lda, const float *b,                       \
-                                                        const ptrdiff_t *at, float *c, ptrdiff_t ldc,        \
-                                                        const cnn__ends *ends, const float *ahead,           \
-                                                        ptrdiff_t step)                                      \
+                                                        ptrdiff_t lda, const ptrdiff_t *col,                 \
+                                                        const float *b, const ptrdiff_t *at, float *c,       \
+                                                        ptrdiff_t ldc, const cnn__ends *ends,                \
+                                                        const float *ahead, ptrdiff_t step)                  \
     {                                                                                                        \
         enum { NV = CNN__NV_##isa };                                                                         \
         if (!ahead) ahead = a, step = 0;                                                                     \
+        if (col) {                                                                                           \
+            cnn__tile_##isa(CNN__TALL_##isa, NV, k, a, 0, col, b, at, c, ldc, ends, 0, ahead, step);         \
+            return;                                                                                          \
+        }                                                                                                    \
         for (int i = 0, rows; i < mr; i += rows, a += rows, c += rows * ldc) {                               \
             rows = cnn__tile_rows(mr - i, CNN__TALL_##isa);                                                  \
             if (nr > NV / 2 * CNN__W_##isa) switch (rows) { CNN__TILES(isa, NV) default: break; }            \
@@ -13516,7 +13521,7 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
                                  const float *ahead, ptrdiff_t step)                                         \
     {                                                                                                        \
         const cnn__ends ends = { bias, { add ? c : NULL, NULL }, NULL };                                     \
-        cnn__micro_then_##isa(mr, nr, k, a, mr, b, at, c, ldc, &ends, ahead, step);                          \
+        cnn__micro_then_##isa(mr, nr, k, a, mr, NULL, b, at, c, ldc, &ends, ahead, step);                    \
     }
 
 #define CNN__TILES(isa, nv) CNN__CASE(isa, 14, nv) CNN__CASE(isa, 12, nv) CNN__CASE(isa, 8, nv)              \
@@ -13526,7 +13531,7 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
 #define CNN__CASE(isa, r, nv)                                                                                \
     case r:                                                                                                  \
         if (r <= CNN__TALL_##isa)                                                                            \
-            cnn__tile_##isa(r, nv, k, a, lda, b, at, c, ldc, ends, i, ahead, step);                          \
+            cnn__tile_##isa(r, nv, k, a, lda, NULL, b, at, c, ldc, ends, i, ahead, step);                    \
         break;
 
 /* Rows of the next tile, at most tall, of those that are left: cut so that none is of one or two rows, which
@@ -15008,6 +15013,12 @@ static ptrdiff_t cnn__turned_pixels(const cnn__shifted *q, ptrdiff_t k)
     return k > cnn__shifted_k(q, k) ? (ptrdiff_t)q->block * q->t->ow : q->u->tall;
 }
 
+/* Turned: the pixels of each tile lie in one row of S, nx to a row, so that they need not be packed. */
+static bool cnn__pixels_lie(const cnn__shifted *q, ptrdiff_t nx)
+{
+    return q->borrow || nx % q->u->tall == 0;
+}
+
 CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
                                                 bool turned, const cnn__arrays *o, char *base, size_t *used)
 {
@@ -15310,7 +15321,7 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
         if (direct && d->ends && q->ends.more[1]) ends.more[1] = q->ends.more[1] + (to - q->y);
         if (direct && d->ends) ends.clip = q->ends.clip;
         q->u->micro_then(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni, ni,
-                         copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
+                         NULL, copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
                          direct ? q->out_plane : nr, &ends,
                          next && i < 2 * mr ? next + i / mr * q->u->lanes : NULL, q->plane);
         if (direct) continue;
@@ -15334,14 +15345,14 @@ static void cnn__turned_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, pt
     const bool last = b0 + kc == d->p->k;
     const bool kept = d->p->k > cnn__shifted_k(q, d->p->k);
     float *y = d->y + ic * q->out_plane;
-    float *tile = d->panel;
-    if (!q->borrow) tile += cnn__round_up((size_t)(cnn__shifted_k(q, d->p->k) * d->end), 16);
+    const bool lie = cnn__pixels_lie(q, d->nx);
+    float *tile = d->panel + (lie ? 0 : cnn__round_up((size_t)(cnn__shifted_k(q, d->p->k) * d->end), 16));
     ptrdiff_t packed[CNN__TURNED_KC];
     for (ptrdiff_t p = 0; p < kc; p++) packed[p] = p * nr;
     ptrdiff_t tiles = 0;
     for (int j = 0, n; j < d->end; j += n, tiles++) {
         n = cnn__tile_rows(d->end - j, tall);
-        if (!q->borrow) cnn__fill_tile(d->panel + j * kc, n, d->s, d->p->at + b0, kc, j, d->nx, q->s.width);
+        if (!lie) cnn__fill_tile(d->panel + j * kc, n, d->s, d->p->at + b0, kc, j, d->nx, q->s.width);
     }
     const ptrdiff_t step = cnn__ceil(nr, tiles);
     for (ptrdiff_t i = 0; i < in; i += nr, a += nr * kc) {
@@ -15351,9 +15362,12 @@ static void cnn__turned_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, pt
             float *sums = kept ? tile + i * d->end + j * nr : tile;
             n = cnn__tile_rows(d->end - j, tall);
             const cnn__ends ends = { .more = { b0 > 0 ? sums : NULL } };
-            if (q->borrow) q->u->micro_then(n, ni, kc, d->s + d->p->at[b0] + j, q->plane, a, packed, sums, nr,
-                                            &ends, ahead, step);
-            else q->u->micro_then(n, ni, kc, d->panel + j * kc, n, a, packed, sums, nr, &ends, ahead, step);
+            const float *pixels = d->panel + j * kc;
+            if (q->borrow) pixels = d->s + d->p->at[b0] + j;            /* planes are evenly far apart */
+            else if (lie)  pixels = d->s + j / d->nx * q->s.width + j % d->nx;
+            q->u->micro_then(n, ni, kc, pixels, q->borrow ? q->plane : n,
+                             lie && !q->borrow ? d->p->at + b0 : NULL, a, packed, sums, nr, &ends, ahead,
+                             step);
             if (last) q->u->turn(n, ni, sums, nr, y + i * q->out_plane + j, q->out_plane,
                                  q->bias ? q->bias + d->g * q->m + ic + i : NULL);
         }

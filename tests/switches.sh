@@ -35,6 +35,10 @@ built 'static_beside_another' $CC "$BUILD/static.o" "$BUILD/impl.o"
 ok    'implementation without stdio' $CC -std=c99 -O0 $STRICT -I"$INC" -DCNN_NO_STDIO -c $S/impl.c -o "$BUILD/no_stdio.o"
 built 'no_stdio'    $CC -std=c99 -O0 $STRICT -I"$INC" -DCNN_NO_STDIO $S/net.c "$BUILD/no_stdio.o"
 built 'no_simd'     $CC -std=c99 -O1 $STRICT -I"$INC" -DONE_FILE -DCNN_NO_SIMD $S/net.c
+# ... and where options change arithmetic, which the implementation must not notice.
+for option in -Ofast -mfpmath=387; do
+    compiles "$CC" $option && built no_simd$option $CC -std=gnu17 -O1 $option -I"$INC" -DONE_FILE -DCNN_NO_SIMD $S/net.c
+done
 [ -n "$OPENMP" ] && built 'openmp' $CC -std=c99 -O0 $STRICT $OPENMP -I"$INC" -DONE_FILE $S/net.c
 if compiles "$CC" -pthread; then built 'threads' $CC -std=c99 -O1 -pthread -I"$INC" -Itests $S/threads.c "$BUILD/impl.o"
 else skip 'no -pthread'; fi

@@ -201,7 +201,7 @@ static void half_a_row(void)
         { { &cnn_op_max_pool, .accepts = never, .forward = no_forward }, true, true },
         { { &cnn_op_tanh, .forward = no_forward }, true, true } };                        /* saves nothing */
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const cnn_kernel rows[2] = { cases[i].row, { NULL } };
+        const cnn_kernel rows[2] = { cases[i].row, { .op = NULL } };
         cnn_graph *g = cnn_new(.max_batch = 1, .rows = rows, .inference = !cases[i].train);
         T *loss = cnn_sum(cnn_tanh(cnn_max_pool(cnn_conv2d(cnn_input(g, 1, 4, 4), 1, 3), 2)));
         CHECK(cnn_compile(g, loss) == cases[i].good);

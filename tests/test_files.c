@@ -828,6 +828,10 @@ static void hostile_statistics(void)
     h = loaded(b.p, b.n);
     CHECK(strstr(no_null(cnn_error(h)), "running_mean and running_var are one buffer"));
     cnn_free(h), free(b.p);
+    b = make_file("{\"__metadata__\":{\"cnn.graph\":\"cnn 1\\ninput x 2,1,1\\nop y elu 0 alpha=x7f800000\\nroot 1\\n\"}}", NULL, 0);
+    h = loaded(b.p, b.n);
+    CHECK_STR(cnn_error(h), "net.safetensors: elu \"y\": alpha is inf: it must be in [0,inf)");
+    cnn_free(h), free(b.p);
 }
 
 /* ---- Truncated and mutated ---- */
