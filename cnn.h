@@ -15716,7 +15716,7 @@ static void cnn__columns_run(const cnn__cpu *cpu, const cnn__columns *q)
        dW (OC, taps) += dY (OC, pixels) S(X)^T
 
    Pixels are taken some hundreds at a time, of several images where these are small: dY is packed in row
-   panels, then nr rows of the kernel, each of a channel of its own, are copied from S, transposed:
+   panels, then nr rows of the kernel, of one channel or several, are copied from S, transposed:
    X[pixel][row]. With stride and dilation 1 the KW taps of these rows are KW pixels that follow each other
    in X: pixel p meets them all in X[p], X[p+1], ...; otherwise each tap counts as a row. So taps lie along
    the vectors of cnn__micro, and no sum runs along a row of the image. Lower bound: the multiply-adds of the
@@ -16207,16 +16207,17 @@ typedef struct {
     int th, tw;
     ptrdiff_t tiles, chunk, wide, rows; /* wide: C rounded up to nr; rows: the most of a block */
     ptrdiff_t ss, vs, ms;               /* from one matrix to the next, of sums, v and m: as in cnn__wino */
-    const float *x, *dy;
+    cnn__spread s_x, s_dy;              /* a row of tiles */
     float *dw;
     ptrdiff_t from, count;              /* the chunk that is worked on */
     float *sums, *v, *m;                /* (36,OC,wide), or (36,rows,wide) for each thread if once;
-                                           (36,wide/nr,chunk,nr); (36,rows/mr,chunk,mr) for each thread */
+                                           (36,wide/nr,chunk,nr); for each thread (36,rows/mr,chunk,mr) and
+                                           a row of tiles */
     size_t sums_each, m_each;           /* from one thread to the next, of sums (once) and m */
 } cnn__wino_w;
 
-CNN__COLD static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, const cnn__conv *t, char *base,
-                                                        size_t *used)
+CNN__COLD static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, const cnn__conv *t,
+                                                        const cnn__arrays *o, char *base, size_t *used)
 {
     enum { PANELS = 4, CACHED = 1 << 19 };      /* floats of a transformed chunk that stay near */
     cnn__wino_w q = { .u = cnn__kernels_of(cpu), .t = t, .th = (t->oh + 3) / 4, .tw = (t->ow + 3) / 4 };
@@ -16226,7 +16227,11 @@ CNN__COLD static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, con
     q.once = q.tiles == q.chunk, q.rows = PANELS * q.u->mr;
     q.ms = q.rows * q.chunk + CNN__MAX_LANES;                   /* a store at the end may go beyond */
     q.ss = (q.once ? q.rows : t->oc) * q.wide + CNN__MAX_LANES, q.vs = q.chunk * q.wide + CNN__MAX_LANES;
-    q.sums_each = q.once ? cnn__mul_size(36, (size_t)q.ss) : 0, q.m_each = cnn__mul_size(36, (size_t)q.ms);
+    q.s_x = (cnn__spread){ o->x, t->ic, t->h, t->w, 1, 1, 1, 1, 1, -t->ph, -t->pw, 5, 4 * q.tw + 2, 0 };
+    q.s_dy = (cnn__spread){ o->dy, t->oc, t->oh, t->ow, 1, 1, 1, 1, 1, 0, 0, 3, 4 * q.tw, 0 };
+    q.sums_each = q.once ? cnn__mul_size(36, (size_t)q.ss) : 0;
+    q.m_each = cnn__add_size(cnn__mul_size(36, (size_t)q.ms),
+                             cnn__round_up((size_t)((q.u->nr + q.u->mr) * cnn__spread_plane(&q.s_x, 1)), 16));
     q.sums = cnn__take(base, used, cnn__mul_size(q.once ? (size_t)cpu->threads : 1,
                                                  cnn__mul_size(36, (size_t)q.ss)), sizeof *q.sums);
     q.v = cnn__take(base, used, cnn__mul_size(36, (size_t)q.vs), sizeof *q.v);
@@ -16234,55 +16239,28 @@ CNN__COLD static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, con
     return q;
 }
 
-/* Point the lanes at one tile, of side rows and columns, in channels c, c+1, ... (the last one again beyond
-   the end). A tile that sticks out of the image is copied to the patches, with zeros around it. */
-static void cnn__winograd_lanes(int lanes, const float **tile, ptrdiff_t *row, float patch[][36],
-                                const float *x, int channels, int c, int h, int w, int y0, int x0, int side)
-{
-    const bool inside = y0 >= 0 && x0 >= 0 && y0 + side <= h && x0 + side <= w;
-    for (int l = 0; l < lanes; l++) {
-        const float *p = x + (ptrdiff_t)cnn__min(c + l, channels - 1) * h * w;
-        tile[l] = inside ? p + (ptrdiff_t)y0 * w + x0 : patch[l], row[l] = inside ? w : side;
-        if (inside) continue;
-        memset(patch[l], 0, sizeof patch[l]);
-        cnn__patch(patch[l], side, p, h, w, y0, x0);
-    }
-}
-
-/* v = Bt x B for the tiles of the chunk, channels j .. j+nr: a panel. */
-static void cnn__winograd_inputs(const cnn__wino_w *q, int j)
+/* Transform the tiles of the chunk in channels c .. c+n of x or dy to panels of n: to[tile][channel], the
+   last channel again beyond the end. Where tiles stick out of the image, a row of them is copied first, with
+   zeros around it. */
+static void cnn__winograd_transform(const cnn__wino_w *q, const cnn__spread *s,
+                                    void (*f)(const float *const *, const ptrdiff_t *, float *, ptrdiff_t),
+                                    int c, int n, float *to, ptrdiff_t step, float *strip)
 {
     enum { L = CNN__MAX_LANES };
-    const cnn__conv *t = q->t;
-    const ptrdiff_t plane = (ptrdiff_t)q->th * q->tw;
+    const int lanes = q->u->lanes, planes = (int)cnn__min(cnn__ceil(n, lanes) * lanes, s->planes - c);
+    const bool inside = !s->y0 && !s->x0 && 4 * q->th + s->halo - 3 <= s->h && s->width <= s->w;
+    const ptrdiff_t image = (ptrdiff_t)q->th * q->tw, in = (ptrdiff_t)s->h * s->w;
+    const ptrdiff_t plane = inside ? in : cnn__spread_plane(s, 1);
     const float *tile[L];
-    float        patch[L][36];
     ptrdiff_t    row[L];
-    for (ptrdiff_t e = 0; e < q->count; e++) {
-        const ptrdiff_t n = (q->from + e) / plane, at = (q->from + e) % plane;
-        for (int r = 0; r < q->u->nr; r += q->u->lanes) {
-            cnn__winograd_lanes(q->u->lanes, tile, row, patch, q->x + n * t->ic * t->h * t->w, t->ic, j + r,
-                                t->h, t->w, (int)(at / q->tw) * 4 - t->ph, (int)(at % q->tw) * 4 - t->pw, 6);
-            q->u->winograd_x(tile, row, q->v + j * q->chunk + e * q->u->nr + r, q->vs);
-        }
-    }
-}
-
-/* m = A dY At for the tiles of the chunk, output channels c .. c+mr: a panel. */
-static void cnn__winograd_outputs(const cnn__wino_w *q, float *m, int c, int mr)
-{
-    enum { L = CNN__MAX_LANES };
-    const cnn__conv *t = q->t;
-    const ptrdiff_t plane = (ptrdiff_t)q->th * q->tw;
-    const float *tile[L];
-    float        patch[L][36];
-    ptrdiff_t    row[L];
-    for (ptrdiff_t e = 0; e < q->count; e++) {              /* the next tile overwrites the lanes beyond mr */
-        const ptrdiff_t n = (q->from + e) / plane, at = (q->from + e) % plane;
-        for (int r = 0; r < mr; r += q->u->lanes) {
-            cnn__winograd_lanes(q->u->lanes, tile, row, patch, q->dy + n * t->oc * t->oh * t->ow, t->oc,
-                                c + r, t->oh, t->ow, (int)(at / q->tw) * 4, (int)(at % q->tw) * 4, 4);
-            q->u->winograd_dy(tile, row, m + e * mr + r, q->ms);
+    for (int l = 0; l < L; l++) row[l] = inside ? s->w : s->width;
+    for (ptrdiff_t e = 0; e < q->count; e++, to += n) {
+        const ptrdiff_t at = q->from + e, n0 = at / image, y = at % image / q->tw * 4, x = at % q->tw * 4;
+        const float *from = inside ? s->x + (n0 * s->planes + c) * in + y * s->w : strip;
+        if (!inside && (x == 0 || e == 0)) cnn__spread_copy(q->u, s, strip, n0, c, planes, (int)y, 1);
+        for (int r = 0; r < n; r += lanes) {        /* the next tile overwrites the lanes beyond n */
+            for (int l = 0; l < lanes; l++) tile[l] = from + x + cnn__min(r + l, planes - 1) * plane;
+            f(tile, row, to + r, step);
         }
     }
 }
@@ -16293,8 +16271,9 @@ static void cnn__winograd_sums(const cnn__wino_w *q, float *sums, int i, int end
     const cnn__kernels *u = q->u;
     ptrdiff_t at[CNN__KC];
     for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * u->nr;
-    for (int c = i; c < end; c += u->mr)
-        cnn__winograd_outputs(q, m + (c - i) * q->chunk, c, (int)cnn__min(u->mr, end - c));
+    for (int c = i; c < end; c += u->mr)                        /* m = A dY At */
+        cnn__winograd_transform(q, &q->s_dy, u->winograd_dy, c, (int)cnn__min(u->mr, end - c),
+                                m + (c - i) * q->chunk, q->ms, m + 36 * q->ms);
     for (int e = 0; e < 36; e++)
         for (ptrdiff_t j = 0; j < q->wide; j += u->nr)
             for (int c = i; c < end; c += u->mr)
@@ -16320,8 +16299,11 @@ static void cnn__winograd_gradient(const cnn__wino_w *q, const float *sums, ptrd
 static void cnn__winograd_inputs_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__wino_w *q = job;
-    (void)thread;
-    for (; from < to; from++) cnn__winograd_inputs(q, (int)from * q->u->nr);
+    const int nr = q->u->nr;
+    for (; from < to; from++)                                   /* v = Bt x B */
+        cnn__winograd_transform(q, &q->s_x, q->u->winograd_x, (int)from * nr, nr,
+                                q->v + from * nr * q->chunk, q->vs,
+                                q->m + (size_t)thread * q->m_each + 36 * q->ms);
 }
 static void cnn__winograd_sums_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
@@ -16353,16 +16335,17 @@ static void cnn__winograd_weights_run(const cnn__cpu *cpu, cnn__wino_w *q)
     if (!q->once) cnn__share_out(cpu, work, q->t->oc, cnn__winograd_gradient_job, q);
 }
 
-/* ---- Depthwise 3x3: plane by plane, in place, with u->depth; stride 1, forward also 2 ----
+/* ---- Depthwise 3x3: plane by plane, in place, with u->depth; stride 1 or 2 ----
 
-   backward-data is forward from dy, with the kernel turned by 180 degrees and padding 2 - P. Lower bound:
-   with 18 operations for a float read and one written (two, where dx is added to), memory beyond the caches
-   decides. */
+   backward-data is forward from dy, with the kernel turned by 180 degrees and padding 2 - P. With stride 2,
+   both backward passes are those of stride 1 with zeros between the numbers of dy: four times the
+   multiply-adds, in a kernel that has lanes for them. Lower bound: with 18 operations for a float read and
+   one written (two, where dx is added to), memory beyond the caches decides. */
 static bool cnn__rows_fit(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
-    (void)cpu;
+    (void)cpu, (void)pass;
     return t->groups == t->ic && t->ic == t->oc && t->kh == 3 && t->kw == 3 && t->sh == t->sw
-        && t->sh <= (pass == CNN__FORWARD ? 2 : 1) && t->dh == 1 && t->dw == 1 && cnn__all_meet(t);
+        && t->sh <= 2 && t->dh == 1 && t->dw == 1 && cnn__all_meet(t);
 }
 
 /* Fetch the next plane while this one is worked on: the hardware prefetcher does not recognise strips of
@@ -16387,7 +16370,20 @@ typedef struct {
     bool flat, ends;                    /* vectors of several rows; the tail is a clip, done in registers */
     const float *clip;
     cnn__lanes bits[CNN__ROWS_FLAT][10];
+    float *work;                        /* stride 2, backward: for each thread a plane of dy, zeros between */
+    ptrdiff_t each;
 } cnn__rows;
+
+/* dy, or the copy of it that has zeros between. */
+static const float *cnn__rows_dy(const cnn__rows *q, const float *dy, int thread)
+{
+    const cnn__conv *t = q->t;
+    float *to = q->work + thread * q->each;
+    if (!q->each) return dy;
+    for (int y = 0; y < t->oh; y++, to += 4 * t->ow - 2, dy += t->ow)
+        for (int x = 0; x < t->ow; x++) to[2 * x] = dy[x];
+    return q->work + thread * q->each;
+}
 
 /* Vectors of several rows, where they are many enough: see cnn__flat. */
 static bool cnn__rows_flat(cnn__rows *q)
@@ -16413,14 +16409,17 @@ static bool cnn__rows_flat(cnn__rows *q)
 static void cnn__rows_job(const void *job, ptrdiff_t first, ptrdiff_t last, int thread)
 {
     const cnn__rows *q = job;
-    const ptrdiff_t in = (ptrdiff_t)q->image.h * q->image.w, out = (ptrdiff_t)q->image.oh * q->image.ow;
-    (void)thread;
+    const bool back = q->pass == CNN__BACKWARD_DATA;
+    const ptrdiff_t in = back ? (ptrdiff_t)q->t->oh * q->t->ow : (ptrdiff_t)q->t->h * q->t->w;
+    const ptrdiff_t out = (ptrdiff_t)q->image.oh * q->image.ow;
     for (ptrdiff_t i = first; i < last; i++) {
         float k[9];
         const ptrdiff_t c = i % q->t->ic;
-        for (int e = 0; e < 9; e++) k[e] = q->w[c * 9 + (q->pass ? 8 - e : e)];
-        q->u->depth(&q->image, q->flat ? q->bits : NULL, q->to + i * out, q->from + i * in, k,
-                    q->b ? q->b[c] : 0.0f, q->pass == 1, q->clip);
+        const float *from = q->from + i * in;
+        for (int e = 0; e < 9; e++) k[e] = q->w[c * 9 + (back ? 8 - e : e)];
+        if (back) from = cnn__rows_dy(q, from, thread);
+        q->u->depth(&q->image, q->flat ? q->bits : NULL, q->to + i * out, from, k,
+                    q->b ? q->b[c] : 0.0f, back, q->clip);
         if (!q->ends) cnn__complete(q->tail, q->to, i * out, (i + 1) * out);
     }
 }
@@ -16428,8 +16427,7 @@ static void cnn__rows_job(const void *job, ptrdiff_t first, ptrdiff_t last, int 
 static void cnn__rows_weights_job(const void *job, ptrdiff_t first, ptrdiff_t last, int thread)
 {
     const cnn__rows *q = job;
-    const ptrdiff_t in = (ptrdiff_t)q->image.h * q->image.w, out = (ptrdiff_t)q->image.oh * q->image.ow;
-    (void)thread;
+    const ptrdiff_t in = (ptrdiff_t)q->t->h * q->t->w, out = (ptrdiff_t)q->t->oh * q->t->ow;
     for (ptrdiff_t n = 0; n < q->t->n; n++)
         for (ptrdiff_t c = first; c < last; c++) {
             const ptrdiff_t i = n * q->t->ic + c;
@@ -16437,7 +16435,8 @@ static void cnn__rows_weights_job(const void *job, ptrdiff_t first, ptrdiff_t la
                 cnn__prefetch_plane(q->from + (i + 1) * in, in);
                 cnn__prefetch_plane(q->dy + (i + 1) * out, out);
             }
-            q->u->depth_w(&q->image, q->to + c * 9, q->from + i * in, q->dy + i * out);
+            q->u->depth_w(&q->image, q->to + c * 9, q->from + i * in,
+                          cnn__rows_dy(q, q->dy + i * out, thread));
         }
 }
 
@@ -16514,8 +16513,8 @@ static void cnn__run_winograd(const cnn__cpu *cpu, const cnn__conv *t, int pass,
                               char *scratch, size_t *used)
 {
     if (pass == CNN__BACKWARD_WEIGHTS) {
-        cnn__wino_w q = cnn__winograd_weights_plan(cpu, t, scratch, used);
-        if (o->to) q.dw = o->to, q.x = o->x, q.dy = o->dy, cnn__winograd_weights_run(cpu, &q);
+        cnn__wino_w q = cnn__winograd_weights_plan(cpu, t, o, scratch, used);
+        if (o->to) q.dw = o->to, cnn__winograd_weights_run(cpu, &q);
         return;
     }
     const cnn__wino q = cnn__winograd_plan(cpu, t, pass == CNN__BACKWARD_DATA, o, scratch, used);
@@ -16534,16 +16533,19 @@ static size_t cnn__pack_winograd(const cnn__cpu *cpu, const cnn__conv *t, float 
 static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
                           char *scratch, size_t *used)
 {
-    (void)scratch, (void)used;                          /* needs none */
-    if (!o->to) return;
-    const double work = 36.0 * t->n * t->ic * (pass == CNN__BACKWARD_DATA ? (double)t->h * t->w
-                                                                         : (double)t->oh * t->ow);
-    const cnn__image image = { t->h, t->w, t->oh, t->ow, t->ph, t->pw, t->sh },
-        turned = { t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw, 1 };
     const bool backward = pass == CNN__BACKWARD_DATA, weights = pass == CNN__BACKWARD_WEIGHTS;
+    const int s = pass ? t->sh : 1, oh = s * (t->oh - 1) + 1, ow = s * (t->ow - 1) + 1;
+    const double work = 36.0 * t->n * t->ic * (backward ? (double)t->h * t->w : (double)oh * ow);
+    const cnn__image image = { t->h, t->w, oh, ow, t->ph, t->pw, pass ? 1 : t->sh },
+        turned = { oh, ow, t->h, t->w, 2 - t->ph, 2 - t->pw, 1 };
+    const ptrdiff_t each = s > 1 ? cnn__ceil((ptrdiff_t)oh * ow, 16) * 16 : 0;
+    const size_t floats = cnn__mul_size((size_t)cpu->threads, (size_t)each);
+    float *zeros = cnn__take(scratch, used, floats, sizeof *zeros);
+    if (!o->to) return;
+    if (floats) memset(zeros, 0, floats * sizeof *zeros);
     cnn__rows q = { .u = cnn__kernels_of(cpu), .t = t, .pass = pass, .image = backward ? turned : image,
                     .to = o->to, .from = backward ? o->dy : o->x, .dy = o->dy, .w = o->w, .b = o->b,
-                    .tail = o->tail };
+                    .tail = o->tail, .work = zeros, .each = each };
     cnn__ends ends;
     q.ends = cnn__ends_of(cpu, o->tail, &ends) && !ends.more[1], q.clip = q.ends ? ends.clip : NULL;
     q.flat = !weights && cnn__rows_flat(&q);

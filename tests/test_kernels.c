@@ -442,6 +442,10 @@ static void conv(cnn_isa isa, int pass)
         shape(5, 33, 2, 3, 40, 3, 1, 1, 1, 1),   shape(4, 32, 5, 5, 37, 3, 1, 1, 1, 1),    shape(16, 32, 1, 4, 32, 3, 1, 1, 1, 1),
         shape(7, 32, 29, 27, 50, 3, 1, 1, 1, 1) };      /* the last: Winograd's backward-weights in several chunks and blocks */
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) check_all(isa, &fixed[i], pass, i % 3 > 0);
+    for (int w = 3; w < 40; w++) {                      /* depthwise, stride 2: all tails */
+        const cnn__conv t = shape(2, 3, 4 + w % 9, w, 3, 3, 2, w % 3, 1, 3);
+        check_all(isa, &t, pass, w % 2);
+    }
     for (int i = 0; i < 60; i++) {
         const cnn__conv t = random_shape();
         check_all(isa, &t, pass, test_chance(60));
