@@ -1431,10 +1431,10 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
     X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) \
     X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
     X(max_bytes) X(extra_ok) X(missing_ok) X(only) X(skip) X(renames) X(report) X(report_size) X(values) \
-    X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) X(without) X(cache) X(axes) \
+    X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) X(without) X(cache) X(tune) \
     X(data) X(prefix) X(softmax) X(exponent) X(per_update) X(eval) X(frozen) X(bytes) X(floats) X(labels) \
     X(target) X(targets) X(target_c) X(target_h) X(target_w) X(fill) X(target_type) X(label) X(separator) \
-    X(shorter) X(decode) X(stream) X(count) X(reduction) X(gamma) X(smooth)
+    X(shorter) X(decode) X(stream) X(count) X(reduction) X(gamma) X(smooth) X(axes)
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"

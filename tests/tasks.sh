@@ -8,13 +8,22 @@ case $BUILD in /*) dir=$BUILD/tasks_sh;; *) dir=$top/$BUILD/tasks_sh;; esac
 mkdir -p "$dir"
 OPENMP=-fopenmp; printf 'int main(void) { return 0; }\n' | $CC -x c - -fopenmp -o "$dir/probe" 2>/dev/null || OPENMP=
 
-# example NAME ARGUMENTS...: compile it by its own line, less optimised, and run it in $dir; what it writes is in $dir/out.
+# The implementation is compiled once for all, as that takes ten seconds.
+[ -f "$OBJECT" ] || { OBJECT=$dir/cnn.o; $CC -std=c99 -O1 $OPENMP -I. -c tests/switches/impl.c -o "$OBJECT"; }
+# linked FILE PROGRAM EDITS...: PROGRAM, of an example without its implementation, after sed's EDITS.
+linked() {
+    file=$1 program=$2; shift 2
+    sed -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' "$@" "$file" >"$dir/$program.c"
+    $CC -std=c99 -O1 $OPENMP -include math.h -include stdlib.h -include string.h -I. "$dir/$program.c" "$OBJECT" -o "$dir/$program" -lm 2>&1
+}
+
+# example NAME ARGUMENTS...: its own cc line is right, and it runs in $dir; what it writes is in $dir/out.
 example() {
     name=$1; shift
-    line=$(sed -n "s|^ *cc \(.*examples/$name.c -o $name -lm\).*|\1|p" examples/$name.c)
+    line=$(sed -n "s|^ *cc \(.*examples/$name.c\) -o $name -lm.*|\1|p" examples/$name.c)
     [ -n "$line" ] || { fail "examples/$name.c has no cc line"; return 1; }
-    line=$(echo "$line" | sed "s/-O2/-O1/; s/-fopenmp/$OPENMP/; s|-o $name|-o $dir/$name|")
-    if out=$($CC $line 2>&1) && [ -z "$out" ]; then pass; else fail "cc $line" "$out"; return 1; fi
+    line=$(echo "$line" | sed "s/-O2/-fsyntax-only/; s/-fopenmp/$OPENMP/")
+    if out=$($CC $line 2>&1; linked "examples/$name.c" "$name") && [ -z "$out" ]; then pass; else fail "cc $line" "$out"; return 1; fi
     (cd "$dir" && OMP_NUM_THREADS=2 ./$name "$@" >out 2>err) && pass || { fail "$name $*" "$(tail -3 "$dir/err")"; return 1; }
 }
 
@@ -34,11 +43,7 @@ if example folder pictures 12; then
         grep -q 'cnn.data.* lying upright' "$dir/folder.safetensors" && pass || fail 'folder: it has not learned, or the names are not in the file' "$(cat "$dir/out")"
 fi
 # predict.c prints the names that a model file has: that of folder.c with grey pictures.
-[ -f "$OBJECT" ] || { OBJECT=$dir/cnn.o; $CC -std=c99 -O1 $OPENMP -I. -c tests/switches/impl.c -o "$OBJECT"; }
-for e in folder predict; do
-    sed -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' -e 's/3, SIZE, SIZE/1, SIZE, SIZE/' examples/$e.c >"$dir/grey_$e.c"
-    $CC -std=c99 -O1 $OPENMP -include math.h -include stdlib.h -include string.h -I. "$dir/grey_$e.c" "$OBJECT" -o "$dir/grey_$e" -lm 2>&1
-done
+for e in folder predict; do linked examples/$e.c grey_$e -e 's/3, SIZE, SIZE/1, SIZE, SIZE/'; done
 awk 'BEGIN { printf "P5\n20 16\n255\n"; for (i = 0; i < 320; i++) printf("%c", (i % 20 > 8 && i % 20 < 12) ? 120 : 40) }' >"$dir/bar.pgm"
 out=$(cd "$dir" && mkdir -p grey && cd grey && ../grey_folder ../pictures 2 2>&1 >/dev/null && ../grey_predict folder.safetensors ../bar.pgm 2>&1)
 printf '%s\n' "$out" | grep -q '^ *upright  *[0-9.]* %' && printf '%s\n' "$out" | grep -q '^ *lying  *[0-9.]* %' && pass ||
