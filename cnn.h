@@ -2636,13 +2636,13 @@ typedef struct {
    every q_k is 0; 0 ignores none. */
 typedef struct { const float *label, *weight; float e; int ignore; bool soft; } cnn__target;
 
-static bool cnn__ignored(const cnn__target *t, ptrdiff_t i)
+static bool cnn__ignored(const cnn__target *target, ptrdiff_t i)
 {
-    return t->ignore && !t->soft && t->label[i] == (float)t->ignore;
+    return target->ignore && !target->soft && target->label[i] == (float)target->ignore;
 }
-static float cnn__label_weight(const cnn__target *t, ptrdiff_t i)
+static float cnn__label_weight(const cnn__target *target, ptrdiff_t i)
 {
-    return cnn__ignored(t, i) ? 0.0f : t->weight ? t->weight[(int)t->label[i]] : 1.0f;
+    return cnn__ignored(target, i) ? 0.0f : target->weight ? target->weight[(int)target->label[i]] : 1.0f;
 }
 
 /* ---- The kernels, by the chapters of the rooms ----
@@ -2668,19 +2668,20 @@ static size_t cnn__gemm_scratch(const cnn__cpu *cpu, int m, int n, int k);
    packed: w as cnn__conv_pack has left it for this shape, or NULL; then the tail. cnn__conv_pack returns its
    floats, 0 where the kernel takes w as it lies, and packs if to is not NULL; cnn__conv_packed: the most for
    this batch or a smaller one. */
-CNN__KERNEL(conv_forward, const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x, const float *w,
+CNN__KERNEL(conv_forward, const cnn__cpu *cpu, const cnn__conv *conv, float *y, const float *x,
+            const float *w,
                           const float *b, const float *packed, void *scratch, const cnn__tail *tail);
-static size_t cnn__conv_pack(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w,
+static size_t cnn__conv_pack(const cnn__cpu *cpu, const cnn__conv *conv, float *to, const float *w,
                              void *scratch);
-static size_t cnn__conv_packed(const cnn__cpu *cpu, const cnn__conv *t);
-CNN__KERNEL(conv_backward_data, const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
+static size_t cnn__conv_packed(const cnn__cpu *cpu, const cnn__conv *conv);
+CNN__KERNEL(conv_backward_data, const cnn__cpu *cpu, const cnn__conv *conv, float *dx, const float *dy,
                                 const float *w, void *scratch);
-CNN__KERNEL(conv_backward_weights, const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
+CNN__KERNEL(conv_backward_weights, const cnn__cpu *cpu, const cnn__conv *conv, float *dw, float *db,
                                    const float *x, const float *dy, void *scratch);
-static void cnn__conv_mend_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, const float *x,
+static void cnn__conv_mend_weights(const cnn__cpu *cpu, const cnn__conv *conv, float *dw, const float *x,
                                    const float *dy);
-static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t);
-CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *t, int pass);
+static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *conv);
+CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *conv, int pass);
 
 /* The part of window number i inside the plane, along one axis: *from, *from + d, ..., less than *to. */
 static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, int *to);
@@ -2688,15 +2689,15 @@ static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, 
 /* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN
    wins over every number, the last of several: a net that has gone wrong should show it. Back: dx[at] += dy.
    clear: dx is set to zero first. */
-CNN__KERNEL(max_pool, const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x);
-static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy,
+CNN__KERNEL(max_pool, const cnn__cpu *cpu, const cnn__pool *pool, float *y, int *at, const float *x);
+static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float *dx, const float *dy,
                                const int *at, bool clear);
 
 /* y = the sum of each window (oy,ox) times share[oy] share[OH + ox], which cnn__pool_shares computes. */
-static void cnn__pool_shares(const cnn__pool *t, float *share);
-CNN__KERNEL(avg_pool, const cnn__cpu *cpu, const cnn__pool *t, float *restrict y, const float *restrict x,
+static void cnn__pool_shares(const cnn__pool *pool, float *share);
+CNN__KERNEL(avg_pool, const cnn__cpu *cpu, const cnn__pool *pool, float *restrict y, const float *restrict x,
                       const float *share);
-CNN__KERNEL(avg_pool_back, const cnn__cpu *cpu, const cnn__pool *t, float *restrict dx,
+CNN__KERNEL(avg_pool_back, const cnn__cpu *cpu, const cnn__pool *pool, float *restrict dx,
                            const float *restrict dy, const float *share, bool clear);
 
 /* Per channel of (N,C,P), P = H*W: the mean, which is mean + rest, as one float may be too coarse for it
@@ -2728,9 +2729,10 @@ static void   cnn__softmax(const cnn__cpu *cpu, float *y, const float *x, int n,
 static void   cnn__softmax_back(const cnn__cpu *cpu, float *dx, const float *dy, const float *y, int n, int c,
                                 ptrdiff_t plane);
 static void   cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, const float *x,
-                                 const cnn__target *t, int n, int c, ptrdiff_t plane);
+                                 const cnn__target *target, int n, int c, ptrdiff_t plane);
 static void   cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, const float *g, ptrdiff_t step,
-                                      const float *saved, const float *x, const cnn__target *t, int n, int c,
+                                      const float *saved, const float *x, const cnn__target *target, int n,
+                                      int c,
                                       ptrdiff_t plane);
 
 /* to (+)= from / (1-p) where element i is kept, as number i of the stream decides; to may be from. */
@@ -3560,15 +3562,15 @@ CNN_API bool cnn_step_(cnn_step_args a)
 typedef struct { int size, kernel, stride, pad, end, dilation; bool ceil_mode; } cnn__slide;
 
 /* The extent of a dilated kernel. */
-static int cnn__reach(const cnn__slide *a) { return a->dilation * (a->kernel - 1) + 1; }
+static int cnn__reach(const cnn__slide *slide) { return slide->dilation * (slide->kernel - 1) + 1; }
 
 /* How many windows: floor((size + pad + end - reach) / stride) + 1. With ceil_mode rounded up, but a window
    must start inside the input or its left padding. */
-static int cnn__count_windows(const cnn__slide *a)
+static int cnn__count_windows(const cnn__slide *slide)
 {
-    const int room = a->size + a->pad + a->end - cnn__reach(a);
-    int       n = (a->ceil_mode ? room + a->stride - 1 : room) / a->stride + 1;
-    return a->ceil_mode && (n - 1) * a->stride >= a->size + a->pad ? n - 1 : n;
+    const int room = slide->size + slide->pad + slide->end - cnn__reach(slide);
+    int       n = (slide->ceil_mode ? room + slide->stride - 1 : room) / slide->stride + 1;
+    return slide->ceil_mode && (n - 1) * slide->stride >= slide->size + slide->pad ? n - 1 : n;
 }
 
 /* The largest kernel, stride, pad, dilation, window or result of upsample, and the widest input: so the sums
@@ -3602,27 +3604,29 @@ enum { CNN__LARGEST_OPTION = 1 << 24, CNN__WIDEST = 1 << 29 };
       { (x).w, (a)->kernel_w, (a)->stride_w, (a)->pad_left, (a)->pad_right, (a)->dilation_w, up } }
 
 /* Is there a window? */
-static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
+static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *slide)
 {
-    if (a->size > CNN__WIDEST) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
-    long long reach = (long long)a->dilation * (a->kernel - 1) + 1;
-    if (reach <= a->size + a->pad + a->end + (a->ceil_mode ? a->stride - 1 : 0)) return true;
+    if (slide->size > CNN__WIDEST) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
+    long long reach = (long long)slide->dilation * (slide->kernel - 1) + 1;
+    if (reach <= slide->size + slide->pad + slide->end + (slide->ceil_mode ? slide->stride - 1
+                                                          : 0)) return true;
     char dilated[32] = "";
-    if (a->dilation > 1) cnn__format(dilated, sizeof dilated, " with dilation %d", a->dilation);
+    if (slide->dilation > 1) cnn__format(dilated, sizeof dilated, " with dilation %d", slide->dilation);
     return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d,%d: (%d + %d + %d - %lld)/%d + 1 < 1",
-                    a->kernel, dilated, cnn__shape_text(y->in[0]).s, a->pad, a->end, a->size, a->pad, a->end,
-                    reach, a->stride);
+                    slide->kernel, dilated, cnn__shape_text(y->in[0]).s, slide->pad, slide->end, slide->size,
+                    slide->pad, slide->end,
+                    reach, slide->stride);
 }
 
 /* The kernels of convolution lay the channels of a group out in memory with the padding around them, see
    cnn__spread: so that, too, is an array. */
-static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide s[2])
+static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide slide[2])
 {
-    const double high = (double)s[0].size + s[0].pad + s[0].end;
-    const double wide = (double)s[1].size + s[1].pad + s[1].end;
+    const double high = (double)slide[0].size + slide[0].pad + slide[0].end;
+    const double wide = (double)slide[1].size + slide[1].pad + slide[1].end;
     return channels * high * wide <= INT_MAX
         || cnn_fail(y, "%d channels of (%d,%d), padded to (%.0f,%.0f), have more than 2^31 - 1 elements",
-                    channels, s[0].size, s[1].size, high, wide);
+                    channels, slide[0].size, slide[1].size, high, wide);
 }
 
 /* -----------------------------------------------------------------------------------------------------------
@@ -3655,10 +3659,10 @@ static bool cnn__conv2d_shape(cnn_tensor *y)
     if (a->causal && reach > CNN__LARGEST_OPTION)
         return cnn_fail(y, "causal: pad_left would be %lld: at most %d", reach, (int)CNN__LARGEST_OPTION);
     if (a->causal && (a->pad_left != reach || a->pad_right)) a->pad_left = (int)reach, a->pad_right = 0;
-    const cnn__slide s[2] = CNN__SLIDES(a, x, false);
-    if (!cnn__check_channels(y, a->channels, a->groups) || !cnn__check_slide(y, &s[0])
-        || !cnn__check_slide(y, &s[1]) || !cnn__check_padded(y, x.c / a->groups, s)) return false;
-    y->shape = (cnn_shape){ x.n, a->channels, cnn__count_windows(&s[0]), cnn__count_windows(&s[1]) };
+    const cnn__slide slide[2] = CNN__SLIDES(a, x, false);
+    if (!cnn__check_channels(y, a->channels, a->groups) || !cnn__check_slide(y, &slide[0])
+        || !cnn__check_slide(y, &slide[1]) || !cnn__check_padded(y, x.c / a->groups, slide)) return false;
+    y->shape = (cnn_shape){ x.n, a->channels, cnn__count_windows(&slide[0]), cnn__count_windows(&slide[1]) };
     return true;
 }
 static cnn_shape cnn__conv2d_weight(const cnn_tensor *y)
@@ -3709,7 +3713,7 @@ static size_t cnn__conv2d_before(const cnn_tensor *y)
 {
     return cnn__folds(cnn__of(y)) ? cnn__round_up((size_t)y->shape.c, CNN__ALIGN / sizeof(float)) : 0;
 }
-static cnn__conv_weights cnn__conv2d_weights(cnn_tensor *y, const cnn__conv *t)
+static cnn__conv_weights cnn__conv2d_weights(cnn_tensor *y, const cnn__conv *conv)
 {
     cnn_graph        *g = y->graph;
     cnn__node        *v = cnn__of(y);
@@ -3717,53 +3721,54 @@ static cnn__conv_weights cnn__conv2d_weights(cnn_tensor *y, const cnn__conv *t)
     if (v->packed_at == SIZE_MAX) return r;
     const cnn_tensor *norm = v->tail ? v->tail->norm : NULL;
     const uint64_t written = (g->shares ? g->shares : g)->written;
-    const bool     old = v->packed_when != written || v->packed_n != t->n || v->packed_norm != norm;
-    const bool     packs = cnn__conv_pack(&g->cpu, t, NULL, NULL, NULL) > 0;
+    const bool     old = v->packed_when != written || v->packed_n != conv->n || v->packed_norm != norm;
+    const bool     packs = cnn__conv_pack(&g->cpu, conv, NULL, NULL, NULL) > 0;
     float         *b = g->arena[CNN_ARENA_PACKED] + v->packed_at, *to = b + cnn__conv2d_before(y);
     float         *scratch = cnn_scratch(y), *w = packs ? scratch : to;        /* with the norm, not packed */
     if (norm && old) cnn__conv2d_fold(y, norm, w, b);
     if (norm) r.w = w, r.b = b, scratch += cnn__round_up(cnn__conv2d_floats(y), CNN__ALIGN / sizeof *w);
-    if (packs && old) cnn__conv_pack(&g->cpu, t, to, r.w, scratch);
+    if (packs && old) cnn__conv_pack(&g->cpu, conv, to, r.w, scratch);
     if (packs) r.packed = to;
-    v->packed_when = written, v->packed_n = t->n, v->packed_norm = norm;
+    v->packed_when = written, v->packed_n = conv->n, v->packed_norm = norm;
     return r;
 }
 static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
-    const cnn__conv         t = cnn__conv_of(y);
-    const cnn__conv_weights p = cnn__conv2d_weights(y, &t);
-    cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, p.w, p.b, p.packed, cnn_scratch(y),
+    const cnn__conv         conv = cnn__conv_of(y);
+    const cnn__conv_weights p = cnn__conv2d_weights(y, &conv);
+    cnn__conv_forward(&y->graph->cpu, &conv, y->data, y->in[0]->data, p.w, p.b, p.packed, cnn_scratch(y),
                       cnn__of(y)->tail);
 }
 /* dw, and db unless it is NULL; then dw is mended if it began at 0. */
-static void cnn__conv_gradient(cnn_tensor *y, const cnn__conv *t, float *db, const float *x, const float *dy,
+static void cnn__conv_gradient(cnn_tensor *y, const cnn__conv *conv, float *db, const float *x,
+                               const float *dy,
                                void *scratch)
 {
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *w = y->in[1];
     const bool      alone = y->graph->from_zero && cnn__of(w)->grad_first == y->index;
-    cnn__conv_backward_weights(cpu, t, w->grad, db, x, dy, scratch);
-    if (alone) cnn__conv_mend_weights(cpu, t, w->grad, x, dy);
+    cnn__conv_backward_weights(cpu, conv, w->grad, db, x, dy, scratch);
+    if (alone) cnn__conv_mend_weights(cpu, conv, w->grad, x, dy);
 }
 static void cnn__conv2d_backward(cnn_tensor *y)
 {
-    const cnn__conv t = cnn__conv_of(y);
+    const cnn__conv conv = cnn__conv_of(y);
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *x = y->in[0], *w = y->in[1], *b = cnn_operand(y, "bias");
-    if (x->grad) cnn__conv_backward_data(cpu, &t, x->grad, y->grad, w->data, cnn_scratch(y));
-    if (w->grad) cnn__conv_gradient(y, &t, cnn__grad(b), x->data, y->grad, cnn_scratch(y));
+    if (x->grad) cnn__conv_backward_data(cpu, &conv, x->grad, y->grad, w->data, cnn_scratch(y));
+    if (w->grad) cnn__conv_gradient(y, &conv, cnn__grad(b), x->data, y->grad, cnn_scratch(y));
     else if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
 }
 static size_t cnn__conv2d_scratch(const cnn_tensor *y)
 {
-    const cnn__conv t = cnn__conv_of(y);
+    const cnn__conv conv = cnn__conv_of(y);
     const size_t    folded = cnn__conv2d_before(y) ? cnn__conv2d_floats(y) * sizeof(float) + CNN__ALIGN : 0;
-    return cnn__add_size(cnn__conv_scratch(&y->graph->cpu, &t), folded);
+    return cnn__add_size(cnn__conv_scratch(&y->graph->cpu, &conv), folded);
 }
 static size_t cnn__conv2d_packed(const cnn_tensor *y)
 {
-    const cnn__conv t = cnn__conv_of(y);
-    size_t floats = cnn__conv_packed(&y->graph->cpu, &t);
+    const cnn__conv conv = cnn__conv_of(y);
+    size_t floats = cnn__conv_packed(&y->graph->cpu, &conv);
     if (cnn__conv2d_before(y) && floats < cnn__conv2d_floats(y)) floats = cnn__conv2d_floats(y);
     return cnn__mul_size(cnn__add_size(cnn__conv2d_before(y), floats), sizeof(float));
 }
@@ -3774,9 +3779,9 @@ static double cnn__conv2d_macs(const cnn_tensor *y)
 }
 static const char *cnn__conv2d_algorithm(const cnn_tensor *y)
 {
-    cnn__conv t = cnn__conv_of(y);
-    t.n = cnn__of(y)->max_n;
-    return cnn__conv_algorithm(&y->graph->cpu, &t, 0);
+    cnn__conv conv = cnn__conv_of(y);
+    conv.n = cnn__of(y)->max_n;
+    return cnn__conv_algorithm(&y->graph->cpu, &conv, 0);
 }
 static const cnn_field cnn__conv2d_fields[] = {
     CNN_FIELD('i', cnn_conv2d_args, channels, .range = "[1,2147483647]", .what = "the number of outputs"),
@@ -3806,30 +3811,31 @@ CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
  *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).  (Zeiler et al. 2010; Dumoulin, Visin 2016)
  * ------------------------------------------------------------------------------------------------------- */
 /* What is slid over is y: sets its size. */
-static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int output_pad)
+static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *slide, int in, int output_pad)
 {
-    if (output_pad >= a->stride && output_pad >= a->dilation)
+    if (output_pad >= slide->stride && output_pad >= slide->dilation)
         return cnn_fail(y, "output_pad is %d: it must be less than the stride, %d, or the dilation, %d",
-                        output_pad, a->stride, a->dilation);
-    const long long size = (long long)(in - 1) * a->stride - a->pad - a->end
-                         + (long long)a->dilation * (a->kernel - 1) + output_pad + 1;
+                        output_pad, slide->stride, slide->dilation);
+    const long long size = (long long)(in - 1) * slide->stride - slide->pad - slide->end
+                         + (long long)slide->dilation * (slide->kernel - 1) + output_pad + 1;
     if (size < 1 || size > CNN__WIDEST)
         return cnn_fail(y, "input %s: (%d - 1)*%d - %d - %d + %d*(%d - 1) + %d + 1 = %lld is no extent",
-                        cnn__shape_text(y->in[0]).s, in, a->stride, a->pad, a->end, a->dilation, a->kernel,
+                        cnn__shape_text(y->in[0]).s, in, slide->stride, slide->pad, slide->end,
+                        slide->dilation, slide->kernel,
                         output_pad, size);
-    a->size = (int)size;
+    slide->size = (int)size;
     return true;
 }
 static bool cnn__conv_transpose2d_shape(cnn_tensor *y)
 {
     const cnn_conv_transpose2d_args *a = y->args;
     const cnn_shape                  x = y->in[0]->shape;
-    cnn__slide                       s[2] = CNN__SLIDES(a, x, false);
+    cnn__slide                       slide[2] = CNN__SLIDES(a, x, false);
     if (!cnn__check_channels(y, a->channels, a->groups)
-        || !cnn__transpose_extent(y, &s[0], x.h, a->output_pad_h)
-        || !cnn__transpose_extent(y, &s[1], x.w, a->output_pad_w)
-        || !cnn__check_padded(y, a->channels / a->groups, s)) return false;
-    y->shape = (cnn_shape){ x.n, a->channels, s[0].size, s[1].size };
+        || !cnn__transpose_extent(y, &slide[0], x.h, a->output_pad_h)
+        || !cnn__transpose_extent(y, &slide[1], x.w, a->output_pad_w)
+        || !cnn__check_padded(y, a->channels / a->groups, slide)) return false;
+    y->shape = (cnn_shape){ x.n, a->channels, slide[0].size, slide[1].size };
     return true;
 }
 static cnn_shape cnn__transpose_weight(const cnn_tensor *y)
@@ -3852,14 +3858,14 @@ static cnn__conv cnn__transpose_of(const cnn_tensor *y)      /* the convolution 
 }
 static void cnn__conv_transpose2d_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
-    const cnn__conv t = cnn__transpose_of(y);
+    const cnn__conv conv = cnn__transpose_of(y);
     const int       plane = cnn__plane(y->shape);
     const float    *bias = cnn__data(cnn_operand(y, "bias"));
     for (int i = 0; i < y->shape.n * y->shape.c; i++) {
         const float b = bias ? bias[i % y->shape.c] : 0.0f;
         for (ptrdiff_t j = (ptrdiff_t)i * plane, end = j + plane; j < end; j++) y->data[j] = b;
     }
-    cnn__conv_backward_data(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data, cnn_scratch(y));
+    cnn__conv_backward_data(&y->graph->cpu, &conv, y->data, y->in[0]->data, y->in[1]->data, cnn_scratch(y));
 }
 /* cnn__conv_forward sets, but gradients are added: so there is a place between. */
 static size_t cnn__transpose_dx_bytes(const cnn_tensor *y)
@@ -3868,22 +3874,22 @@ static size_t cnn__transpose_dx_bytes(const cnn_tensor *y)
 }
 static void cnn__conv_transpose2d_backward(cnn_tensor *y)
 {
-    const cnn__conv t = cnn__transpose_of(y);
+    const cnn__conv conv = cnn__transpose_of(y);
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *x = y->in[0], *w = y->in[1], *b = cnn_operand(y, "bias");
     float          *dx = cnn_scratch(y);
     void           *scratch = (char *)cnn_scratch(y) + cnn__transpose_dx_bytes(y);
     if (x->grad) {
-        cnn__conv_forward(cpu, &t, dx, y->grad, w->data, NULL, NULL, scratch, NULL);
+        cnn__conv_forward(cpu, &conv, dx, y->grad, w->data, NULL, NULL, scratch, NULL);
         cnn__map_back(cpu, NULL, x->grad, dx, NULL, NULL, cnn__len(x->shape));
     }
-    if (w->grad)      cnn__conv_gradient(y, &t, NULL, y->grad, x->data, scratch);
+    if (w->grad)      cnn__conv_gradient(y, &conv, NULL, y->grad, x->data, scratch);
     if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
 }
 static size_t cnn__conv_transpose2d_scratch(const cnn_tensor *y)
 {
-    const cnn__conv t = cnn__transpose_of(y);
-    return cnn__add_size(cnn__transpose_dx_bytes(y), cnn__conv_scratch(&y->graph->cpu, &t));
+    const cnn__conv conv = cnn__transpose_of(y);
+    return cnn__add_size(cnn__transpose_dx_bytes(y), cnn__conv_scratch(&y->graph->cpu, &conv));
 }
 static double cnn__conv_transpose2d_macs(const cnn_tensor *y)
 {
@@ -3969,12 +3975,12 @@ static cnn__pool cnn__pool_of(const cnn_tensor *y)
 }
 /* Does every window see a part of the input? Those that start before it need not: with a pad as wide as they
    are, or with a dilation wider than the input; nor does a last one that starts behind it. */
-static bool cnn__sees_input(const cnn__slide *a)
+static bool cnn__sees_input(const cnn__slide *slide)
 {
-    const int n = cnn__count_windows(a);
-    bool      sees = a->pad < cnn__reach(a) && (n - 1) * a->stride < a->size + a->pad;
-    for (int i = 0, from, to; sees && i < n && i * a->stride < a->pad; i++) {
-        cnn__window(i, a->size, a->kernel, a->stride, a->pad, a->dilation, &from, &to);
+    const int n = cnn__count_windows(slide);
+    bool      sees = slide->pad < cnn__reach(slide) && (n - 1) * slide->stride < slide->size + slide->pad;
+    for (int i = 0, from, to; sees && i < n && i * slide->stride < slide->pad; i++) {
+        cnn__window(i, slide->size, slide->kernel, slide->stride, slide->pad, slide->dilation, &from, &to);
         sees = from < to;
     }
     return sees;
@@ -3984,25 +3990,25 @@ static bool cnn__pool_shape(cnn_tensor *y)
     if (!cnn__operands(y, 1, 1)) return false;
     const cnn_pool_args *a = y->args;
     const cnn_shape      x = y->in[0]->shape;
-    const cnn__slide     s[2] = CNN__SLIDES(a, x, a->ceil_mode != 0);
-    if (!cnn__check_slide(y, &s[0]) || !cnn__check_slide(y, &s[1])) return false;
-    if (!cnn__sees_input(&s[0]) || !cnn__sees_input(&s[1]))
+    const cnn__slide     slide[2] = CNN__SLIDES(a, x, a->ceil_mode != 0);
+    if (!cnn__check_slide(y, &slide[0]) || !cnn__check_slide(y, &slide[1])) return false;
+    if (!cnn__sees_input(&slide[0]) || !cnn__sees_input(&slide[1]))
         return cnn_fail(y, "input %s, kernel %d,%d, dilation %d,%d, pad %d,%d above and below, %d,%d beside: "
                         "a window would see nothing but padding", cnn__shape_text(y->in[0]).s, a->kernel_h,
                         a->kernel_w, a->dilation_h, a->dilation_w, a->pad_top, a->pad_bottom, a->pad_left,
                         a->pad_right);
-    y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&s[0]), cnn__count_windows(&s[1]) };
+    y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&slide[0]), cnn__count_windows(&slide[1]) };
     return true;
 }
 static void cnn__max_pool_forward(cnn_tensor *y, cnn_mode mode)
 {
-    const cnn__pool t = cnn__pool_of(y);
-    cnn__max_pool(&y->graph->cpu, &t, y->data, mode == CNN_TRAIN ? y->saved : NULL, y->in[0]->data);
+    const cnn__pool pool = cnn__pool_of(y);
+    cnn__max_pool(&y->graph->cpu, &pool, y->data, mode == CNN_TRAIN ? y->saved : NULL, y->in[0]->data);
 }
 static void cnn__max_pool_backward(cnn_tensor *y)
 {
-    const cnn__pool t = cnn__pool_of(y);
-    if (y->in[0]->grad) cnn__max_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, y->saved,
+    const cnn__pool pool = cnn__pool_of(y);
+    if (y->in[0]->grad) cnn__max_pool_back(&y->graph->cpu, &pool, y->in[0]->grad, y->grad, y->saved,
                                             cnn_grad_is_new(y));
 }
 static size_t cnn__max_pool_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(int); }
@@ -4022,18 +4028,18 @@ CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
  * -------------------------------------------------------------------------------------------------------- */
 static void cnn__avg_pool_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
-    const cnn__pool t = cnn__pool_of(y);
+    const cnn__pool pool = cnn__pool_of(y);
     float          *share = cnn_scratch(y);
-    cnn__pool_shares(&t, share);
-    cnn__avg_pool(&y->graph->cpu, &t, y->data, y->in[0]->data, share);
+    cnn__pool_shares(&pool, share);
+    cnn__avg_pool(&y->graph->cpu, &pool, y->data, y->in[0]->data, share);
 }
 static void cnn__avg_pool_backward(cnn_tensor *y)
 {
-    const cnn__pool t = cnn__pool_of(y);
+    const cnn__pool pool = cnn__pool_of(y);
     float          *share = cnn_scratch(y);
     if (!y->in[0]->grad) return;
-    cnn__pool_shares(&t, share);
-    cnn__avg_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, share, cnn_grad_is_new(y));
+    cnn__pool_shares(&pool, share);
+    cnn__avg_pool_back(&y->graph->cpu, &pool, y->in[0]->grad, y->grad, share, cnn_grad_is_new(y));
 }
 static size_t cnn__avg_pool_scratch(const cnn_tensor *y)
 {
@@ -4246,25 +4252,25 @@ static bool cnn__group_norm_shape(cnn_tensor *y)
 }
 static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
 {
-    const cnn__sample_norm t = cnn__sample_norm_of(y);
-    const float *w = cnn__data(t.w), *b = cnn__data(t.b);
+    const cnn__sample_norm norm = cnn__sample_norm_of(y);
+    const float *w = cnn__data(norm.w), *b = cnn__data(norm.b);
     float       *saved = mode == CNN_TRAIN ? y->saved : NULL;
-    const ptrdiff_t rows = (ptrdiff_t)y->shape.n * t.groups;
+    const ptrdiff_t rows = (ptrdiff_t)y->shape.n * norm.groups;
     const cnn__cpu one = { y->graph->cpu.isa, 1, false };
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (ptrdiff_t row = 0; row < rows; row++) {
-        const float *x = y->in[0]->data + row * t.k;
+        const float *x = y->in[0]->data + row * norm.k;
         float        mean = 0, rest = 0, variance = 0;
-        if (t.centred) cnn__fast_channel_moments(&one, &mean, &rest, &variance, x, 1, 1, t.k);
-        else           variance = (float)(cnn__sum_squares(&one, x, NULL, 0, t.k) / (double)t.k);
-        const float rstd = 1 / sqrtf(variance + t.eps);
+        if (norm.centred) cnn__fast_channel_moments(&one, &mean, &rest, &variance, x, 1, 1, norm.k);
+        else           variance = (float)(cnn__sum_squares(&one, x, NULL, 0, norm.k) / (double)norm.k);
+        const float rstd = 1 / sqrtf(variance + norm.eps);
         if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd, saved[2 * rows + row] = rest;
-        ptrdiff_t weight = row * t.k % t.period / t.share;
-        for (ptrdiff_t i = 0; i < t.k; weight++) {
+        ptrdiff_t weight = row * norm.k % norm.period / norm.share;
+        for (ptrdiff_t i = 0; i < norm.k; weight++) {
             const float factor = w ? rstd * w[weight] : rstd;
             const float offset = (b ? b[weight] : 0.0f) - rest * factor;
-            for (ptrdiff_t end = i + t.share; i < end; i++)
-                y->data[row * t.k + i] = (x[i] - mean) * factor + offset;
+            for (ptrdiff_t end = i + norm.share; i < end; i++)
+                y->data[row * norm.k + i] = (x[i] - mean) * factor + offset;
         }
     }
 }
@@ -4280,39 +4286,39 @@ static void cnn__moments_of(const cnn__cpu *cpu, double sum[2], const float *x, 
 }
 static void cnn__sample_norm_backward(cnn_tensor *y)
 {
-    const cnn__sample_norm t = cnn__sample_norm_of(y);
+    const cnn__sample_norm norm = cnn__sample_norm_of(y);
     const cnn__cpu *cpu = &y->graph->cpu;
     const ptrdiff_t all = cnn__len(y->shape);
-    const float    *saved = y->saved, *rest = saved + 2 * (ptrdiff_t)y->shape.n * t.groups;
-    const float    *w = cnn__data(t.w), *x = y->in[0]->data, *dy = y->grad;
-    float          *dx = y->in[0]->grad, *dw = cnn__grad(t.w), *db = cnn__grad(t.b);
+    const float    *saved = y->saved, *rest = saved + 2 * (ptrdiff_t)y->shape.n * norm.groups;
+    const float    *w = cnn__data(norm.w), *x = y->in[0]->data, *dy = y->grad;
+    float          *dx = y->in[0]->grad, *dw = cnn__grad(norm.w), *db = cnn__grad(norm.b);
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, all))
-    for (ptrdiff_t row = 0; row < (dx ? (ptrdiff_t)y->shape.n * t.groups : 0); row++) {
+    for (ptrdiff_t row = 0; row < (dx ? (ptrdiff_t)y->shape.n * norm.groups : 0); row++) {
         const float     mean = saved[2 * row], rstd = saved[2 * row + 1];
-        const ptrdiff_t at = row * t.k, weight = at % t.period / t.share;
+        const ptrdiff_t at = row * norm.k, weight = at % norm.period / norm.share;
         double          sum = 0, moment = 0;
-        for (ptrdiff_t i = 0; i < t.k; i += t.share) {
-            const double factor = w ? (double)w[weight + i / t.share] : 1.0;
+        for (ptrdiff_t i = 0; i < norm.k; i += norm.share) {
+            const double factor = w ? (double)w[weight + i / norm.share] : 1.0;
             double       part[2];
-            cnn__moments_of(cpu, part, x + at + i, dy + at + i, mean, rest[row], t.share);
+            cnn__moments_of(cpu, part, x + at + i, dy + at + i, mean, rest[row], norm.share);
             sum += factor * part[0], moment += factor * part[1];
         }
-        const double slope = moment * (double)rstd * (double)rstd / (double)t.k;
-        const double middle = t.centred ? sum / (double)t.k - (double)rest[row] * slope : 0;
+        const double slope = moment * (double)rstd * (double)rstd / (double)norm.k;
+        const double middle = norm.centred ? sum / (double)norm.k - (double)rest[row] * slope : 0;
         const float  m = (float)slope, d = (float)middle;
-        for (ptrdiff_t i = 0; i < t.k; ) {
-            const float factor = w ? w[weight + i / t.share] : 1.0f;
-            for (ptrdiff_t end = i + t.share; i < end; i++)
+        for (ptrdiff_t i = 0; i < norm.k; ) {
+            const float factor = w ? w[weight + i / norm.share] : 1.0f;
+            for (ptrdiff_t end = i + norm.share; i < end; i++)
                 dx[at + i] += (factor * dy[at + i] - d - (x[at + i] - mean) * m) * rstd;
         }
     }
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, all))
-    for (ptrdiff_t i = 0; i < (dw || db ? t.period / t.share : 0); i++) {
+    for (ptrdiff_t i = 0; i < (dw || db ? norm.period / norm.share : 0); i++) {
         double sum = 0, moment = 0;
-        for (ptrdiff_t at = i * t.share; at < all; at += t.period) {
-            const ptrdiff_t row = at / t.k;
+        for (ptrdiff_t at = i * norm.share; at < all; at += norm.period) {
+            const ptrdiff_t row = at / norm.k;
             double          part[2];
-            cnn__moments_of(cpu, part, x + at, dy + at, saved[2 * row], rest[row], t.share);
+            cnn__moments_of(cpu, part, x + at, dy + at, saved[2 * row], rest[row], norm.share);
             sum += part[0], moment += (double)saved[2 * row + 1] * part[1];
         }
         if (dw) dw[i] += (float)moment;
@@ -5056,38 +5062,38 @@ typedef struct { int axis, extent[4], from, to, step, count; } cnn__slice;
 static cnn__slice cnn__slice_of(const cnn_tensor *y)
 {
     const cnn_slice_args *a = y->args;
-    cnn__slice            t = { a->axis == CNN_N ? 0 : cnn__axis_number(a->axis), { 0 }, a->from, a->to,
+    cnn__slice            slice = { a->axis == CNN_N ? 0 : cnn__axis_number(a->axis), { 0 }, a->from, a->to,
                                 a->step, 0 };
     const int             end = INT_MAX;
-    cnn__extents(y->in[0]->shape, t.extent);
-    if (t.axis == 4) return t;
-    if (t.from < 0) t.from += t.extent[t.axis];
-    if (t.to < 0 || t.to == end) t.to = t.extent[t.axis] + (t.to < 0 ? t.to : 0);
-    if (t.from >= 0 && t.to > t.from) t.count = (t.to - 1 - t.from) / t.step + 1;
-    return t;
+    cnn__extents(y->in[0]->shape, slice.extent);
+    if (slice.axis == 4) return slice;
+    if (slice.from < 0) slice.from += slice.extent[slice.axis];
+    if (slice.to < 0 || slice.to == end) slice.to = slice.extent[slice.axis] + (slice.to < 0 ? slice.to : 0);
+    if (slice.from >= 0 && slice.to > slice.from) slice.count = (slice.to - 1 - slice.from) / slice.step + 1;
+    return slice;
 }
 static bool cnn__slice_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
-    cnn__slice              t = cnn__slice_of(y);
+    cnn__slice              slice = cnn__slice_of(y);
     const cnn_tensor       *x = y->in[0];
     const cnn_slice_args   *a = y->args;
-    if (t.axis == 4 || (t.axis == 0 && x->batched))
+    if (slice.axis == 4 || (slice.axis == 0 && x->batched))
         return cnn_fail(y, "axis is %u: it must be one of CNN_C, CNN_H, CNN_W, or CNN_N without a batch",
                         a->axis);
-    if (t.from < 0 || t.to > t.extent[t.axis] || t.to <= t.from)
+    if (slice.from < 0 || slice.to > slice.extent[slice.axis] || slice.to <= slice.from)
         return cnn_fail(y, "from %d to %d of input %s holds nothing, or leaves the extent %d of its axis",
-                        a->from, a->to, cnn__shape_text(x).s, t.extent[t.axis]);
-    t.extent[t.axis] = t.count;
-    y->shape = (cnn_shape){ t.extent[0], t.extent[1], t.extent[2], t.extent[3] };
+                        a->from, a->to, cnn__shape_text(x).s, slice.extent[slice.axis]);
+    slice.extent[slice.axis] = slice.count;
+    y->shape = (cnn_shape){ slice.extent[0], slice.extent[1], slice.extent[2], slice.extent[3] };
     return true;
 }
 static bool cnn__slice_move(const cnn_tensor *y, int k CNN__UNUSED, cnn_move *m)
 {
-    const cnn__slice t = cnn__slice_of(y);
+    const cnn__slice slice = cnn__slice_of(y);
     *m = cnn__move_in(y->in[0]->shape, false);
-    m->at = t.from * m->step[t.axis];
-    if (t.count > 1) m->step[t.axis] *= t.step;
+    m->at = slice.from * m->step[slice.axis];
+    if (slice.count > 1) m->step[slice.axis] *= slice.step;
     return true;
 }
 static const cnn_field cnn__slice_fields[] = {
@@ -5271,18 +5277,21 @@ static void cnn__upsample_run(cnn_tensor *y, float *dx)
             if (!dx) {
                 const float *up = y->in[0]->data + a, *down = y->in[0]->data + b;
                 for (int j = 0; j < out.w; j++) {
-                    const cnn__between q = column[j];
-                    y->data[to + j] = bilinear ? (1 - r.t) * ((1 - q.t) * up[q.a] + q.t * up[q.b])
-                                               + r.t * ((1 - q.t) * down[q.a] + q.t * down[q.b]) : up[q.a];
+                    const cnn__between between = column[j];
+                    y->data[to + j] = bilinear ? (1 - r.t) * ((1 - between.t) * up[between.a] + between.t
+                                                              * up[between.b])
+                                               + r.t * ((1 - between.t) * down[between.a] + between.t
+                                                        * down[between.b]) : up[between.a];
                 }
             } else {
                 for (int j = 0; j < out.w; j++) {
-                    const cnn__between q = column[j];
+                    const cnn__between between = column[j];
                     const float        dy = y->grad[to + j];
-                    dx[a + q.a] += (1 - r.t) * (1 - q.t) * dy;
+                    dx[a + between.a] += (1 - r.t) * (1 - between.t) * dy;
                     if (!bilinear) continue;
-                    dx[a + q.b] += (1 - r.t) * q.t * dy;
-                    dx[b + q.a] += r.t * (1 - q.t) * dy, dx[b + q.b] += r.t * q.t * dy;
+                    dx[a + between.b] += (1 - r.t) * between.t * dy;
+                    dx[b + between.a] += r.t * (1 - between.t) * dy, dx[b + between.b] += r.t * between.t
+                                         * dy;
                 }
             }
         }
@@ -5558,21 +5567,21 @@ static ptrdiff_t cnn__label_count(const cnn_tensor *y)
 }
 static double cnn__labels_weigh(const cnn_tensor *y)
 {
-    const cnn__target t = cnn__target_of(y);
+    const cnn__target target = cnn__target_of(y);
     double            sum = 0;
-    if (t.soft) return (double)cnn__label_count(y);
-    for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += (double)cnn__label_weight(&t, i);
+    if (target.soft) return (double)cnn__label_count(y);
+    for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += (double)cnn__label_weight(&target, i);
     return sum;
 }
 CNN_API bool cnn_check_labels(cnn_tensor *y)
 {
     if (!(cnn__of(y->in[1])->data_on & CNN__HOST)) return true;
     const cnn_tensor *label = y->in[1];
-    const cnn__target t = cnn__target_of(y);
+    const cnn__target target = cnn__target_of(y);
     const int         classes = y->in[0]->shape.c, plane = cnn__plane(label->shape);
-    for (int i = 0, n = t.soft ? 0 : cnn__len(label->shape); i < n; i++) {
+    for (int i = 0, n = target.soft ? 0 : cnn__len(label->shape); i < n; i++) {
         const float k = label->data[i];
-        if (cnn__ignored(&t, i)) continue;
+        if (cnn__ignored(&target, i)) continue;
         if (!(k >= 0 && k < (float)classes) || k != floorf(k))
             return cnn_fail(y, "label %g of sample %d is not a class: logits %s have the classes 0 to %d",
                             (double)k, i / plane, cnn__shape_text(y->in[0]).s, classes - 1);
@@ -5586,29 +5595,29 @@ static double cnn__label_term(const cnn_tensor *y, ptrdiff_t i)
 static void cnn__cross_entropy_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn_tensor *x = y->in[0];
-    const cnn__target t = cnn__target_of(y);
+    const cnn__target target = cnn__target_of(y);
     if (!cnn_check_labels(y)) return;
-    cnn__cross_entropy(&y->graph->cpu, cnn_scratch(y), mode == CNN_TRAIN ? y->saved : NULL, x->data, &t,
+    cnn__cross_entropy(&y->graph->cpu, cnn_scratch(y), mode == CNN_TRAIN ? y->saved : NULL, x->data, &target,
                        x->shape.n, x->shape.c, cnn__plane(x->shape));
     cnn__reduce_terms(y, cnn__label_term, cnn__label_count(y), cnn__labels_weigh(y));
 }
 static void cnn__cross_entropy_backward(cnn_tensor *y)
 {
     const cnn_tensor *x = y->in[0];
-    const cnn__target t = cnn__target_of(y);
+    const cnn__target target = cnn__target_of(y);
     float             one;
     ptrdiff_t         step;
     const float      *g = cnn__term_grads(y, cnn__labels_weigh(y), &one, &step);
     if (x->grad)
-        cnn__cross_entropy_back(&y->graph->cpu, x->grad, g, step, y->saved, x->data, &t, x->shape.n,
+        cnn__cross_entropy_back(&y->graph->cpu, x->grad, g, step, y->saved, x->data, &target, x->shape.n,
                                 x->shape.c, cnn__plane(x->shape));
     const ptrdiff_t plane = cnn__plane(x->shape), c = x->shape.c;
-    float          *dp = t.soft ? y->in[1]->grad : NULL;
+    float          *dp = target.soft ? y->in[1]->grad : NULL;
     for (ptrdiff_t i = 0; dp && i < cnn__len(x->shape); i++) {
         const ptrdiff_t row = i / plane / c * plane + i % plane;
         const float    *s = (const float *)y->saved + 2 * row;
-        const float     v = t.weight ? t.weight[i / plane % c] : 1;
-        dp[i] -= g[row * step] * v * (1 - t.e) * ((x->data[i] - s[0]) - s[1]);
+        const float     v = target.weight ? target.weight[i / plane % c] : 1;
+        dp[i] -= g[row * step] * v * (1 - target.e) * ((x->data[i] - s[0]) - s[1]);
     }
 }
 static size_t cnn__cross_entropy_saved(const cnn_tensor *y)
@@ -5649,22 +5658,22 @@ static ptrdiff_t cnn__at_label(const cnn_tensor *y, ptrdiff_t i)
 }
 static void cnn__nll_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
-    const cnn__target t = cnn__target_of(y);
+    const cnn__target target = cnn__target_of(y);
     double           *each = cnn_scratch(y);
     if (!cnn_check_labels(y)) return;
     for (ptrdiff_t i = 0; i < cnn__label_count(y); i++)
-        each[i] = cnn__ignored(&t, i) ? 0
-                : -(double)cnn__label_weight(&t, i) * (double)y->in[0]->data[cnn__at_label(y, i)];
+        each[i] = cnn__ignored(&target, i) ? 0
+                : -(double)cnn__label_weight(&target, i) * (double)y->in[0]->data[cnn__at_label(y, i)];
     cnn__reduce_terms(y, cnn__label_term, cnn__label_count(y), cnn__labels_weigh(y));
 }
 static void cnn__nll_backward(cnn_tensor *y)
 {
-    const cnn__target t = cnn__target_of(y);
+    const cnn__target target = cnn__target_of(y);
     float            *dx = y->in[0]->grad, one;
     ptrdiff_t         step;
     const float      *g = cnn__term_grads(y, cnn__labels_weigh(y), &one, &step);
     for (ptrdiff_t i = 0; dx && i < cnn__label_count(y); i++)
-        if (!cnn__ignored(&t, i)) dx[cnn__at_label(y, i)] -= g[i * step] * cnn__label_weight(&t, i);
+        if (!cnn__ignored(&target, i)) dx[cnn__at_label(y, i)] -= g[i * step] * cnn__label_weight(&target, i);
 }
 static const cnn_field cnn__nll_fields[] = {
     CNN_FIELD('i', cnn_nll_args, ignore_index), CNN__REDUCTION(cnn_nll_args), { 0 } };
@@ -5957,118 +5966,122 @@ static ptrdiff_t cnn__at(int n, int c, int h, int w, int C, int H, int W)
 
 /* Output pixel (oy,ox) meets input pixel (oy SH - PH + i DH, ox SW - PW + j DW) at tap (i,j) of the kernel.
    In all three passes the loops visit every such meeting once; around the image x is zero. */
-static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
+static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *conv, float *y, const float *x,
                               const float *w, const float *b, const float *packed, void *scratch,
                               const cnn__tail *tail)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_conv_forward(cpu, t, y, x, w, b, packed, scratch, tail);
+        cnn__fast_conv_forward(cpu, conv, y, x, w, b, packed, scratch, tail);
         return;
     }
-    const int in = t->ic / t->groups, out = t->oc / t->groups;             /* channels of one group */
-    for (int n = 0; n < t->n; n++)
-    for (int o = 0; o < t->oc; o++)
-    for (int oy = 0; oy < t->oh; oy++)
-    for (int ox = 0; ox < t->ow; ox++) {
+    /* channels of one group */
+    const int in = conv->ic / conv->groups, out = conv->oc / conv->groups;
+    for (int n = 0; n < conv->n; n++)
+    for (int o = 0; o < conv->oc; o++)
+    for (int oy = 0; oy < conv->oh; oy++)
+    for (int ox = 0; ox < conv->ow; ox++) {
         double sum = b ? (double)b[o] : 0;
         for (int c = 0; c < in; c++)
-        for (int i = 0; i < t->kh; i++)
-        for (int j = 0; j < t->kw; j++) {
-            const int iy = oy * t->sh - t->ph + i * t->dh, ix = ox * t->sw - t->pw + j * t->dw;
-            if (iy < 0 || iy >= t->h || ix < 0 || ix >= t->w) continue;
-            sum += (double)w[cnn__at(o, c, i, j, in, t->kh, t->kw)]
-                 * (double)x[cnn__at(n, o / out * in + c, iy, ix, t->ic, t->h, t->w)];
+        for (int i = 0; i < conv->kh; i++)
+        for (int j = 0; j < conv->kw; j++) {
+            const int iy = oy * conv->sh - conv->ph + i * conv->dh, ix = ox * conv->sw - conv->pw + j
+                           * conv->dw;
+            if (iy < 0 || iy >= conv->h || ix < 0 || ix >= conv->w) continue;
+            sum += (double)w[cnn__at(o, c, i, j, in, conv->kh, conv->kw)]
+                 * (double)x[cnn__at(n, o / out * in + c, iy, ix, conv->ic, conv->h, conv->w)];
         }
-        y[cnn__at(n, o, oy, ox, t->oc, t->oh, t->ow)] = (float)sum;
+        y[cnn__at(n, o, oy, ox, conv->oc, conv->oh, conv->ow)] = (float)sum;
     }
 }
 
-static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
+static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *conv, float *dx, const float *dy,
                                     const float *w, void *scratch)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_conv_backward_data(cpu, t, dx, dy, w, scratch);
+        cnn__fast_conv_backward_data(cpu, conv, dx, dy, w, scratch);
         return;
     }
-    const int in = t->ic / t->groups, out = t->oc / t->groups;
-    for (int n = 0; n < t->n; n++)
-    for (int c = 0; c < t->ic; c++)
-    for (int iy = 0; iy < t->h; iy++)
-    for (int ix = 0; ix < t->w; ix++) {
+    const int in = conv->ic / conv->groups, out = conv->oc / conv->groups;
+    for (int n = 0; n < conv->n; n++)
+    for (int c = 0; c < conv->ic; c++)
+    for (int iy = 0; iy < conv->h; iy++)
+    for (int ix = 0; ix < conv->w; ix++) {
         const int group = c / in;
         double    sum = 0;
         for (int o = group * out; o < (group + 1) * out; o++)
-        for (int i = 0; i < t->kh; i++)
-        for (int j = 0; j < t->kw; j++) {
-            const int y = iy + t->ph - i * t->dh, x = ix + t->pw - j * t->dw;    /* (oy SH, ox SW) */
-            if (y < 0 || y % t->sh || y / t->sh >= t->oh) continue;
-            if (x < 0 || x % t->sw || x / t->sw >= t->ow) continue;
-            sum += (double)w[cnn__at(o, c % in, i, j, in, t->kh, t->kw)]
-                 * (double)dy[cnn__at(n, o, y / t->sh, x / t->sw, t->oc, t->oh, t->ow)];
+        for (int i = 0; i < conv->kh; i++)
+        for (int j = 0; j < conv->kw; j++) {
+            /* (oy SH, ox SW) */
+            const int y = iy + conv->ph - i * conv->dh, x = ix + conv->pw - j * conv->dw;
+            if (y < 0 || y % conv->sh || y / conv->sh >= conv->oh) continue;
+            if (x < 0 || x % conv->sw || x / conv->sw >= conv->ow) continue;
+            sum += (double)w[cnn__at(o, c % in, i, j, in, conv->kh, conv->kw)]
+                 * (double)dy[cnn__at(n, o, y / conv->sh, x / conv->sw, conv->oc, conv->oh, conv->ow)];
         }
-        dx[cnn__at(n, c, iy, ix, t->ic, t->h, t->w)] += (float)sum;
+        dx[cnn__at(n, c, iy, ix, conv->ic, conv->h, conv->w)] += (float)sum;
     }
 }
 
 /* db[o] += sum over images and pixels of dy */
-static void cnn__bias_gradient(const cnn__cpu *cpu, const cnn__conv *t, float *db, const float *dy)
+static void cnn__bias_gradient(const cnn__cpu *cpu, const cnn__conv *conv, float *db, const float *dy)
 {
-    cnn__add_product(cpu, db, dy, NULL, (cnn_shape){ 1, t->oc, 1, 1 },
-                     (cnn_shape){ t->n, t->oc, t->oh, t->ow }, (cnn_shape){ 1, 1, 1, 1 }, 1);
+    cnn__add_product(cpu, db, dy, NULL, (cnn_shape){ 1, conv->oc, 1, 1 },
+                     (cnn_shape){ conv->n, conv->oc, conv->oh, conv->ow }, (cnn_shape){ 1, 1, 1, 1 }, 1);
 }
 
 /* One tap, w[o][c][i][j]: what it was multiplied by, times dy. Once NaN the sum stays NaN. */
-static float cnn__tap_gradient(const cnn__conv *t, const float *x, const float *dy, int o, int c, int i,
+static float cnn__tap_gradient(const cnn__conv *conv, const float *x, const float *dy, int o, int c, int i,
                                int j)
 {
-    const int in = t->ic / t->groups, out = t->oc / t->groups;
+    const int in = conv->ic / conv->groups, out = conv->oc / conv->groups;
     double    sum = 0;
-    for (int n = 0; n < t->n && !isnan(sum); n++)
-    for (int oy = 0; oy < t->oh; oy++)
-    for (int ox = 0; ox < t->ow; ox++) {
-        const int iy = oy * t->sh - t->ph + i * t->dh, ix = ox * t->sw - t->pw + j * t->dw;
-        if (iy < 0 || iy >= t->h || ix < 0 || ix >= t->w) continue;
-        sum += (double)x[cnn__at(n, o / out * in + c, iy, ix, t->ic, t->h, t->w)]
-             * (double)dy[cnn__at(n, o, oy, ox, t->oc, t->oh, t->ow)];
+    for (int n = 0; n < conv->n && !isnan(sum); n++)
+    for (int oy = 0; oy < conv->oh; oy++)
+    for (int ox = 0; ox < conv->ow; ox++) {
+        const int iy = oy * conv->sh - conv->ph + i * conv->dh, ix = ox * conv->sw - conv->pw + j * conv->dw;
+        if (iy < 0 || iy >= conv->h || ix < 0 || ix >= conv->w) continue;
+        sum += (double)x[cnn__at(n, o / out * in + c, iy, ix, conv->ic, conv->h, conv->w)]
+             * (double)dy[cnn__at(n, o, oy, ox, conv->oc, conv->oh, conv->ow)];
     }
     return (float)sum;
 }
-static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
+static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *conv, float *dw, float *db,
                                        const float *x, const float *dy, void *scratch)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_conv_backward_weights(cpu, t, dw, db, x, dy, scratch);
+        cnn__fast_conv_backward_weights(cpu, conv, dw, db, x, dy, scratch);
         return;
     }
-    const int in = t->ic / t->groups;
-    for (int o = 0; o < t->oc; o++)
+    const int in = conv->ic / conv->groups;
+    for (int o = 0; o < conv->oc; o++)
     for (int c = 0; c < in; c++)
-    for (int i = 0; i < t->kh; i++)
-    for (int j = 0; j < t->kw; j++)
-        dw[cnn__at(o, c, i, j, in, t->kh, t->kw)] += cnn__tap_gradient(t, x, dy, o, c, i, j);
-    if (db) cnn__bias_gradient(cpu, t, db, dy);
+    for (int i = 0; i < conv->kh; i++)
+    for (int j = 0; j < conv->kw; j++)
+        dw[cnn__at(o, c, i, j, in, conv->kh, conv->kw)] += cnn__tap_gradient(conv, x, dy, o, c, i, j);
+    if (db) cnn__bias_gradient(cpu, conv, db, dy);
 }
 
 /* Fast kernels also multiply by zeros between and around the images, and zero times infinity is NaN. In dw,
    which began at 0, what is not finite is summed again by the formula. What is not finite in channel c of x
    shows in dw[o][c] for every o, and in channel o of dy for every c: so one o and one c tell whether there is
    any, and where there is none the look costs nothing. */
-static void cnn__conv_mend_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, const float *x,
+static void cnn__conv_mend_weights(const cnn__cpu *cpu, const cnn__conv *conv, float *dw, const float *x,
                                    const float *dy)
 {
-    const ptrdiff_t in = t->ic / t->groups, out = t->oc / t->groups, taps = (ptrdiff_t)t->kh * t->kw;
+    const ptrdiff_t in = conv->ic / conv->groups, out = conv->oc / conv->groups,
+                    taps = (ptrdiff_t)conv->kh * conv->kw;
     bool            fine = true;
-    for (ptrdiff_t o = 0; o < t->oc; o++)
+    for (ptrdiff_t o = 0; o < conv->oc; o++)
         for (ptrdiff_t k = 0; k < (o % out ? taps : in * taps); k++)
             fine = isfinite(dw[o * in * taps + k]) && fine;
     if (fine) return;
     CNN__PARALLEL_FOR(cpu->threads)
-    for (ptrdiff_t o = 0; o < t->oc; o++)
+    for (ptrdiff_t o = 0; o < conv->oc; o++)
         for (ptrdiff_t k = 0; k < in * taps; k++) {
             const int tap = (int)(k % taps);
             float    *to = dw + o * in * taps + k;
             if (!isfinite(*to))
-                *to = cnn__tap_gradient(t, x, dy, (int)o, (int)(k / taps), tap / t->kw, tap % t->kw);
+                *to = cnn__tap_gradient(conv, x, dy, (int)o, (int)(k / taps), tap / conv->kw, tap % conv->kw);
         }
 }
 
@@ -6081,33 +6094,33 @@ static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, 
     *to = reach < size - start ? start + reach : size;
 }
 
-static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x)
+static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *y, int *at, const float *x)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_max_pool(cpu, t, y, at, x);
+        cnn__fast_max_pool(cpu, pool, y, at, x);
         return;
     }
-    for (int plane = 0; plane < t->planes; plane++, x += (ptrdiff_t)t->h * t->w)
-    for (int oy = 0; oy < t->oh; oy++)
-    for (int ox = 0; ox < t->ow; ox++) {
+    for (int plane = 0; plane < pool->planes; plane++, x += (ptrdiff_t)pool->h * pool->w)
+    for (int oy = 0; oy < pool->oh; oy++)
+    for (int ox = 0; ox < pool->ow; ox++) {
         int y0, y1, x0, x1;
-        cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
-        cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
-        int best = y0 * t->w + x0;
-        for (int iy = y0; iy < y1; iy += t->dh)
-            for (int i = iy * t->w + x0; i < iy * t->w + x1; i += t->dw)
+        cnn__window(oy, pool->h, pool->kh, pool->sh, pool->ph, pool->dh, &y0, &y1);
+        cnn__window(ox, pool->w, pool->kw, pool->sw, pool->pw, pool->dw, &x0, &x1);
+        int best = y0 * pool->w + x0;
+        for (int iy = y0; iy < y1; iy += pool->dh)
+            for (int i = iy * pool->w + x0; i < iy * pool->w + x1; i += pool->dw)
                 if (x[i] > x[best] || x[i] != x[i]) best = i;
         *y++ = x[best];
         if (at) *at++ = best;
     }
 }
 
-static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy,
+static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float *dx, const float *dy,
                                const int *at, bool clear)
 {
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow;
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, t->planes * out))
-    for (int plane = 0; plane < t->planes; plane++) {
+    const ptrdiff_t in = (ptrdiff_t)pool->h * pool->w, out = (ptrdiff_t)pool->oh * pool->ow;
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, pool->planes * out))
+    for (int plane = 0; plane < pool->planes; plane++) {
         float *to = dx + plane * in;
         if (clear) memset(to, 0, (size_t)in * sizeof *to);   /* now, so that it is in the L1 cache below */
         for (ptrdiff_t i = plane * out; i < (plane + 1) * out; i++) to[at[i]] += dy[i];
@@ -6117,57 +6130,58 @@ static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *d
 /* An average is divided by the part of its window inside the plane or, with count_pad, inside the padded
    plane (a last window of ceil_mode may reach beyond even that). That is rows times columns, so 1/that is
    share[oy] times share[OH + ox]. */
-static void cnn__pool_shares(const cnn__pool *t, float *share)
+static void cnn__pool_shares(const cnn__pool *pool, float *share)
 {
-    const bool pad = t->count_pad;
-    const int  h = t->h + (pad ? t->ph + t->eh : 0), w = t->w + (pad ? t->pw + t->ew : 0);
-    for (int i = 0; i < t->oh + t->ow; i++) {
+    const bool pad = pool->count_pad;
+    const int  h = pool->h + (pad ? pool->ph + pool->eh : 0), w = pool->w + (pad ? pool->pw + pool->ew : 0);
+    for (int i = 0; i < pool->oh + pool->ow; i++) {
         int       from, to;
-        const int d = i < t->oh ? t->dh : t->dw;
-        if (i < t->oh) cnn__window(i, h, t->kh, t->sh, pad ? 0 : t->ph, d, &from, &to);
-        else           cnn__window(i - t->oh, w, t->kw, t->sw, pad ? 0 : t->pw, d, &from, &to);
+        const int d = i < pool->oh ? pool->dh : pool->dw;
+        if (i < pool->oh) cnn__window(i, h, pool->kh, pool->sh, pad ? 0 : pool->ph, d, &from, &to);
+        else           cnn__window(i - pool->oh, w, pool->kw, pool->sw, pad ? 0 : pool->pw, d, &from, &to);
         share[i] = 1.0f / (float)cnn__ceil(to - from, d);
     }
 }
 
-static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restrict y, const float *restrict x,
+static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *restrict y,
+                          const float *restrict x,
                           const float *share)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_avg_pool(cpu, t, y, x, share);
+        cnn__fast_avg_pool(cpu, pool, y, x, share);
         return;
     }
-    for (int plane = 0; plane < t->planes; plane++, x += (ptrdiff_t)t->h * t->w)
-    for (int oy = 0; oy < t->oh; oy++)
-    for (int ox = 0; ox < t->ow; ox++) {
+    for (int plane = 0; plane < pool->planes; plane++, x += (ptrdiff_t)pool->h * pool->w)
+    for (int oy = 0; oy < pool->oh; oy++)
+    for (int ox = 0; ox < pool->ow; ox++) {
         int    y0, y1, x0, x1;
         double sum = 0;
-        cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
-        cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
-        for (int iy = y0; iy < y1; iy += t->dh)
-            for (int ix = x0; ix < x1; ix += t->dw) sum += (double)x[(ptrdiff_t)iy * t->w + ix];
-        *y++ = (float)sum * share[oy] * share[t->oh + ox];
+        cnn__window(oy, pool->h, pool->kh, pool->sh, pool->ph, pool->dh, &y0, &y1);
+        cnn__window(ox, pool->w, pool->kw, pool->sw, pool->pw, pool->dw, &x0, &x1);
+        for (int iy = y0; iy < y1; iy += pool->dh)
+            for (int ix = x0; ix < x1; ix += pool->dw) sum += (double)x[(ptrdiff_t)iy * pool->w + ix];
+        *y++ = (float)sum * share[oy] * share[pool->oh + ox];
     }
 }
 
-static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *restrict dx,
+static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float *restrict dx,
                                const float *restrict dy, const float *share, bool clear)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_avg_pool_back(cpu, t, dx, dy, share, clear);
+        cnn__fast_avg_pool_back(cpu, pool, dx, dy, share, clear);
         return;
     }
-    const size_t plane_bytes = (size_t)t->h * (size_t)t->w * sizeof *dx;
-    for (int plane = 0; plane < t->planes; plane++, dx += (ptrdiff_t)t->h * t->w) {
+    const size_t plane_bytes = (size_t)pool->h * (size_t)pool->w * sizeof *dx;
+    for (int plane = 0; plane < pool->planes; plane++, dx += (ptrdiff_t)pool->h * pool->w) {
         if (clear) memset(dx, 0, plane_bytes);
-        for (int oy = 0; oy < t->oh; oy++)
-        for (int ox = 0; ox < t->ow; ox++, dy++) {
+        for (int oy = 0; oy < pool->oh; oy++)
+        for (int ox = 0; ox < pool->ow; ox++, dy++) {
             int y0, y1, x0, x1;
-            cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
-            cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
-            for (int iy = y0; iy < y1; iy += t->dh)
-                for (int ix = x0; ix < x1; ix += t->dw)
-                    dx[(ptrdiff_t)iy * t->w + ix] += *dy * share[oy] * share[t->oh + ox];
+            cnn__window(oy, pool->h, pool->kh, pool->sh, pool->ph, pool->dh, &y0, &y1);
+            cnn__window(ox, pool->w, pool->kw, pool->sw, pool->pw, pool->dw, &x0, &x1);
+            for (int iy = y0; iy < y1; iy += pool->dh)
+                for (int ix = x0; ix < x1; ix += pool->dw)
+                    dx[(ptrdiff_t)iy * pool->w + ix] += *dy * share[oy] * share[pool->oh + ox];
         }
     }
 }
@@ -6399,51 +6413,53 @@ static void cnn__softmax_back(const cnn__cpu *cpu, float *dx, const float *dy, c
 /* The cross-entropy of each pixel, sum_k q_k (log sum e^x - x_k); saved: for each pixel, most and log sum of
    the above. */
 static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, const float *x,
-                               const cnn__target *t, int n, int c, ptrdiff_t plane)
+                               const cnn__target *target, int n, int c, ptrdiff_t plane)
 {
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
     for (ptrdiff_t i = 0; i < n * plane; i++) {
         const float *at = x + i / plane * c * plane + i % plane;
         float        most;
         const double rest = log(cnn__exp_sum(&most, NULL, at, c, plane));
-        const double e = (double)t->e;
+        const double e = (double)target->e;
         double       spread = 0;
         if (saved) saved[2 * i] = most, saved[2 * i + 1] = (float)rest;
         each[i] = 0;
-        for (int k = 0; k < c && t->soft; k++) {
-            const double v = t->weight ? (double)t->weight[k] : 1;
-            const double q = v * ((1 - e) * (double)t->label[at - x + k * plane] + e / c);
+        for (int k = 0; k < c && target->soft; k++) {
+            const double v = target->weight ? (double)target->weight[k] : 1;
+            const double q = v * ((1 - e) * (double)target->label[at - x + k * plane] + e / c);
             if (q != 0) each[i] += q * (rest + (double)(most - at[k * plane]));
         }
-        if (t->soft || cnn__ignored(t, i)) continue;
+        if (target->soft || cnn__ignored(target, i)) continue;
         for (int k = 0; k < c && e > 0; k++)
-            spread += (t->weight ? (double)t->weight[k] : 1.0) * (rest + (double)(most - at[k * plane])) / c;
-        each[i] = (1 - e) * (double)cnn__label_weight(t, i)
-                      * (rest + (double)(most - at[(ptrdiff_t)t->label[i] * plane]))
+            spread += (target->weight ? (double)target->weight[k] : 1.0)
+                      * (rest + (double)(most - at[k * plane])) / c;
+        each[i] = (1 - e) * (double)cnn__label_weight(target, i)
+                      * (rest + (double)(most - at[(ptrdiff_t)target->label[i] * plane]))
                   + e * spread;
     }
 }
 
 /* dx_k += g (softmax(x)_k sum_j q_j - q_k), where g of pixel i is at [i * step] */
 static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, const float *g, ptrdiff_t step,
-                                    const float *saved, const float *x, const cnn__target *t, int n, int c,
+                                    const float *saved, const float *x, const cnn__target *target, int n,
+                                    int c,
                                     ptrdiff_t plane)
 {
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
     for (ptrdiff_t i = 0; i < n * plane; i++) {
         const ptrdiff_t at = i / plane * c * plane + i % plane;
-        if (cnn__ignored(t, i)) continue;
-        const float  own = t->soft ? 0 : (1 - t->e) * cnn__label_weight(t, i);
-        const float *p = t->label + (t->soft ? at : i);
+        if (cnn__ignored(target, i)) continue;
+        const float  own = target->soft ? 0 : (1 - target->e) * cnn__label_weight(target, i);
+        const float *p = target->label + (target->soft ? at : i);
         float        all = 1;
-        if (t->soft || t->weight) all = own;
-        for (int k = 0; t->soft && k < c; k++)
-            all += (1 - t->e) * p[k * plane] * (t->weight ? t->weight[k] : 1.0f);
-        for (int k = 0; (t->soft || t->weight) && k < c; k++)
-            all += t->e / (float)c * (t->weight ? t->weight[k] : 1.0f);
+        if (target->soft || target->weight) all = own;
+        for (int k = 0; target->soft && k < c; k++)
+            all += (1 - target->e) * p[k * plane] * (target->weight ? target->weight[k] : 1.0f);
+        for (int k = 0; (target->soft || target->weight) && k < c; k++)
+            all += target->e / (float)c * (target->weight ? target->weight[k] : 1.0f);
         for (int k = 0; k < c; k++) {
-            const float v = t->weight ? t->weight[k] : 1.0f;
-            const float q = t->e / (float)c * v + (t->soft ? (1 - t->e) * p[k * plane] * v
+            const float v = target->weight ? target->weight[k] : 1.0f;
+            const float q = target->e / (float)c * v + (target->soft ? (1 - target->e) * p[k * plane] * v
                                                    : k == (int)*p ? own : 0.0f);
             dx[at + k * plane] +=
                 g[i * step] * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) * all - q);
@@ -10045,20 +10061,20 @@ typedef struct {
 } cnn__run;
 
 #ifdef CNN_NO_STDIO
-static bool cnn__no_files(cnn__run *r)
+static bool cnn__no_files(cnn__run *run)
 {
-    return cnn__fail(r->g, r->a.at, "fit", "checkpoint: this program was built with CNN_NO_STDIO");
+    return cnn__fail(run->g, run->a.at, "fit", "checkpoint: this program was built with CNN_NO_STDIO");
 }
-static bool cnn__save_run(cnn__run *r)   { return cnn__no_files(r); }
-static bool cnn__resume_run(cnn__run *r) { return cnn__no_files(r); }
+static bool cnn__save_run(cnn__run *run)   { return cnn__no_files(run); }
+static bool cnn__resume_run(cnn__run *run) { return cnn__no_files(run); }
 #else
-static bool cnn__save_run(cnn__run *r);                        /* see "Checkpoints" at the end of >>files */
-static bool cnn__resume_run(cnn__run *r);
+static bool cnn__save_run(cnn__run *run);                        /* see "Checkpoints" at the end of >>files */
+static bool cnn__resume_run(cnn__run *run);
 #endif
 
-static double cnn__updates_of_epoch(const cnn__run *r)
+static double cnn__updates_of_epoch(const cnn__run *run)
 {
-    return (r->batches - 1) / r->per_update + 1;
+    return (run->batches - 1) / run->per_update + 1;
 }
 
 /* The learning rate of update number `done` (from 0) of `steps`. */
@@ -10074,36 +10090,37 @@ static float cnn__scheduled(const cnn_fit_args *a, double done, double steps)
 }
 
 /* One update with the gradients that are there, and what belongs to it. */
-static bool cnn__fit_update(cnn__run *r)
+static bool cnn__fit_update(cnn__run *run)
 {
-    cnn_graph *g = r->g;
-    if (r->a.clip > 0) cnn_clip_grads(g, r->a.clip);
-    if (!(r->step.lr >= 0) || isinf(r->step.lr))
-        return cnn__fail(g, r->a.at, "fit", "the schedule gave the learning rate %g in epoch %d, batch %d",
-                         (double)r->step.lr, (int)r->at.epochs + 1,
-                         (int)(r->at.fed / (uint64_t)g->config.max_batch) + 1);
-    if (r->step.lr > 0) { if (!cnn_step_(r->step)) return false; }
+    cnn_graph *g = run->g;
+    if (run->a.clip > 0) cnn_clip_grads(g, run->a.clip);
+    if (!(run->step.lr >= 0) || isinf(run->step.lr))
+        return cnn__fail(g, run->a.at, "fit", "the schedule gave the learning rate %g in epoch %d, batch %d",
+                         (double)run->step.lr, (int)run->at.epochs + 1,
+                         (int)(run->at.fed / (uint64_t)g->config.max_batch) + 1);
+    if (run->step.lr > 0) { if (!cnn_step_(run->step)) return false; }
     else g->step++;                                            /* a rate of 0 moves nothing */
-    r->at.updates++;
-    return !(r->a.average > 0) || cnn_average(g, r->a.average);
+    run->at.updates++;
+    return !(run->a.average > 0) || cnn_average(g, run->a.average);
 }
 
 /* The loss is not finite: because of the data, of the weights before any update, or of the training? */
-static bool cnn__fit_diverged(cnn__run *r, double loss)
+static bool cnn__fit_diverged(cnn__run *run, double loss)
 {
-    const cnn_stats x = cnn_stats_of(cnn_map_read(r->to.x), cnn_count(r->to.x));
+    const cnn_stats x = cnn_stats_of(cnn_map_read(run->to.x), cnn_count(run->to.x));
     char why[160];
     if (x.nans || x.infs)
         cnn__format(why, sizeof why, "the data of this batch hold %zu NaN and %zu Inf", x.nans, x.infs);
-    else if (r->g->step == 0)
+    else if (run->g->step == 0)
         cnn__format(why, sizeof why, "no weight was updated yet; inputs of smaller range (now %g to %g) may "
                     "help", x.min, x.max);
     else
         cnn__format(why, sizeof why, "training diverged; a smaller .lr (now %g) or inputs of smaller range "
-                    "may help", (double)r->step.lr);
-    return cnn__fail(r->g, r->a.at, "fit", "the loss became %s in epoch %d, batch %d: %s; cnn_doctor says "
-                     "where it began", isnan(loss) ? "NaN" : "infinite", (int)r->at.epochs + 1,
-                     (int)r->at.fed / r->g->config.max_batch + 1, why);
+                    "may help", (double)run->step.lr);
+    return cnn__fail(run->g, run->a.at, "fit",
+                     "the loss became %s in epoch %d, batch %d: %s; cnn_doctor says "
+                     "where it began", isnan(loss) ? "NaN" : "infinite", (int)run->at.epochs + 1,
+                     (int)run->at.fed / run->g->config.max_batch + 1, why);
 }
 
 /* The rest of the present epoch. Sets *go to false if progress stops the training; false after an error.
@@ -10111,46 +10128,46 @@ static bool cnn__fit_diverged(cnn__run *r, double loss)
    A batch's gradient is the mean over its n_i samples, or over their weights, whose sum is n_i then. With G =
    n_(i-1)/n_i G + dw_i, and at the end G n_k / sum n_i, that is the mean over all k batches, and nothing is
    multiplied while they are equal. A batch whose labels are all ignored adds nothing. */
-static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, double start, bool *go)
+static bool cnn__fit_epoch(cnn__run *run, cnn__reader *data, cnn_progress *p, double start, bool *go)
 {
-    const cnn_fit_args *a = &r->a;
-    cnn__fit_place     *at = &r->at;
-    cnn_graph          *g = r->g;
-    const int    count = r->samples, max_batch = g->config.max_batch;
-    const double each = cnn__updates_of_epoch(r), updates = each * r->epochs, began = (double)at->updates;
+    const cnn_fit_args *a = &run->a;
+    cnn__fit_place     *at = &run->at;
+    cnn_graph          *g = run->g;
+    const int    count = run->samples, max_batch = g->config.max_batch;
+    const double each = cnn__updates_of_epoch(run), updates = each * run->epochs, began = (double)at->updates;
     const double epoch_start = cnn__seconds(), fed_before = (double)at->fed;
-    const bool   show = a->progress || a->checkpoint, total = r->to.total;
+    const bool   show = a->progress || a->checkpoint, total = run->to.total;
     int          n, in_group = 0;
     double       last = 0, group = 0;                      /* n_(i-1), and the sum so far */
     double       loss_sum = 0, loss_n = 0;                 /* of an update */
     while (*go && (int)at->fed < count &&
-           (n = cnn__feed(data, r->to.x, r->to.target, (int)at->fed, &a->augment, false)) > 0) {
+           (n = cnn__feed(data, run->to.x, run->to.target, (int)at->fed, &a->augment, false)) > 0) {
         double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
-        cnn__judge_batch(&r->sums, &r->to, at->fed == 0 || show, (int)at->fed + n == count || show);
-        const double weight = total ? 1 : cnn__batch_weight(&r->to, n), part = total ? loss : loss * n;
+        cnn__judge_batch(&run->sums, &run->to, at->fed == 0 || show, (int)at->fed + n == count || show);
+        const double weight = total ? 1 : cnn__batch_weight(&run->to, n), part = total ? loss : loss * n;
         if (group > 0 && weight > 0 && !cnn__scale_grads(g, last / weight)) return false;
         if (group > 0) cnn_backward_add(a->loss);
         else           cnn_backward(a->loss);
-        r->step.lr = cnn__scheduled(a, (double)at->updates, updates);
+        run->step.lr = cnn__scheduled(a, (double)at->updates, updates);
         if (g->error[0]) return false;
-        if (!isfinite(loss)) return cnn__fit_diverged(r, loss);
+        if (!isfinite(loss)) return cnn__fit_diverged(run, loss);
         group += weight, in_group++;
         if (weight > 0) last = weight;
-        bool update = in_group == r->per_update || (int)at->fed + n == count;
+        bool update = in_group == run->per_update || (int)at->fed + n == count;
         if (update && group > 0 && !total && !cnn__scale_grads(g, last / group)) return false;
-        if (update && !cnn__fit_update(r)) return false;
-        at->sum += part, at->fed += (uint64_t)n, r->since++, loss_sum += part, loss_n += n;
+        if (update && !cnn__fit_update(run)) return false;
+        at->sum += part, at->fed += (uint64_t)n, run->since++, loss_sum += part, loss_n += n;
         if (!update) continue;
-        const cnn_update mean = { loss_sum / loss_n, (double)r->step.lr };
+        const cnn_update mean = { loss_sum / loss_n, (double)run->step.lr };
         if (a->history && a->per_update && !cnn__history_add_update(g, a->at, a->history, mean)) return false;
         group = last = loss_sum = loss_n = 0, in_group = 0;
-        if (a->checkpoint_every && r->since >= a->checkpoint_every) cnn__save_run(r);
+        if (a->checkpoint_every && run->since >= a->checkpoint_every) cnn__save_run(run);
         if (!a->progress || g->error[0]) continue;
 
         double now = cnn__seconds(), done = (double)at->updates;
         p->batch = (int)((at->fed - 1) / (uint64_t)max_batch) + 1;
-        p->loss = at->sum / (double)at->fed, p->accuracy = cnn__accuracy(&r->sums);
-        p->mae = cnn__mae(&r->sums, a->logits->shape.c), p->r2 = cnn__r2(&r->sums, a->logits->shape.c);
+        p->loss = at->sum / (double)at->fed, p->accuracy = cnn__accuracy(&run->sums);
+        p->mae = cnn__mae(&run->sums, a->logits->shape.c), p->r2 = cnn__r2(&run->sums, a->logits->shape.c);
         p->validation_loss = p->validation_accuracy = p->validation_mae = p->validation_r2 = NAN;
         p->seconds = now - start;
         p->samples_per_second = now > epoch_start ? ((double)at->fed - fed_before) / (now - epoch_start) : 0;
@@ -10163,92 +10180,95 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
 }
 
 /* Evaluate, with the averages where there are any, and keep the weights if they are the best so far. */
-static bool cnn__fit_validate(cnn__run *r, cnn_score *score)
+static bool cnn__fit_validate(cnn__run *run, cnn_score *score)
 {
-    bool average = r->a.average > 0;
-    if (average && !cnn_swap_average(r->g)) return false;
-    *score = cnn__evaluate(&r->test, r->a.loss, r->a.validation, r->a.flips != 0);
-    if (r->g->error[0]) return false;
-    if (r->best && score->loss < r->at.best_loss) {
-        r->at.best_loss = score->loss, r->at.best_epoch = r->at.epochs + 1;
-        if (!cnn__copy_trained(r->g, r->best, CNN__SAVE, 0)) return false;
+    bool average = run->a.average > 0;
+    if (average && !cnn_swap_average(run->g)) return false;
+    *score = cnn__evaluate(&run->test, run->a.loss, run->a.validation, run->a.flips != 0);
+    if (run->g->error[0]) return false;
+    if (run->best && score->loss < run->at.best_loss) {
+        run->at.best_loss = score->loss, run->at.best_epoch = run->at.epochs + 1;
+        if (!cnn__copy_trained(run->g, run->best, CNN__SAVE, 0)) return false;
     }
-    if (average && !cnn_swap_average(r->g)) return false;
+    if (average && !cnn_swap_average(run->g)) return false;
     return isfinite(score->loss) ||
-           cnn__fail(r->g, r->a.at, "fit", "the validation loss is %s after epoch %d: NaN or Inf in the "
+           cnn__fail(run->g, run->a.at, "fit", "the validation loss is %s after epoch %d: NaN or Inf in the "
                      "validation data, or in what CNN_EVAL makes of them; cnn_doctor says where it began",
-                     isnan(score->loss) ? "NaN" : "infinite", (int)r->at.epochs + 1);
+                     isnan(score->loss) ? "NaN" : "infinite", (int)run->at.epochs + 1);
 }
 
 /* The batches of an epoch; and what is known of the last one before the first. */
-static bool cnn__count_batches(cnn__run *r)
+static bool cnn__count_batches(cnn__run *run)
 {
-    cnn_graph *g = r->g;
-    const int  count = r->a.train->count, batch = g->config.max_batch, rest = count % batch;
-    r->samples = r->a.drop_last ? count - rest : count;
-    r->batches = r->samples / batch + (r->samples % batch > 0);
-    if (r->batches == 0)
-        return cnn__fail(g, r->a.at, "fit", "drop_last leaves nothing: %d samples do not fill a batch of %d",
+    cnn_graph *g = run->g;
+    const int  count = run->a.train->count, batch = g->config.max_batch, rest = count % batch;
+    run->samples = run->a.drop_last ? count - rest : count;
+    run->batches = run->samples / batch + (run->samples % batch > 0);
+    if (run->batches == 0)
+        return cnn__fail(g, run->a.at, "fit",
+                         "drop_last leaves nothing: %d samples do not fill a batch of %d",
                          count, batch);
-    for (int i = 0; (r->samples - 1) % batch == 0 && i <= r->a.loss->index; i++) {
+    for (int i = 0; (run->samples - 1) % batch == 0 && i <= run->a.loss->index; i++) {
         const cnn_tensor *y = &g->order[i]->t;
         if (y->op && y->op->flags & CNN_BATCH_STATISTICS && y->batched && cnn__plane(y->shape) == 1
             && !cnn__keeps_statistics(y))
-            return cnn__fail(g, r->a.at, "fit", "%d samples in batches of %d: the last batch has one sample, "
+            return cnn__fail(g, run->a.at, "fit",
+                             "%d samples in batches of %d: the last batch has one sample, "
                              "of which %s \"%s\" has no variance: say .drop_last = 1 or another max_batch",
                              count, batch, y->op->name, y->name);
     }
     return true;
 }
 
-static bool cnn__fit(cnn__run *r)
+static bool cnn__fit(cnn__run *run)
 {
-    const cnn_fit_args *a = &r->a;
-    cnn__fit_place     *at = &r->at;
-    cnn_graph          *g = r->g;
+    const cnn_fit_args *a = &run->a;
+    cnn__fit_place     *at = &run->at;
+    cnn_graph          *g = run->g;
     const double start = cnn__seconds();
     const int    channels = a->logits->shape.c;
     bool   go = true, tired = false;
-    while ((int)at->epochs < r->epochs && go && !tired) {
+    while ((int)at->epochs < run->epochs && go && !tired) {
         double epoch_start = cnn__seconds();
         cnn_progress p = { 0 };
-        p.epoch = (int)at->epochs + 1, p.epochs = r->epochs, p.batches = r->batches;
+        p.epoch = (int)at->epochs + 1, p.epochs = run->epochs, p.batches = run->batches;
         if (at->fed == 0) {
             at->epoch_step = (uint64_t)g->step, at->sum = 0;
-            cnn__clear_sums(&r->sums, channels);
+            cnn__clear_sums(&run->sums, channels);
         }
         if (!a->no_shuffle) cnn_shuffle(a->train, g->config.seed + at->epoch_step);
-        const long  round = (long)((double)at->epoch_step / cnn__updates_of_epoch(r));
+        const long  round = (long)((double)at->epoch_step / cnn__updates_of_epoch(run));
         cnn__reader data;
-        if (!cnn__open_reader(&data, a->train, g->config.max_batch, r->samples, round, true))
+        if (!cnn__open_reader(&data, a->train, g->config.max_batch, run->samples, round, true))
             return cnn__fail(g, a->at, "fit", "data set: %s", data.error);
-        const bool fine = cnn__fit_epoch(r, &data, &p, start, &go);
+        const bool fine = cnn__fit_epoch(run, &data, &p, start, &go);
         cnn__close_reader(&data);
         if (!fine) return false;
-        if ((int)at->fed < r->samples || (!go && a->checkpoint)) break;   /* stopped within the epoch */
+        if ((int)at->fed < run->samples || (!go && a->checkpoint)) break;   /* stopped within the epoch */
 
         cnn_score score = cnn__no_score;
-        if (a->validation && go && !cnn__fit_validate(r, &score)) return false;
-        const cnn_epoch e = { at->sum / (double)at->fed, cnn__accuracy(&r->sums), score.loss, score.accuracy,
-                              cnn__seconds() - epoch_start, cnn__mae(&r->sums, channels),
-                              cnn__r2(&r->sums, channels), score.mae, score.r2 };
+        if (a->validation && go && !cnn__fit_validate(run, &score)) return false;
+        const cnn_epoch e = { at->sum / (double)at->fed, cnn__accuracy(&run->sums), score.loss,
+                             score.accuracy,
+                              cnn__seconds() - epoch_start, cnn__mae(&run->sums, channels),
+                              cnn__r2(&run->sums, channels), score.mae, score.r2 };
         if (a->history && !cnn__history_add(g, a->at, a->history, e)) return false;
         at->epochs++, at->fed = 0;
-        tired = r->best && at->epochs - at->best_epoch >= (uint64_t)a->patience;
-        if (a->checkpoint && go && !tired && (int)at->epochs < r->epochs) cnn__save_run(r);
+        tired = run->best && at->epochs - at->best_epoch >= (uint64_t)a->patience;
+        if (a->checkpoint && go && !tired && (int)at->epochs < run->epochs) cnn__save_run(run);
         if (!a->progress || !go) continue;
         p.loss = e.loss, p.accuracy = e.accuracy, p.validation_loss = e.validation_loss;
-        p.validation_accuracy = e.validation_accuracy, p.epoch_done = 1, p.batch = r->batches;
+        p.validation_accuracy = e.validation_accuracy, p.epoch_done = 1, p.batch = run->batches;
         p.mae = e.mae, p.r2 = e.r2, p.validation_mae = e.validation_mae, p.validation_r2 = e.validation_r2;
         p.seconds = cnn__seconds() - start;
-        p.seconds_left = e.seconds * (r->epochs - (int)at->epochs);
+        p.seconds_left = e.seconds * (run->epochs - (int)at->epochs);
         go = a->progress(&p, a->user);
     }
-    bool over = tired || (int)at->epochs == r->epochs;         /* else it may be resumed where it stands */
-    if (a->checkpoint && !over) cnn__save_run(r);
-    if (at->best_epoch && !cnn__copy_trained(g, r->best, CNN__RESTORE, 0)) return false;
-    if (over) at->epochs = (uint64_t)r->epochs, at->best_epoch = 0;
-    if (a->checkpoint && over) cnn__save_run(r);
+    bool over = tired || (int)at->epochs == run->epochs;         /* else it may be resumed where it stands */
+    if (a->checkpoint && !over) cnn__save_run(run);
+    if (at->best_epoch && !cnn__copy_trained(g, run->best, CNN__RESTORE, 0)) return false;
+    if (over) at->epochs = (uint64_t)run->epochs, at->best_epoch = 0;
+    if (a->checkpoint && over) cnn__save_run(run);
     return !g->error[0];
 }
 
@@ -11815,14 +11835,15 @@ static bool cnn__put_tensors(cnn__writer *w)
                            w->run && w->run->at.best_epoch ? w->run->best : NULL, cnn__put_vector, w));
 }
 
-static void cnn__numbers_of_run(const cnn__run *r, uint64_t number[CNN__NUMBERS])
+static void cnn__numbers_of_run(const cnn__run *run, uint64_t number[CNN__NUMBERS])
 {
-    number[CNN__MAX_BATCH] = (uint64_t)r->g->config.max_batch;
-    number[CNN__SAMPLES] = (uint64_t)r->samples;
-    number[CNN__ACCUMULATE] = (uint64_t)r->per_update;
-    number[CNN__EPOCHS] = (uint64_t)r->epochs;
-    number[CNN__DONE] = r->at.epochs, number[CNN__FED] = r->at.fed, number[CNN__UPDATES] = r->at.updates;
-    number[CNN__BEST_EPOCH] = r->at.best_epoch, number[CNN__EPOCH_STEP] = r->at.epoch_step;
+    number[CNN__MAX_BATCH] = (uint64_t)run->g->config.max_batch;
+    number[CNN__SAMPLES] = (uint64_t)run->samples;
+    number[CNN__ACCUMULATE] = (uint64_t)run->per_update;
+    number[CNN__EPOCHS] = (uint64_t)run->epochs;
+    number[CNN__DONE] = run->at.epochs, number[CNN__FED] = run->at.fed,
+        number[CNN__UPDATES] = run->at.updates;
+    number[CNN__BEST_EPOCH] = run->at.best_epoch, number[CNN__EPOCH_STEP] = run->at.epoch_step;
 }
 static void cnn__put_numbers(cnn__writer *w)
 {
@@ -12235,28 +12256,29 @@ CNN_API bool cnn_save_checkpoint(cnn_graph *g, const char *path)
 
 /* ---- Checkpoints of cnn_fit ---- */
 
-static bool cnn__save_run(cnn__run *r)
+static bool cnn__save_run(cnn__run *run)
 {
-    if (r->g->error[0]) return false;
-    r->since = 0;
-    return cnn__save(r->g, cnn__file_of(r->g, r->a.at, "fit, checkpoint", r->a.checkpoint), true, r);
+    if (run->g->error[0]) return false;
+    run->since = 0;
+    return cnn__save(run->g, cnn__file_of(run->g, run->a.at, "fit, checkpoint", run->a.checkpoint), true,
+                     run);
 }
 
 /* Does the file belong to this training? Its net, optimizer, seed, batch, samples and accumulation. */
-static bool cnn__check_run(const cnn__run *r, const cnn__file *f)
+static bool cnn__check_run(const cnn__run *run, const cnn__file *f)
 {
-    uint64_t    is[CNN__NUMBERS] = { r->g->config.seed };
-    cnn__string graph = { .g = r->g };
+    uint64_t    is[CNN__NUMBERS] = { run->g->config.seed };
+    cnn__string graph = { .g = run->g };
     if (!f->graph || !f->optimizer || f->has != (1u << CNN__NUMBERS) - 1)
         return cnn__file_fail(f, "it is not a checkpoint of cnn_fit");
     cnn__put_graph(&graph);
     cnn__put(&graph, "", 1);
-    const bool same = !r->g->error[0] && strcmp(graph.s, f->graph) == 0;
+    const bool same = !run->g->error[0] && strcmp(graph.s, f->graph) == 0;
     CNN_FREE(graph.s);
     if (!same) return cnn__file_fail(f, "it is of a training with another net");
-    if (strcmp(f->optimizer, r->g->config.optimizer->name) != 0)
+    if (strcmp(f->optimizer, run->g->config.optimizer->name) != 0)
         return cnn__file_fail(f, "it is of a training with another optimizer");
-    cnn__numbers_of_run(r, is);
+    cnn__numbers_of_run(run, is);
     static const int compared[] = { CNN__SEED, CNN__MAX_BATCH, CNN__SAMPLES, CNN__ACCUMULATE };
     for (size_t k = 0; k < sizeof compared / sizeof *compared; k++) {
         const int i = compared[k];
@@ -12275,12 +12297,12 @@ static const cnn__entry *cnn__find_doubles(const cnn__file *f, const char *name,
     return cnn__file_fail(f, "there is no tensor \"cnn.%s\" of a checkpoint", name), NULL;
 }
 /* Check everything before taking anything. */
-static bool cnn__read_run(cnn__run *r, cnn__file *f)
+static bool cnn__read_run(cnn__run *run, cnn__file *f)
 {
     const uint64_t *n = f->number;
-    if (!cnn__check_run(r, f)) return false;
+    if (!cnn__check_run(run, f)) return false;
     const size_t      numbers = CNN__EPOCH_NUMBERS;
-    const size_t      spreads = r->sums.channel ? 3 * (size_t)r->to.logits->shape.c : 0;
+    const size_t      spreads = run->sums.channel ? 3 * (size_t)run->to.logits->shape.c : 0;
     const cnn__entry *sums = cnn__find_doubles(f, "fit", CNN__FIT_SUMS, 1);
     const cnn__entry *errors = cnn__find_doubles(f, "errors", spreads, 1);
     const cnn__entry *history = cnn__find_doubles(f, "history", 0, numbers);
@@ -12289,43 +12311,43 @@ static bool cnn__read_run(cnn__run *r, cnn__file *f)
     if (n[CNN__DONE] > n[CNN__EPOCHS] || n[CNN__FED] > n[CNN__SAMPLES] || n[CNN__BEST_EPOCH] > n[CNN__DONE] ||
         n[CNN__EPOCH_STEP] > n[CNN__STEP] || history->count / numbers > n[CNN__DONE])
         return cnn__file_fail(f, "its numbers contradict each other");
-    if (n[CNN__DONE] > (uint64_t)r->epochs)
+    if (n[CNN__DONE] > (uint64_t)run->epochs)
         return cnn__file_fail(f, "it has %d epochs already, and %d are asked for", (int)n[CNN__DONE],
-                              r->epochs);
-    if (n[CNN__BEST_EPOCH] && !r->best) return cnn__file_fail(f, "it is of a training with .patience");
-    if (!cnn__fill_state(f, n[CNN__BEST_EPOCH] ? r->best : NULL)) return false;
-    for (size_t i = 0; i < history->count && r->a.history; i += numbers) {
+                              run->epochs);
+    if (n[CNN__BEST_EPOCH] && !run->best) return cnn__file_fail(f, "it is of a training with .patience");
+    if (!cnn__fill_state(f, n[CNN__BEST_EPOCH] ? run->best : NULL)) return false;
+    for (size_t i = 0; i < history->count && run->a.history; i += numbers) {
         double    v[CNN__EPOCH_NUMBERS];
         cnn_epoch e;
         for (size_t k = 0; k < numbers; k++) v[k] = cnn__element(f, history, i + k);
         memcpy(&e, v, sizeof e);
-        if (!cnn__history_add(r->g, r->a.at, r->a.history, e)) return false;
+        if (!cnn__history_add(run->g, run->a.at, run->a.history, e)) return false;
     }
-    for (size_t i = 0; i < updates->count && r->a.history; i += 2) {
+    for (size_t i = 0; i < updates->count && run->a.history; i += 2) {
         const cnn_update u = { cnn__element(f, updates, i), cnn__element(f, updates, i + 1) };
-        if (!cnn__history_add_update(r->g, r->a.at, r->a.history, u)) return false;
+        if (!cnn__history_add_update(run->g, run->a.at, run->a.history, u)) return false;
     }
-    r->at.epochs = n[CNN__DONE], r->at.fed = n[CNN__FED], r->at.updates = n[CNN__UPDATES];
-    r->at.best_epoch = n[CNN__BEST_EPOCH], r->at.epoch_step = n[CNN__EPOCH_STEP];
-    r->at.sum = cnn__element(f, sums, 0), r->at.best_loss = cnn__element(f, sums, 1);
-    r->sums.right = cnn__element(f, sums, 2), r->sums.judged = cnn__element(f, sums, 3);
-    r->sums.n = cnn__element(f, sums, 4), r->sums.absolute = cnn__element(f, sums, 5);
+    run->at.epochs = n[CNN__DONE], run->at.fed = n[CNN__FED], run->at.updates = n[CNN__UPDATES];
+    run->at.best_epoch = n[CNN__BEST_EPOCH], run->at.epoch_step = n[CNN__EPOCH_STEP];
+    run->at.sum = cnn__element(f, sums, 0), run->at.best_loss = cnn__element(f, sums, 1);
+    run->sums.right = cnn__element(f, sums, 2), run->sums.judged = cnn__element(f, sums, 3);
+    run->sums.n = cnn__element(f, sums, 4), run->sums.absolute = cnn__element(f, sums, 5);
     for (size_t i = 0; i < spreads; i += 3)
-        r->sums.channel[i / 3] = (cnn__moments){ cnn__element(f, errors, i), cnn__element(f, errors, i + 1),
+        run->sums.channel[i / 3] = (cnn__moments){ cnn__element(f, errors, i), cnn__element(f, errors, i + 1),
                                                 cnn__element(f, errors, i + 2) };
-    if (!r->best || r->at.best_epoch || !isfinite(r->at.best_loss)) return true;
-    r->at.best_epoch = r->at.epochs;           /* it was over, and goes on from the best weights */
-    return cnn__copy_trained(r->g, r->best, CNN__SAVE, 0);
+    if (!run->best || run->at.best_epoch || !isfinite(run->at.best_loss)) return true;
+    run->at.best_epoch = run->at.epochs;           /* it was over, and goes on from the best weights */
+    return cnn__copy_trained(run->g, run->best, CNN__SAVE, 0);
 }
 
-static bool cnn__resume_run(cnn__run *r)
+static bool cnn__resume_run(cnn__run *run)
 {
-    cnn__file f = cnn__file_of(r->g, r->a.at, "fit, resume", r->a.checkpoint);
+    cnn__file f = cnn__file_of(run->g, run->a.at, "fit, resume", run->a.checkpoint);
     errno = 0;
-    FILE *there = fopen(r->a.checkpoint, "rb");
+    FILE *there = fopen(run->a.checkpoint, "rb");
     if (!there && errno == ENOENT) return true;                /* the first start */
     if (there) fclose(there);
-    bool good = cnn__open_path(&f) && cnn__read_run(r, &f);
+    bool good = cnn__open_path(&f) && cnn__read_run(run, &f);
     cnn__close_file(&f);
     return good;
 }
@@ -12409,15 +12431,15 @@ static cnn__long_text cnn__op_text(const cnn_tensor *t)
    are flush left, and so is the last, which needs no width. */
 enum { CNN__COLUMNS = 7 };
 typedef struct { FILE *f; int left, width[CNN__COLUMNS]; } cnn__table;
-static void cnn__put_line(cnn__table *t, const char *const cell[CNN__COLUMNS])
+static void cnn__put_line(cnn__table *table, const char *const cell[CNN__COLUMNS])
 {
     for (int k = 0; k < CNN__COLUMNS; k++) {
         const int n = (int)strlen(cell[k]), last = k == CNN__COLUMNS - 1;
-        if (!t->f && !last && t->width[k] < n) t->width[k] = n;
-        if (t->f) fprintf(t->f, "%s%*s", k && !(last && !n) ? "  " : "",
-                          k < t->left ? -t->width[k] : t->width[k], cell[k]);
+        if (!table->f && !last && table->width[k] < n) table->width[k] = n;
+        if (table->f) fprintf(table->f, "%s%*s", k && !(last && !n) ? "  " : "",
+                          k < table->left ? -table->width[k] : table->width[k], cell[k]);
     }
-    if (t->f) fputc('\n', t->f);
+    if (table->f) fputc('\n', table->f);
 }
 
 /* Where a node runs: the device's name or "cpu", with the instruction set of the fast kernels, and what the
@@ -12627,13 +12649,13 @@ typedef struct cnn__doctor {
 
 /* The one hint. culprit: the array that is ill; y: the operation that made it, or read it if it is a
    leaf. */
-static const char *cnn__hint(const cnn__doctor *d, const cnn_tensor *y, const cnn_tensor *culprit,
+static const char *cnn__hint(const cnn__doctor *doctor, const cnn_tensor *y, const cnn_tensor *culprit,
                              cnn__moment when)
 {
-    const cnn_stats *x = y->n_in ? &d->value[y->in[0]->index] : &d->value[y->index];
+    const cnn_stats *x = y->n_in ? &doctor->value[y->in[0]->index] : &doctor->value[y->index];
     const char      *hint = y->op && y->op->hint ? y->op->hint(y, x, when == CNN__AFTER_BACKWARD) : NULL;
     double           largest = 0;
-    for (int k = 0; k < y->n_in; k++) largest = fmax(largest, cnn__largest(&d->value[y->in[k]->index]));
+    for (int k = 0; k < y->n_in; k++) largest = fmax(largest, cnn__largest(&doctor->value[y->in[k]->index]));
     if (when == CNN__AFTER_UPDATE)
         return "the update was too large: lower the learning rate to a tenth, or clip the gradients "
                "(cnn_clip_grads, .clip)";
@@ -12663,24 +12685,24 @@ static void cnn__say_stats(cnn__page *p, const char *role, const cnn_tensor *t, 
                  s->mean, s->deviation);
 }
 
-static void cnn__diagnose(cnn__doctor *d, cnn_tensor *y, cnn_tensor *culprit, const cnn_stats *ill,
+static void cnn__diagnose(cnn__doctor *doctor, cnn_tensor *y, cnn_tensor *culprit, const cnn_stats *ill,
                           cnn__moment when)
 {
     cnn_graph  *g = y->graph;
     const char *phase = when == CNN__AFTER_FORWARD ? "forward" : when == CNN__AFTER_BACKWARD ? "backward"
                       : "update";
-    const char *what = ill->nans ? "NaN" : "Inf", *hint = cnn__hint(d, y, culprit, when);
+    const char *what = ill->nans ? "NaN" : "Inf", *hint = cnn__hint(doctor, y, culprit, when);
     const char *array = when == CNN__AFTER_BACKWARD ? "gradient" : culprit->op ? "output" : "value";
-    cnn__page p = { d->report, sizeof d->report, 0, 0 };
+    cnn__page p = { doctor->report, sizeof doctor->report, 0, 0 };
     cnn__say(&p, "%s in the %s of %s \"%s\"%s%s%s, after %ld updates: the %s of \"%s\"\n", what, phase,
              y->op ? y->op->name : "parameter", y->name, y->at ? " (" : "", y->at ? y->at : "",
              y->at ? ")" : "", g->step, array, culprit->name);
-    if (y->op) cnn__say_stats(&p, "output", y, d->value);
+    if (y->op) cnn__say_stats(&p, "output", y, doctor->value);
     for (int k = 0; k < y->n_in; k++)
         cnn__say_stats(&p, y->in[k]->kind == CNN_PARAM ? "weight" : y->in[k]->kind == CNN_BUFFER ? "buffer"
-                       : "input", y->in[k], d->value);
-    cnn__say_stats(&p, "gradient", y, d->grad);
-    for (int k = 0; k < y->n_in; k++) cnn__say_stats(&p, "gradient", y->in[k], d->grad);
+                       : "input", y->in[k], doctor->value);
+    cnn__say_stats(&p, "gradient", y, doctor->grad);
+    for (int k = 0; k < y->n_in; k++) cnn__say_stats(&p, "gradient", y->in[k], doctor->grad);
     cnn__say(&p, "  hint      %s\n", hint);
     cnn_fail(y, "doctor: %s in the %s of \"%s\" (%s, after %ld updates): %s", what, array, culprit->name,
              phase, g->step, hint);
@@ -12711,35 +12733,36 @@ static bool cnn__examine(cnn_stats *to, cnn_tensor *t, cnn__part part)
 
 static void cnn__doctor_sees(cnn__probe *probe, cnn_tensor *y, cnn__moment when)
 {
-    cnn__doctor *d = (cnn__doctor *)probe;
+    cnn__doctor *doctor = (cnn__doctor *)probe;
     cnn_graph   *g = y->graph;
     if (when == CNN__AFTER_FORWARD) {
         cnn_tensor *ill = NULL;                        /* a leaf that is ill explains its user */
         for (int k = 0; k < y->n_in; k++) {
             cnn_tensor *x = y->in[k];
-            if (!x->op && cnn__examine(&d->value[x->index], x, CNN__DATA) && !ill) ill = x;
+            if (!x->op && cnn__examine(&doctor->value[x->index], x, CNN__DATA) && !ill) ill = x;
         }
-        if (cnn__examine(&d->value[y->index], y, CNN__DATA) && !ill) ill = y;
-        if (ill) cnn__diagnose(d, y, ill, &d->value[ill->index], when);
-        else if ((y->op->flags & CNN_RECTIFIER) && !g->error[0]) d->dead[y->index] = cnn__dead_channels(y);
+        if (cnn__examine(&doctor->value[y->index], y, CNN__DATA) && !ill) ill = y;
+        if (ill) cnn__diagnose(doctor, y, ill, &doctor->value[ill->index], when);
+        else if ((y->op->flags & CNN_RECTIFIER)
+                 && !g->error[0]) doctor->dead[y->index] = cnn__dead_channels(y);
     } else if (when == CNN__AFTER_BACKWARD) {
         if (y == g->loss) {
-            const double loss = d->value[y->index].mean, few = (double)++d->losses;
-            if (d->losses <= CNN__FEW) d->late = d->first += (loss - d->first) / few;
-            else                       d->late += (loss - d->late) / CNN__FEW;
-            cnn__examine(&d->grad[y->index], y, CNN__GRAD);
+            const double loss = doctor->value[y->index].mean, few = (double)++doctor->losses;
+            if (doctor->losses <= CNN__FEW) doctor->late = doctor->first += (loss - doctor->first) / few;
+            else                       doctor->late += (loss - doctor->late) / CNN__FEW;
+            cnn__examine(&doctor->grad[y->index], y, CNN__GRAD);
         }
         for (int k = 0; k < y->n_in && !g->error[0]; k++) {
             cnn_tensor *x = y->in[k];
-            if (x->needs_grad && cnn__examine(&d->grad[x->index], x, CNN__GRAD))
-                cnn__diagnose(d, y, x, &d->grad[x->index], when);
+            if (x->needs_grad && cnn__examine(&doctor->grad[x->index], x, CNN__GRAD))
+                cnn__diagnose(doctor, y, x, &doctor->grad[x->index], when);
         }
     } else if (when == CNN__AFTER_UPDATE) {
         for (int i = 0; i < g->n_order && !g->error[0]; i++) {
             cnn_tensor *t = &g->order[i]->t;
-            if (t->kind == CNN_PARAM && t->needs_grad && cnn__examine(&d->value[i], t, CNN__DATA)) {
+            if (t->kind == CNN_PARAM && t->needs_grad && cnn__examine(&doctor->value[i], t, CNN__DATA)) {
                 cnn__node *owner = g->order[i]->owner;
-                cnn__diagnose(d, owner ? &owner->t : t, t, &d->value[i], when);
+                cnn__diagnose(doctor, owner ? &owner->t : t, t, &doctor->value[i], when);
             }
         }
     }
@@ -12794,27 +12817,27 @@ static void cnn__check_node(cnn__page *p, const cnn_tensor *t, int dead)
                     "or use cnn_leaky_relu\n", t->name, at, dead, t->shape.c);
 }
 
-static const cnn_tensor *cnn__zero_weight(const cnn_graph *g, const cnn__doctor *d)
+static const cnn_tensor *cnn__zero_weight(const cnn_graph *g, const cnn__doctor *doctor)
 {
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *t = &g->order[i]->t;
-        const cnn_stats  *s = &d->value[i];
+        const cnn_stats  *s = &doctor->value[i];
         if (t->kind == CNN_PARAM && t->shape.n > 1 && s->count && s->zeros == s->count) return t;
     }
     return NULL;
 }
 
 /* How the gradients of the layers' weights compare, each as root mean square. */
-static void cnn__check_gradients(cnn__page *p, const cnn_graph *g, const cnn__doctor *d)
+static void cnn__check_gradients(cnn__page *p, const cnn_graph *g, const cnn__doctor *doctor)
 {
     const char *least = "", *most = "";
     double      low = INFINITY, high = 0, squares = 0;
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *t = &g->order[i]->t;
-        const double      rms = cnn__rms(&d->grad[i]);
+        const double      rms = cnn__rms(&doctor->grad[i]);
         if (t->kind != CNN_PARAM || !t->needs_grad) continue;
-        squares += rms * rms * (double)d->grad[i].count;
-        const cnn_tensor *zero = rms == 0 ? cnn__zero_weight(g, d) : NULL;
+        squares += rms * rms * (double)doctor->grad[i].count;
+        const cnn_tensor *zero = rms == 0 ? cnn__zero_weight(g, doctor) : NULL;
         if (rms == 0)
             cnn__say(p, "%s: its gradient is zero: %s%s\n", t->name, zero ? zero->name : "everything",
                      zero ? " is zero everywhere: weights start at random, as with CNN_INIT_HE"
@@ -12886,7 +12909,7 @@ static double cnn__batch_macs(const cnn_tensor *y, int backward)
     return macs * (backward ? products : 1);
 }
 
-static void cnn__put_times(cnn__table *t, const char *name, const char *op, const double spent[2],
+static void cnn__put_times(cnn__table *table, const char *name, const char *op, const double spent[2],
                            const double macs[2], double whole)
 {
     cnn__text c[5] = { { "" } };
@@ -12897,7 +12920,7 @@ static void cnn__put_times(cnn__table *t, const char *name, const char *op, cons
     }
     cnn__format(c[4].s, sizeof c->s, "%.1f %%", 100 * (spent[0] + spent[1]) / whole);
     const char *const cell[CNN__COLUMNS] = { name, op, c[0].s, c[1].s, c[2].s, c[3].s, c[4].s };
-    cnn__put_line(t, cell);
+    cnn__put_line(table, cell);
 }
 
 /* spent: of each node, in all runs; whole: of one run. */
@@ -14573,7 +14596,7 @@ static ptrdiff_t cnn__k_block(ptrdiff_t k) { return cnn__ceil(k, cnn__ceil(k, CN
 /* Pack elements (i, p) = x[i*si + p*sp], i < ni, p < np, of a matrix, si or sp 1: to[p][0..r), from ni to r
    numbers that nobody uses. */
 typedef struct { const float *x; ptrdiff_t si, sp; } cnn__matrix;
-static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t sp,
+static void cnn__pack(const cnn__kernels *isa, float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t sp,
                       int ni, ptrdiff_t np)
 {
     if (si == 1 && ni == r) {
@@ -14589,16 +14612,16 @@ static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, p
     } else {
         ptrdiff_t at[CNN__MAX_NR];
         for (int q = 0; q < r && ni < r; q++) at[q] = cnn__min(q, ni - 1) * si;
-        u->pack(to, r, x, si, ni < r ? at : NULL, np);
+        isa->pack(to, r, x, si, ni < r ? at : NULL, np);
     }
 }
 
 /* Bytes of packed blocks for one thread. */
 static size_t cnn__part_scratch(const cnn__cpu *cpu, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
 {
-    const cnn__kernels *u = cnn__kernels_of(cpu);
-    size_t mc = (size_t)cnn__min(cnn__ceil(m, u->mr), CNN__MC_PANELS) * (size_t)u->mr;
-    size_t nc = (size_t)cnn__min(cnn__ceil(n, u->nr), CNN__NC_PANELS) * (size_t)u->nr;
+    const cnn__kernels *isa = cnn__kernels_of(cpu);
+    size_t mc = (size_t)cnn__min(cnn__ceil(m, isa->mr), CNN__MC_PANELS) * (size_t)isa->mr;
+    size_t nc = (size_t)cnn__min(cnn__ceil(n, isa->nr), CNN__NC_PANELS) * (size_t)isa->nr;
     return cnn__round_up((size_t)cnn__min(k, CNN__KC) * (mc + nc) * sizeof(float), CNN__ALIGN);
 }
 
@@ -14609,7 +14632,7 @@ static size_t cnn__part_scratch(const cnn__cpu *cpu, ptrdiff_t m, ptrdiff_t n, p
    next three rows. */
 enum { CNN__DOT_WORK = 256,             /* rows times lanes, at most: more repay packing */
        CNN__DOT_RUN = 1024 };
-static void cnn__gemm_dots(const cnn__kernels *u, float *c, ptrdiff_t ldc, cnn__matrix a, cnn__matrix b,
+static void cnn__gemm_dots(const cnn__kernels *isa, float *c, ptrdiff_t ldc, cnn__matrix a, cnn__matrix b,
                            ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
 {
     const ptrdiff_t run = m <= 3 ? k : CNN__DOT_RUN;
@@ -14619,16 +14642,16 @@ static void cnn__gemm_dots(const cnn__kernels *u, float *c, ptrdiff_t ldc, cnn__
             const ptrdiff_t last = n - j - 1, at[4] = { 0, cnn__min(1, last) * b.si,
                                                         cnn__min(2, last) * b.si, cnn__min(3, last) * b.si };
             for (ptrdiff_t i = 0; i < m; i += 3)
-                u->dot((int)cnn__min(3, m - i), (int)cnn__min(4, n - j), &r, a.x + i * a.si + p,
+                isa->dot((int)cnn__min(3, m - i), (int)cnn__min(4, n - j), &r, a.x + i * a.si + p,
                        b.x + j * b.si + p, at, c + i * ldc + j, ldc);
         }
 }
 
 /* Rows and columns of C = A B (+ C if add), by one thread. A few rows do not repay packing b. */
-static void cnn__gemm_part(const cnn__kernels *u, float *c, ptrdiff_t ldc, bool accumulate, cnn__matrix a,
+static void cnn__gemm_part(const cnn__kernels *isa, float *c, ptrdiff_t ldc, bool accumulate, cnn__matrix a,
                            cnn__matrix b, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float *pack)
 {
-    const int mr = u->mr, nr = u->nr;
+    const int mr = isa->mr, nr = isa->nr;
     const ptrdiff_t mc = mr * CNN__MC_PANELS, nc = nr * CNN__NC_PANELS, kb = cnn__k_block(k);
     const bool in_place = b.si == 1 && m <= 3 * mr;
     float tile[CNN__MAX_MR * CNN__MAX_NR], *pb = pack, *pa = pack + kb * cnn__min(cnn__ceil(n, nr) * nr, nc);
@@ -14640,15 +14663,15 @@ static void cnn__gemm_part(const cnn__kernels *u, float *c, ptrdiff_t ldc, bool 
             const bool add = accumulate || p > 0;
             for (ptrdiff_t j = 0; j < jn; j += nr)
                 if (b.si == 1 && j + nr <= jn) {
-                    if (!in_place) u->panel(pb + j * kc, b.x + jc + j + p * b.sp, rows, kc);
+                    if (!in_place) isa->panel(pb + j * kc, b.x + jc + j + p * b.sp, rows, kc);
                 } else
-                    cnn__pack(u, pb + j * kc, nr, b.x + (jc + j) * b.si + p * b.sp, b.si, b.sp,
+                    cnn__pack(isa, pb + j * kc, nr, b.x + (jc + j) * b.si + p * b.sp, b.si, b.sp,
                               (int)cnn__min(nr, jn - j), kc);
             for (ptrdiff_t ic = 0; ic < m; ic += mc) {
                 const ptrdiff_t in = cnn__min(mc, m - ic);
                 for (ptrdiff_t i = 0; i < in; i += mr) {
                     const int ni = (int)cnn__min(mr, in - i);
-                    cnn__pack(u, pa + i * kc, ni, a.x + (ic + i) * a.si + p * a.sp, a.si, a.sp, ni, kc);
+                    cnn__pack(isa, pa + i * kc, ni, a.x + (ic + i) * a.si + p * a.sp, a.si, a.sp, ni, kc);
                 }
                 for (ptrdiff_t j = 0; j < jn; j += nr) {
                     const bool whole = j + nr <= jn, direct = in_place && whole;
@@ -14656,7 +14679,8 @@ static void cnn__gemm_part(const cnn__kernels *u, float *c, ptrdiff_t ldc, bool 
                     for (ptrdiff_t i = 0; i < in; i += mr) {
                         const int ni = (int)cnn__min(mr, in - i);
                         float *y = c + (ic + i) * ldc + jc + j;
-                        u->micro(ni, (int)cnn__min(nr, jn - j), kc, pa + i * kc, from, direct ? rows : packed,
+                        isa->micro(ni, (int)cnn__min(nr, jn - j), kc, pa + i * kc, from,
+                                   direct ? rows : packed,
                                  whole ? y : tile, whole ? ldc : nr, NULL, whole && add, NULL, 0);
                         for (ptrdiff_t s = 0; !whole && s < ni; s++)
                             for (ptrdiff_t q = 0; q < jn - j; q++)
@@ -14765,34 +14789,37 @@ typedef struct {
 } cnn__spread;
 
 /* Floats of one plane of S and of all, for so many output rows. */
-static ptrdiff_t cnn__spread_plane(const cnn__spread *s, ptrdiff_t rows)
+static ptrdiff_t cnn__spread_plane(const cnn__spread *spread, ptrdiff_t rows)
 {
-    return (rows + s->halo) * s->width + s->gap;
+    return (rows + spread->halo) * spread->width + spread->gap;
 }
-static ptrdiff_t cnn__spread_size(const cnn__spread *s, ptrdiff_t rows)
+static ptrdiff_t cnn__spread_size(const cnn__spread *spread, ptrdiff_t rows)
 {
-    return s->c * s->a * s->b * cnn__spread_plane(s, rows);
+    return spread->c * spread->a * spread->b * cnn__spread_plane(spread, rows);
 }
 
 /* S for output rows from .. from+rows of so many planes of image n, from plane first on. */
-static void cnn__spread_copy(const cnn__kernels *u, const cnn__spread *s, float *to, ptrdiff_t n,
+static void cnn__spread_copy(const cnn__kernels *isa, const cnn__spread *spread, float *to, ptrdiff_t n,
                              ptrdiff_t first, int planes, int from, int rows)
 {
-    const ptrdiff_t size = cnn__spread_plane(s, rows);
-    memset(to, 0, (size_t)(planes * s->a * s->b * size) * sizeof *to);
-    for (ptrdiff_t e = 0; e < (ptrdiff_t)planes * s->a * s->b; e++, to += size) {
-        const int y0 = s->y0 + from * s->sh + (int)(e / s->b % s->a), x0 = s->x0 + (int)(e % s->b);
-        const float *plane = s->x + (n * s->planes + first + e / s->b / s->a) * s->h * s->w;
-        const int left = x0 >= 0 ? 0 : (-x0 + s->sw - 1) / s->sw;
-        const int right = x0 >= s->w ? 0 : (int)cnn__min((s->w - x0 + s->sw - 1) / s->sw, s->width);
-        for (int r = 0; r < rows + s->halo; r++) {
-            const int y = y0 + r * s->sh;
-            if (y < 0 || y >= s->h || left >= right) continue;
-            const float *row = plane + (ptrdiff_t)y * s->w + x0 + left * s->sw;
-            float *start = to + (ptrdiff_t)r * s->width + left;
-            if (s->sw == 1)      cnn__copy(start, row, right - left);
-            else if (s->sw == 2) u->take_even(start, row, right - left);
-            else for (int x = 0; x < right - left; x++) start[x] = row[x * s->sw];
+    const ptrdiff_t size = cnn__spread_plane(spread, rows);
+    memset(to, 0, (size_t)(planes * spread->a * spread->b * size) * sizeof *to);
+    for (ptrdiff_t e = 0; e < (ptrdiff_t)planes * spread->a * spread->b; e++, to += size) {
+        const int y0 = spread->y0 + from * spread->sh + (int)(e / spread->b % spread->a),
+                  x0 = spread->x0 + (int)(e % spread->b);
+        const float *plane = spread->x + (n * spread->planes + first + e / spread->b / spread->a) * spread->h
+                             * spread->w;
+        const int left = x0 >= 0 ? 0 : (-x0 + spread->sw - 1) / spread->sw;
+        const int right = x0 >= spread->w ? 0 : (int)cnn__min((spread->w - x0 + spread->sw - 1) / spread->sw,
+                                                              spread->width);
+        for (int r = 0; r < rows + spread->halo; r++) {
+            const int y = y0 + r * spread->sh;
+            if (y < 0 || y >= spread->h || left >= right) continue;
+            const float *row = plane + (ptrdiff_t)y * spread->w + x0 + left * spread->sw;
+            float *start = to + (ptrdiff_t)r * spread->width + left;
+            if (spread->sw == 1)      cnn__copy(start, row, right - left);
+            else if (spread->sw == 2) isa->take_even(start, row, right - left);
+            else for (int x = 0; x < right - left; x++) start[x] = row[x * spread->sw];
         }
     }
 }
@@ -14829,27 +14856,30 @@ CNN__COLD static cnn__axis cnn__axis_of(int r, int size, int k, int s, int p, in
    Places in a plane are ints: no more rows than that allows. */
 enum { CNN__SPREAD_FLOATS = 49152,      /* 192 KB */
        CNN__PLANE_FLOATS = 6144 };      /* 24 KB, of the L1 cache: where each plane is met but once */
-static int cnn__block_rows(const cnn__spread *s, int rows, ptrdiff_t floats)
+static int cnn__block_rows(const cnn__spread *spread, int rows, ptrdiff_t floats)
 {
-    const ptrdiff_t fit = floats / ((ptrdiff_t)s->c * s->a * s->b * s->width) - s->halo;
-    const ptrdiff_t wish = fit < 2 * s->halo + 1 ? 2 * s->halo + 1 : fit;
-    const ptrdiff_t most = cnn__min(cnn__min(rows, wish), 1 + INT_MAX / 4 / s->width);
+    const ptrdiff_t fit = floats / ((ptrdiff_t)spread->c * spread->a * spread->b * spread->width)
+                          - spread->halo;
+    const ptrdiff_t wish = fit < 2 * spread->halo + 1 ? 2 * spread->halo + 1 : fit;
+    const ptrdiff_t most = cnn__min(cnn__min(rows, wish), 1 + INT_MAX / 4 / spread->width);
     return (int)cnn__ceil(rows, cnn__ceil(rows, most));
 }
 
-CNN__COLD static cnn__spread cnn__spread_forward(const cnn__conv *t, const float *x)
+CNN__COLD static cnn__spread cnn__spread_forward(const cnn__conv *conv, const float *x)
 {
-    const int y = (t->kh - 1) * t->dh, z = (t->kw - 1) * t->dw;
-    return (cnn__spread){ x, t->ic, t->h, t->w, t->ic / t->groups, t->sh, t->sw, (int)cnn__min(t->sh, y + 1),
-                          (int)cnn__min(t->sw, z + 1), -t->ph, -t->pw, y / t->sh, t->ow + z / t->sw, 0 };
+    const int y = (conv->kh - 1) * conv->dh, z = (conv->kw - 1) * conv->dw;
+    return (cnn__spread){ x, conv->ic, conv->h, conv->w, conv->ic / conv->groups, conv->sh, conv->sw,
+                         (int)cnn__min(conv->sh, y + 1),
+                          (int)cnn__min(conv->sw, z + 1), -conv->ph, -conv->pw, y / conv->sh,
+                          conv->ow + z / conv->sw, 0 };
 }
-CNN__COLD static cnn__spread cnn__spread_backward(const cnn__conv *t, const float *dy)
+CNN__COLD static cnn__spread cnn__spread_backward(const cnn__conv *conv, const float *dy)
 {
     int low[2] = { INT_MAX, INT_MAX }, high[2] = { INT_MIN, INT_MIN }, most = 1;
     for (int axis = 0; axis < 2; axis++)
-        for (int r = 0; r < (axis ? t->sw : t->sh) && r < (axis ? t->w : t->h); r++) {
-            const cnn__axis f = axis ? cnn__axis_of(r, t->w, t->kw, t->sw, t->pw, t->dw)
-                                     : cnn__axis_of(r, t->h, t->kh, t->sh, t->ph, t->dh);
+        for (int r = 0; r < (axis ? conv->sw : conv->sh) && r < (axis ? conv->w : conv->h); r++) {
+            const cnn__axis f = axis ? cnn__axis_of(r, conv->w, conv->kw, conv->sw, conv->pw, conv->dw)
+                                     : cnn__axis_of(r, conv->h, conv->kh, conv->sh, conv->ph, conv->dh);
             if (!f.count) continue;
             const int end = f.start + (f.count - 1) * f.step;
             if (end < low[axis]) low[axis] = end;
@@ -14857,7 +14887,8 @@ CNN__COLD static cnn__spread cnn__spread_backward(const cnn__conv *t, const floa
             if (axis && f.n > most) most = f.n;
         }
     if (low[0] > high[0] || low[1] > high[1]) low[0] = low[1] = high[0] = high[1] = 0;
-    return (cnn__spread){ dy, t->oc, t->oh, t->ow, t->oc / t->groups, 1, 1, 1, 1, low[0], low[1],
+    return (cnn__spread){ dy, conv->oc, conv->oh, conv->ow, conv->oc / conv->groups, 1, 1, 1, 1, low[0],
+                         low[1],
                           high[0] - low[0], most + high[1] - low[1], 0 };
 }
 
@@ -14867,34 +14898,37 @@ static inline ptrdiff_t cnn__along(int v, int stride, ptrdiff_t residue, ptrdiff
 {
     return stride == 1 ? v * step : v % stride * residue + v / stride * step;
 }
-static inline ptrdiff_t cnn__place(const cnn__spread *s, ptrdiff_t plane, int c, int y, int x)
+static inline ptrdiff_t cnn__place(const cnn__spread *spread, ptrdiff_t plane, int c, int y, int x)
 {
-    return c * (s->a * s->b * plane) + cnn__along(y, s->sh, s->b * plane, s->width)
-        + cnn__along(x, s->sw, plane, 1);
+    return c * (spread->a * spread->b * plane) + cnn__along(y, spread->sh, spread->b * plane, spread->width)
+        + cnn__along(x, spread->sw, plane, 1);
 }
 
 /* The places of all taps (c,i,j) of a forward window. */
-static void cnn__taps(const cnn__conv *t, const cnn__spread *s, ptrdiff_t plane, ptrdiff_t *at)
+static void cnn__taps(const cnn__conv *conv, const cnn__spread *spread, ptrdiff_t plane, ptrdiff_t *at)
 {
-    for (int c = 0; c < s->c; c++)
-        for (int i = 0; i < t->kh; i++)
-            for (int j = 0; j < t->kw; j++) *at++ = cnn__place(s, plane, c, i * t->dh, j * t->dw);
+    for (int c = 0; c < spread->c; c++)
+        for (int i = 0; i < conv->kh; i++)
+            for (int j = 0; j < conv->kw; j++) *at++ = cnn__place(spread, plane, c, i * conv->dh,
+                                                                  j * conv->dw);
 }
 
 /* With stride and dilation 1: no padding; less than a kernel of it on each side, so that each window meets
    the image. */
-static bool cnn__unpadded(const cnn__conv *t)
+static bool cnn__unpadded(const cnn__conv *conv)
 {
-    return !t->ph && !t->pw && t->oh == t->h - t->kh + 1 && t->ow == t->w - t->kw + 1;
+    return !conv->ph && !conv->pw && conv->oh == conv->h - conv->kh + 1 && conv->ow == conv->w - conv->kw + 1;
 }
-static bool cnn__all_meet(const cnn__conv *t)
+static bool cnn__all_meet(const cnn__conv *conv)
 {
-    return t->ph < t->kh && t->pw < t->kw && t->oh <= t->h + t->ph && t->ow <= t->w + t->pw;
+    return conv->ph < conv->kh && conv->pw < conv->kw && conv->oh <= conv->h + conv->ph && conv->ow <= conv->w
+        + conv->pw;
 }
 
-static bool cnn__pointwise_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+static bool cnn__pointwise_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {                                       /* S would be the image itself */
-    return (void)cpu, (void)pass, t->kh == 1 && t->kw == 1 && t->sh == 1 && t->sw == 1 && cnn__unpadded(t);
+    return (void)cpu, (void)pass, conv->kh == 1 && conv->kw == 1 && conv->sh == 1 && conv->sw == 1
+        && cnn__unpadded(conv);
 }
 
 /* Scratch is handed out from front to back; with a NULL base this counts the bytes. */
@@ -14977,102 +15011,116 @@ typedef struct {
 enum { CNN__TURNED_KC = 512, CNN__TURNED_PIXELS = 256 };
 
 /* The k block: where b is read from S itself, whose rows overlap, more of it fits the cache. */
-static ptrdiff_t cnn__shifted_k(const cnn__shifted *q, ptrdiff_t k)
+static ptrdiff_t cnn__shifted_k(const cnn__shifted *shifted, ptrdiff_t k)
 {
-    if (q->turned) return cnn__ceil(k, cnn__ceil(k, CNN__TURNED_KC));
-    return !q->borrow && q->m <= 3 * q->u->mr && k <= 2 * CNN__KC ? k : cnn__k_block(k);
+    if (shifted->turned) return cnn__ceil(k, cnn__ceil(k, CNN__TURNED_KC));
+    return !shifted->borrow && shifted->m <= 3 * shifted->u->mr && k <= 2 * CNN__KC ? k : cnn__k_block(k);
 }
 
 /* Rows of the weights that stay in the L2 cache, a k block of each. */
-static ptrdiff_t cnn__shifted_rows(const cnn__shifted *q)
+static ptrdiff_t cnn__shifted_rows(const cnn__shifted *shifted)
 {
-    return cnn__ceil(2 * q->u->mr * CNN__MC_PANELS, q->high) * q->high;
+    return cnn__ceil(2 * shifted->u->mr * CNN__MC_PANELS, shifted->high) * shifted->high;
 }
 
 /* Multiply-adds. */
-static double cnn__conv_work(const cnn__conv *t)
+static double cnn__conv_work(const cnn__conv *conv)
 {
-    return (double)t->n * t->oh * t->ow * t->oc * (t->ic / t->groups) * t->kh * t->kw;
+    return (double)conv->n * conv->oh * conv->ow * conv->oc * (conv->ic / conv->groups) * conv->kh * conv->kw;
 }
 
 /* Rows of the output that are worked on at a time, at most so many: fewer if there would be too few units for
    the threads. Where S is the image itself, they fill vectors. */
-static int cnn__unit_rows(const cnn__shifted *q, ptrdiff_t most)
+static int cnn__unit_rows(const cnn__shifted *shifted, ptrdiff_t most)
 {
-    const ptrdiff_t least = cnn__conv_work(q->t) < CNN__SERIAL_WORK ? 1 : q->borrow && !q->turned ? 8 : 4;
-    const ptrdiff_t units = (ptrdiff_t)q->t->n * q->t->groups * cnn__ceil(q->m, q->high);
-    ptrdiff_t fair = cnn__ceil(q->rows, cnn__ceil(least, units)), step = 1;
-    while (q->borrow && !q->turned && step * q->t->ow % q->u->nr) step++;
+    const ptrdiff_t least = cnn__conv_work(shifted->t) < CNN__SERIAL_WORK ? 1 : shifted->borrow
+                            && !shifted->turned ? 8 : 4;
+    const ptrdiff_t units = (ptrdiff_t)shifted->t->n * shifted->t->groups * cnn__ceil(shifted->m,
+                                                                                      shifted->high);
+    ptrdiff_t fair = cnn__ceil(shifted->rows, cnn__ceil(least, units)), step = 1;
+    while (shifted->borrow && !shifted->turned && step * shifted->t->ow % shifted->u->nr) step++;
     fair = cnn__ceil(fair, step) * step;
     most = cnn__min(most < 1 ? 1 : most, fair);
-    return step > 1 ? (int)cnn__min(q->rows, most) : (int)cnn__ceil(q->rows, cnn__ceil(q->rows, most));
+    return step > 1 ? (int)cnn__min(shifted->rows, most) : (int)cnn__ceil(shifted->rows,
+                                                                          cnn__ceil(shifted->rows, most));
 }
 
 /* Turned: pixels whose sums are kept: of a tile or, where the terms come in blocks, of the rows. */
-static ptrdiff_t cnn__turned_pixels(const cnn__shifted *q, ptrdiff_t k)
+static ptrdiff_t cnn__turned_pixels(const cnn__shifted *shifted, ptrdiff_t k)
 {
-    return k > cnn__shifted_k(q, k) ? (ptrdiff_t)q->block * q->t->ow : q->u->tall;
+    return k > cnn__shifted_k(shifted, k) ? (ptrdiff_t)shifted->block * shifted->t->ow : shifted->u->tall;
 }
 
 /* Turned: the pixels of each tile lie in one row of S, nx to a row, so that they need not be packed. */
-static bool cnn__pixels_lie(const cnn__shifted *q, ptrdiff_t nx)
+static bool cnn__pixels_lie(const cnn__shifted *shifted, ptrdiff_t nx)
 {
-    return q->borrow || nx % q->u->tall == 0;
+    return shifted->borrow || nx % shifted->u->tall == 0;
 }
 
-CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
-                                                bool turned, const cnn__arrays *o, char *base, size_t *used)
+CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *conv, bool backward,
+                                                bool turned, const cnn__arrays *arrays, char *base,
+                                                size_t *used)
 {
-    cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .backward = backward, .turned = turned,
-                       .packed = o->packed, .y = o->to, .w = o->w, .bias = o->b, .tail = o->tail,
-                       .s = backward ? cnn__spread_backward(t, o->dy) : cnn__spread_forward(t, o->x) };
-    q.fits = cnn__ends_of(cpu, o->tail, &q.ends);
-    const size_t k = (size_t)q.s.c * (size_t)t->kh * (size_t)t->kw;
-    q.m = (backward ? t->ic : t->oc) / t->groups;
-    q.high = turned ? q.u->nr : q.u->mr, q.all = turned ? cnn__ceil(q.m, q.high) * q.high : q.m;
-    q.n_phases = backward ? (int)(cnn__min(t->sh, t->h) * cnn__min(t->sw, t->w)) : 1;
-    q.rows = backward ? (t->h + t->sh - 1) / t->sh : t->oh;
-    q.borrow = cnn__pointwise_fits(cpu, t, 0);
-    q.rows_first = backward || (t->ow >= q.u->nr && !turned);
+    cnn__shifted shifted = { .u = cnn__kernels_of(cpu), .t = conv, .backward = backward, .turned = turned,
+                       .packed = arrays->packed, .y = arrays->to, .w = arrays->w, .bias = arrays->b,
+                       .tail = arrays->tail,
+                       .s = backward ? cnn__spread_backward(conv, arrays->dy) : cnn__spread_forward(conv,
+                           arrays->x) };
+    shifted.fits = cnn__ends_of(cpu, arrays->tail, &shifted.ends);
+    const size_t k = (size_t)shifted.s.c * (size_t)conv->kh * (size_t)conv->kw;
+    shifted.m = (backward ? conv->ic : conv->oc) / conv->groups;
+    shifted.high = turned ? shifted.u->nr : shifted.u->mr, shifted.all = turned ? cnn__ceil(shifted.m,
+        shifted.high) * shifted.high : shifted.m;
+    shifted.n_phases = backward ? (int)(cnn__min(conv->sh, conv->h) * cnn__min(conv->sw, conv->w)) : 1;
+    shifted.rows = backward ? (conv->h + conv->sh - 1) / conv->sh : conv->oh;
+    shifted.borrow = cnn__pointwise_fits(cpu, conv, 0);
+    shifted.rows_first = backward || (conv->ow >= shifted.u->nr && !turned);
     /* in the order (c,i,j) it is the planes of one k block that should stay in the cache */
-    const ptrdiff_t k_blocks = q.rows_first ? 1 : cnn__ceil((ptrdiff_t)k, CNN__KC);
-    const ptrdiff_t cached = q.m > 1 ? k_blocks * CNN__SPREAD_FLOATS : CNN__PLANE_FLOATS;
-    q.block = cnn__unit_rows(&q, !q.borrow ? cnn__block_rows(&q.s, q.rows, cached)
-                                 : turned ? CNN__TURNED_PIXELS / t->ow : q.rows);
-    q.blocks = (int)cnn__ceil(q.rows, q.block);
-    q.once = !q.packed && !backward && q.m > 1 && t->n == 1 && q.blocks == 1;
-    q.plane = q.borrow ? (ptrdiff_t)t->h * t->w : cnn__spread_plane(&q.s, q.block);
-    q.out_plane = backward ? (ptrdiff_t)t->h * t->w : (ptrdiff_t)t->oh * t->ow;
-    q.out_planes = backward ? t->ic : t->oc;
-    q.row = backward ? (ptrdiff_t)t->sh * t->w : t->ow, q.col = backward ? t->sw : 1;
-    q.phase = cnn__take(base, used, (size_t)q.n_phases, sizeof *q.phase);
-    q.at = cnn__take(base, used, k, sizeof *q.at);
-    q.wat = cnn__take(base, used, k, sizeof *q.wat);
-    const size_t weights = cnn__mul_size((size_t)t->groups, cnn__mul_size((size_t)q.all, k));
-    q.a = q.packed ? o->packed : cnn__take(base, used, q.once ? 0 : weights, sizeof *q.a);
-    const ptrdiff_t kb = cnn__shifted_k(&q, (ptrdiff_t)k), most = cnn__min(q.all, cnn__shifted_rows(&q));
-    q.panel = (size_t)cnn__round_up(turned ? (size_t)(kb * q.block * t->ow + 16
-                                                      + cnn__turned_pixels(&q, (ptrdiff_t)k) * most)
-                                    : q.m == 1 ? (size_t)q.block * (size_t)q.s.width
-                                    : (size_t)((CNN__KC + 1) * q.u->nr), 16);
-    q.spread = q.borrow ? 0 : cnn__round_up((size_t)(cnn__spread_size(&q.s, q.block) + q.u->nr), 16);
-    q.each = q.panel + q.spread + (q.once ? cnn__round_up((size_t)(most * kb), 16) : 0);
-    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
-    return q;
+    const ptrdiff_t k_blocks = shifted.rows_first ? 1 : cnn__ceil((ptrdiff_t)k, CNN__KC);
+    const ptrdiff_t cached = shifted.m > 1 ? k_blocks * CNN__SPREAD_FLOATS : CNN__PLANE_FLOATS;
+    shifted.block = cnn__unit_rows(&shifted, !shifted.borrow ? cnn__block_rows(&shifted.s, shifted.rows,
+                                                                               cached)
+                                 : turned ? CNN__TURNED_PIXELS / conv->ow : shifted.rows);
+    shifted.blocks = (int)cnn__ceil(shifted.rows, shifted.block);
+    shifted.once = !shifted.packed && !backward && shifted.m > 1 && conv->n == 1 && shifted.blocks == 1;
+    shifted.plane = shifted.borrow ? (ptrdiff_t)conv->h * conv->w : cnn__spread_plane(&shifted.s,
+                                                                                      shifted.block);
+    shifted.out_plane = backward ? (ptrdiff_t)conv->h * conv->w : (ptrdiff_t)conv->oh * conv->ow;
+    shifted.out_planes = backward ? conv->ic : conv->oc;
+    shifted.row = backward ? (ptrdiff_t)conv->sh * conv->w : conv->ow, shifted.col = backward ? conv->sw : 1;
+    shifted.phase = cnn__take(base, used, (size_t)shifted.n_phases, sizeof *shifted.phase);
+    shifted.at = cnn__take(base, used, k, sizeof *shifted.at);
+    shifted.wat = cnn__take(base, used, k, sizeof *shifted.wat);
+    const size_t weights = cnn__mul_size((size_t)conv->groups, cnn__mul_size((size_t)shifted.all, k));
+    shifted.a = shifted.packed ? arrays->packed : cnn__take(base, used, shifted.once ? 0 : weights,
+                                                            sizeof *shifted.a);
+    const ptrdiff_t kb = cnn__shifted_k(&shifted, (ptrdiff_t)k),
+                    most = cnn__min(shifted.all, cnn__shifted_rows(&shifted));
+    shifted.panel = (size_t)cnn__round_up(turned ? (size_t)(kb * shifted.block * conv->ow + 16
+                                                      + cnn__turned_pixels(&shifted, (ptrdiff_t)k) * most)
+                                    : shifted.m == 1 ? (size_t)shifted.block * (size_t)shifted.s.width
+                                    : (size_t)((CNN__KC + 1) * shifted.u->nr), 16);
+    shifted.spread = shifted.borrow ? 0
+        : cnn__round_up((size_t)(cnn__spread_size(&shifted.s, shifted.block) + shifted.u->nr), 16);
+    shifted.each = shifted.panel + shifted.spread + (shifted.once ? cnn__round_up((size_t)(most * kb), 16)
+                                                     : 0);
+    shifted.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, shifted.each),
+                             sizeof *shifted.work);
+    return shifted;
 }
 
 /* forward: kc terms from b on of ni rows of the weights, side by side. Where they lie in the order (c,i,j)
    and are wanted in the order (i,c,j), a few channels are packed as they lie, then a row of the kernel is
    picked. */
-static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float *w, ptrdiff_t b,
+static void cnn__pack_taps(const cnn__shifted *shifted, float *to, int ni, const float *w, ptrdiff_t b,
                            ptrdiff_t kc)
 {
     enum { FLOATS = 1024 };
-    const int kh = q->t->kh, kw = q->t->kw, taps = kh * kw, few = FLOATS / (CNN__MAX_MR * taps);
-    const ptrdiff_t row = (ptrdiff_t)q->s.c * taps, line = (ptrdiff_t)q->s.c * kw;
+    const int kh = shifted->t->kh, kw = shifted->t->kw, taps = kh * kw, few = FLOATS / (CNN__MAX_MR * taps);
+    const ptrdiff_t row = (ptrdiff_t)shifted->s.c * taps, line = (ptrdiff_t)shifted->s.c * kw;
     float all[FLOATS];
-    if (q->turned) { cnn__pack(q->u, to, q->high, w + b, row, 1, ni, kc); return; }
-    if (kh == 1 || !q->rows_first) { q->u->pack(to, ni, w + b, row, NULL, kc); return; }
+    if (shifted->turned) { cnn__pack(shifted->u, to, shifted->high, w + b, row, 1, ni, kc); return; }
+    if (kh == 1 || !shifted->rows_first) { shifted->u->pack(to, ni, w + b, row, NULL, kc); return; }
     for (ptrdiff_t k = b, n; k < b + kc; k += n) {
         const ptrdiff_t i = k / line, c = k % line / kw, j = k % kw;
         if (j || !few || b + kc - k < kw) {                     /* part of a row, or a large kernel */
@@ -15080,8 +15128,8 @@ static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float
             for (ptrdiff_t r = 0; r < ni; r++) *to++ = w[r * row + c * taps + i * kw + j];
             continue;
         }
-        const ptrdiff_t planes = cnn__min(cnn__min(few, q->s.c - c), (b + kc - k) / kw);
-        q->u->pack(all, ni, w + c * taps + i * kw, row, NULL, (planes - 1) * taps + kw);
+        const ptrdiff_t planes = cnn__min(cnn__min(few, shifted->s.c - c), (b + kc - k) / kw);
+        shifted->u->pack(all, ni, w + c * taps + i * kw, row, NULL, (planes - 1) * taps + kw);
         for (ptrdiff_t e = 0; e < planes; e++, to += kw * ni)
             memcpy(to, all + e * taps * ni, (size_t)(kw * ni) * sizeof *to);
         n = planes * kw;
@@ -15089,30 +15137,34 @@ static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float
 }
 
 /* Phase f, whose terms start at number done of all: its places in S and in the weights. */
-static void cnn__phase_of(const cnn__shifted *q, cnn__phase *p, int f, ptrdiff_t done)
+static void cnn__phase_of(const cnn__shifted *shifted, cnn__phase *p, int f, ptrdiff_t done)
 {
-    const cnn__conv *t = q->t;
-    const cnn__spread *s = &q->s;
-    const int sx = (int)cnn__min(t->sw, t->w);
-    const ptrdiff_t taps = (ptrdiff_t)t->kh * t->kw, w_plane = q->backward ? q->m * taps : taps;
-    cnn__axis v = { 0, 1, t->kh, -t->ph, t->dh, t->oh }, h = { 0, 1, t->kw, -t->pw, t->dw, t->ow };
-    if (q->backward) {
-        v = cnn__axis_of(f / sx, t->h, t->kh, t->sh, t->ph, t->dh);
-        h = cnn__axis_of(f % sx, t->w, t->kw, t->sw, t->pw, t->dw);
+    const cnn__conv *conv = shifted->t;
+    const cnn__spread *spread = &shifted->s;
+    const int sx = (int)cnn__min(conv->sw, conv->w);
+    const ptrdiff_t taps = (ptrdiff_t)conv->kh * conv->kw, w_plane = shifted->backward ? shifted->m * taps
+                           : taps;
+    cnn__axis v = { 0, 1, conv->kh, -conv->ph, conv->dh, conv->oh },
+              h = { 0, 1, conv->kw, -conv->pw, conv->dw, conv->ow };
+    if (shifted->backward) {
+        v = cnn__axis_of(f / sx, conv->h, conv->kh, conv->sh, conv->ph, conv->dh);
+        h = cnn__axis_of(f % sx, conv->w, conv->kw, conv->sw, conv->pw, conv->dw);
     }
-    *p = (cnn__phase){ v.n, h.n, (ptrdiff_t)s->c * v.count * h.count,
-                       q->backward ? (ptrdiff_t)(f / sx) * t->w + f % sx : 0,
-                       q->a + done * q->all * t->groups, q->at + done, q->wat + done, v.start, v.step,
-                       q->rows_first ? v.count : 1, (ptrdiff_t)s->c * h.count };
-    const int outer = p->k ? (q->rows_first ? v.count : s->c) : 0, inner = q->rows_first ? s->c : v.count;
+    *p = (cnn__phase){ v.n, h.n, (ptrdiff_t)spread->c * v.count * h.count,
+                       shifted->backward ? (ptrdiff_t)(f / sx) * conv->w + f % sx : 0,
+                       shifted->a + done * shifted->all * conv->groups, shifted->at + done,
+                       shifted->wat + done, v.start, v.step,
+                       shifted->rows_first ? v.count : 1, (ptrdiff_t)spread->c * h.count };
+    const int outer = p->k ? (shifted->rows_first ? v.count : spread->c) : 0, inner = shifted->rows_first
+                      ? spread->c : v.count;
     ptrdiff_t *at = p->at, *wat = p->wat;
     for (int o = 0; o < outer; o++)
         for (int n = 0; n < inner; n++)
             for (int j = 0; j < h.count; j++) {
-                const int i = q->rows_first ? o : n, c = q->rows_first ? n : o;
-                const int y = v.start + i * v.step - s->y0, x = h.start + j * h.step - s->x0;
-                *at++ = cnn__place(s, q->plane, c, y, x);
-                *wat++ = c * w_plane + (v.first + (ptrdiff_t)i * v.q) * t->kw + h.first + j * h.q;
+                const int i = shifted->rows_first ? o : n, c = shifted->rows_first ? n : o;
+                const int y = v.start + i * v.step - spread->y0, x = h.start + j * h.step - spread->x0;
+                *at++ = cnn__place(spread, shifted->plane, c, y, x);
+                *wat++ = c * w_plane + (v.first + (ptrdiff_t)i * v.q) * conv->kw + h.first + j * h.q;
             }
 }
 
@@ -15121,20 +15173,21 @@ static void cnn__phase_of(const cnn__shifted *q, cnn__phase *p, int f, ptrdiff_t
 typedef struct { const cnn__shifted *q; const cnn__phase *p; } cnn__packing;
 static void cnn__shifted_pack_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
-    const cnn__shifted *q = ((const cnn__packing *)job)->q;
+    const cnn__shifted *shifted = ((const cnn__packing *)job)->q;
     const cnn__phase *p = ((const cnn__packing *)job)->p;
-    const int mr = q->high;
-    const ptrdiff_t taps = (ptrdiff_t)q->t->kh * q->t->kw, panels = cnn__ceil(q->m, mr);
-    const ptrdiff_t w_row = q->backward ? taps : q->s.c * taps, kb = cnn__shifted_k(q, p->k);
+    const int mr = shifted->high;
+    const ptrdiff_t taps = (ptrdiff_t)shifted->t->kh * shifted->t->kw, panels = cnn__ceil(shifted->m, mr);
+    const ptrdiff_t w_row = shifted->backward ? taps : shifted->s.c * taps,
+                    kb = cnn__shifted_k(shifted, p->k);
     (void)thread;
     for (; from < to; from++) {
-        const ptrdiff_t g = from / panels, i = from % panels * mr, ni = cnn__min(mr, q->m - i);
-        const float *w = q->w + g * q->m * q->s.c * taps + i * w_row;
+        const ptrdiff_t g = from / panels, i = from % panels * mr, ni = cnn__min(mr, shifted->m - i);
+        const float *w = shifted->w + g * shifted->m * shifted->s.c * taps + i * w_row;
         for (ptrdiff_t b = 0; b < p->k; b += kb) {
             const ptrdiff_t kc = cnn__min(kb, p->k - b);
-            float *a = p->a + g * q->all * p->k + b * q->all + i * kc;
-            if (!q->backward) {
-                cnn__pack_taps(q, a, (int)ni, w, b, kc);
+            float *a = p->a + g * shifted->all * p->k + b * shifted->all + i * kc;
+            if (!shifted->backward) {
+                cnn__pack_taps(shifted, a, (int)ni, w, b, kc);
                 continue;
             }
             for (ptrdiff_t k = 0; k < kc; k++, a += ni)
@@ -15143,18 +15196,19 @@ static void cnn__shifted_pack_job(const void *job, ptrdiff_t from, ptrdiff_t to,
     }
 }
 
-static void cnn__shifted_pack(const cnn__cpu *cpu, const cnn__shifted *q)
+static void cnn__shifted_pack(const cnn__cpu *cpu, const cnn__shifted *shifted)
 {
     ptrdiff_t done = 0;
-    for (int f = 0; f < q->n_phases; f++) {
-        cnn__phase *p = &q->phase[f];
-        const cnn__packing job = { q, p };
-        cnn__phase_of(q, p, f, done);
+    for (int f = 0; f < shifted->n_phases; f++) {
+        cnn__phase *p = &shifted->phase[f];
+        const cnn__packing job = { shifted, p };
+        cnn__phase_of(shifted, p, f, done);
         done += p->k;
-        if (q->once || q->packed || !p->k) continue;
+        if (shifted->once || shifted->packed || !p->k) continue;
         /* a float that is packed counts as 16 multiply-adds */
-        cnn__share_out(cpu, 16.0 * (double)p->k * (double)q->m * q->t->groups,
-                       cnn__ceil(q->m, q->high) * q->t->groups, cnn__shifted_pack_job, &job);
+        cnn__share_out(cpu, 16.0 * (double)p->k * (double)shifted->m * shifted->t->groups,
+                       cnn__ceil(shifted->m, shifted->high) * shifted->t->groups, cnn__shifted_pack_job,
+                       &job);
     }
 }
 
@@ -15170,18 +15224,18 @@ static inline void cnn__add(float *to, const float *v, ptrdiff_t n)
 }
 
 /* Put the valid pixels of a tile: columns j .. j+nr of the block, width to a row of S. */
-static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn__shifted *q, int j,
+static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn__shifted *shifted, int j,
                           int width, int nx, int end, bool add)
 {
     const int last = (int)cnn__min(j + nr, end);
     for (int from = j, r = j / width; from < last; from = ++r * width) {
         const int x = from - r * width, n = (int)cnn__min(nx, last - r * width) - x;
         for (int s = 0; s < ni; s++) {
-            float *to = y + s * q->out_plane + r * q->row + x * q->col;
+            float *to = y + s * shifted->out_plane + r * shifted->row + x * shifted->col;
             const float *v = tile + s * nr + from - j;
-            if (q->col == 2 && add) q->u->add_even(to, v, n);
-            else if (q->col != 1)
-                for (int e = 0; e < n; e++) to[e * q->col] = add ? to[e * q->col] + v[e] : v[e];
+            if (shifted->col == 2 && add) shifted->u->add_even(to, v, n);
+            else if (shifted->col != 1)
+                for (int e = 0; e < n; e++) to[e * shifted->col] = add ? to[e * shifted->col] + v[e] : v[e];
             else if (add) cnn__add(to, v, n);
             else          cnn__copy(to, v, n);
         }
@@ -15243,21 +15297,23 @@ enum { CNN__FEW_PANELS = 3,             /* row panels of weights that do not rep
        CNN__SHORT_SUM = 64 };           /* terms */
 static void cnn__cut_block(cnn__area *d)
 {
-    const cnn__shifted *q = d->q;
+    const cnn__shifted *shifted = d->q;
     const cnn__phase *p = d->p;
-    const int rows = (int)cnn__min(p->ny - d->from, q->block), nr = q->u->nr;
-    const int width = q->borrow ? rows * p->nx : q->s.width;
-    d->nx = q->borrow ? width : p->nx, d->ny = q->borrow ? 1 : rows;
-    const bool dense = q->col == 1;
-    if (q->turned) d->cut = CNN__PIXELS;
-    else if (dense && width == d->nx && (q->row == width || d->ny == 1)) d->cut = CNN__FLAT;
-    else if (dense && q->row == d->nx && q->m > CNN__FEW_PANELS * q->u->mr && p->k > CNN__KC)
+    const int rows = (int)cnn__min(p->ny - d->from, shifted->block), nr = shifted->u->nr;
+    const int width = shifted->borrow ? rows * p->nx : shifted->s.width;
+    d->nx = shifted->borrow ? width : p->nx, d->ny = shifted->borrow ? 1 : rows;
+    const bool dense = shifted->col == 1;
+    if (shifted->turned) d->cut = CNN__PIXELS;
+    else if (dense && width == d->nx && (shifted->row == width || d->ny == 1)) d->cut = CNN__FLAT;
+    else if (dense && shifted->row == d->nx && shifted->m > CNN__FEW_PANELS * shifted->u->mr
+             && p->k > CNN__KC)
         d->cut = CNN__PIXELS;
-    else if (cnn__ceil(d->nx, nr) * nr <= width || (p->k <= CNN__SHORT_SUM && d->nx >= nr && !q->backward))
+    else if (cnn__ceil(d->nx, nr) * nr <= width || (p->k <= CNN__SHORT_SUM && d->nx >= nr
+                                                    && !shifted->backward))
         d->cut = CNN__BY_ROW;
     else d->cut = CNN__ACROSS;
-    d->overlap = d->cut == CNN__BY_ROW && d->nx >= nr && dense && !q->backward
-        && cnn__shifted_k(q, p->k) == p->k;
+    d->overlap = d->cut == CNN__BY_ROW && d->nx >= nr && dense && !shifted->backward
+        && cnn__shifted_k(shifted, p->k) == p->k;
     d->step = d->cut == CNN__PIXELS ? d->nx : width, d->end = (d->ny - 1) * d->step + d->nx;
 }
 
@@ -15281,20 +15337,20 @@ static void cnn__skip_rows(const cnn__area *d, int first, int last, ptrdiff_t *k
    they cannot be read where they lie. */
 static bool cnn__copy_panel(const cnn__area *d, int j, ptrdiff_t k0, ptrdiff_t k1, ptrdiff_t rows)
 {
-    const cnn__shifted *q = d->q;
-    const int nr = q->u->nr;
+    const cnn__shifted *shifted = d->q;
+    const int nr = shifted->u->nr;
     const ptrdiff_t *at = d->p->at + k0, n = k1 - k0;
-    if (q->borrow && j + nr > d->end) {                 /* the image ends here */
+    if (shifted->borrow && j + nr > d->end) {                 /* the image ends here */
         memset(d->panel, 0, (size_t)(n * nr) * sizeof *d->panel);
         for (ptrdiff_t e = 0; e < n; e++) cnn__copy(d->panel + e * nr, d->s + at[e] + j, d->end - j);
         return true;
     }
     if (d->cut == CNN__PIXELS) {
-        cnn__fill_pixels(d->panel, nr, d->s, at, n, j, d->nx, q->s.width, d->end);
+        cnn__fill_pixels(d->panel, nr, d->s, at, n, j, d->nx, shifted->s.width, d->end);
         return true;
     }
-    const bool pays = rows > CNN__FEW_PANELS * q->u->mr && (q->borrow || d->p->k > CNN__KC);
-    if (pays) q->u->panel(d->panel, d->s + j, at, n);
+    const bool pays = rows > CNN__FEW_PANELS * shifted->u->mr && (shifted->borrow || d->p->k > CNN__KC);
+    if (pays) shifted->u->panel(d->panel, d->s + j, at, n);
     return pays;
 }
 
@@ -15302,32 +15358,35 @@ static bool cnn__copy_panel(const cnn__area *d, int j, ptrdiff_t k0, ptrdiff_t k
 static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, ptrdiff_t kc, ptrdiff_t ic,
                                ptrdiff_t in, const float *a)
 {
-    const cnn__shifted *q = d->q;
-    const int mr = q->u->mr, nr = q->u->nr, j = r * d->step + x;
+    const cnn__shifted *shifted = d->q;
+    const int mr = shifted->u->mr, nr = shifted->u->nr, j = r * d->step + x;
     const int stop = (int)cnn__min(j + nr, d->cut == CNN__BY_ROW ? r * d->step + d->nx : d->end);
     const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS;
-    const bool direct = j + nr <= stop && (straight || (q->col == 1 && x + nr <= d->nx));
-    const bool add = q->backward || b0 > 0;
+    const bool direct = j + nr <= stop && (straight || (shifted->col == 1 && x + nr <= d->nx));
+    const bool add = shifted->backward || b0 > 0;
     float tile[CNN__MAX_MR * CNN__MAX_NR];
     ptrdiff_t k0 = b0, k1 = b0 + kc;
     if (d->p->rows > 1) cnn__skip_rows(d, r, d->cut == CNN__BY_ROW ? r : (stop - 1) / d->step, &k0, &k1);
     const bool copied = cnn__copy_panel(d, j, k0, k1, in);
-    float *y = d->y + ic * q->out_plane;
-    const float *next = q->borrow && k1 > k0 && j + nr < d->end ? d->s + j + nr + d->p->at[k0] : NULL;
-    for (ptrdiff_t i = 0; i < in; i += mr, y += mr * q->out_plane) {
+    float *y = d->y + ic * shifted->out_plane;
+    const float *next = shifted->borrow && k1 > k0 && j + nr < d->end ? d->s + j + nr + d->p->at[k0] : NULL;
+    for (ptrdiff_t i = 0; i < in; i += mr, y += mr * shifted->out_plane) {
         const int ni = (int)cnn__min(mr, in - i);
-        float *to = direct ? y + (straight ? j : r * q->row + x) : tile;
-        cnn__ends ends = { .bias = q->bias && b0 == 0 ? q->bias + d->g * q->m + ic + i : NULL,
+        float *to = direct ? y + (straight ? j : r * shifted->row + x) : tile;
+        cnn__ends ends = { .bias = shifted->bias && b0 == 0 ? shifted->bias + d->g * shifted->m + ic + i
+                          : NULL,
                            .more = { direct && add ? to : NULL } };
-        if (direct && d->ends && q->ends.more[1]) ends.more[1] = q->ends.more[1] + (to - q->y);
-        if (direct && d->ends) ends.clip = q->ends.clip;
-        q->u->micro_then(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni, ni,
+        if (direct && d->ends && shifted->ends.more[1]) ends.more[1] = shifted->ends.more[1]
+            + (to - shifted->y);
+        if (direct && d->ends) ends.clip = shifted->ends.clip;
+        shifted->u->micro_then(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni, ni,
                          NULL, copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
-                         direct ? q->out_plane : nr, &ends,
-                         next && i < 2 * mr ? next + i / mr * q->u->lanes : NULL, q->plane);
+                         direct ? shifted->out_plane : nr, &ends,
+                         next && i < 2 * mr ? next + i / mr * shifted->u->lanes : NULL, shifted->plane);
         if (direct) continue;
-        cnn__put_tile(y, tile, nr, ni, q, j, d->step, d->nx, stop, add);
-        if (d->ends) cnn__complete_rows(q->tail, q->y, y - q->y + j, stop - j, ni, q->out_plane);
+        cnn__put_tile(y, tile, nr, ni, shifted, j, d->step, d->nx, stop, add);
+        if (d->ends) cnn__complete_rows(shifted->tail, shifted->y, y - shifted->y + j, stop - j, ni,
+                                        shifted->out_plane);
     }
 }
 
@@ -15341,19 +15400,20 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
 static void cnn__turned_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, ptrdiff_t ic, ptrdiff_t in,
                               const float *a)
 {
-    const cnn__shifted *q = d->q;
-    const int nr = q->u->nr, tall = q->u->tall;
+    const cnn__shifted *shifted = d->q;
+    const int nr = shifted->u->nr, tall = shifted->u->tall;
     const bool last = b0 + kc == d->p->k;
-    const bool kept = d->p->k > cnn__shifted_k(q, d->p->k);
-    float *y = d->y + ic * q->out_plane;
-    const bool lie = cnn__pixels_lie(q, d->nx);
-    float *tile = d->panel + (lie ? 0 : cnn__round_up((size_t)(cnn__shifted_k(q, d->p->k) * d->end), 16));
+    const bool kept = d->p->k > cnn__shifted_k(shifted, d->p->k);
+    float *y = d->y + ic * shifted->out_plane;
+    const bool lie = cnn__pixels_lie(shifted, d->nx);
+    float *tile = d->panel + (lie ? 0 : cnn__round_up((size_t)(cnn__shifted_k(shifted, d->p->k) * d->end),
+                                                      16));
     ptrdiff_t packed[CNN__TURNED_KC];
     for (ptrdiff_t p = 0; p < kc; p++) packed[p] = p * nr;
     ptrdiff_t tiles = 0;
     for (int j = 0, n; j < d->end; j += n, tiles++) {
         n = cnn__tile_rows(d->end - j, tall);
-        if (!lie) cnn__fill_tile(d->panel + j * kc, n, d->s, d->p->at + b0, kc, j, d->nx, q->s.width);
+        if (!lie) cnn__fill_tile(d->panel + j * kc, n, d->s, d->p->at + b0, kc, j, d->nx, shifted->s.width);
     }
     const ptrdiff_t step = cnn__ceil(nr, tiles);
     for (ptrdiff_t i = 0; i < in; i += nr, a += nr * kc) {
@@ -15364,15 +15424,18 @@ static void cnn__turned_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, pt
             n = cnn__tile_rows(d->end - j, tall);
             const cnn__ends ends = { .more = { b0 > 0 ? sums : NULL } };
             const float *pixels = d->panel + j * kc;
-            if (q->borrow) pixels = d->s + d->p->at[b0] + j;            /* planes are evenly far apart */
-            else if (lie)  pixels = d->s + j / d->nx * q->s.width + j % d->nx;
-            q->u->micro_then(n, ni, kc, pixels, q->borrow ? q->plane : n,
-                             lie && !q->borrow ? d->p->at + b0 : NULL, a, packed, sums, nr, &ends, ahead,
+            /* planes are evenly far apart */
+            if (shifted->borrow) pixels = d->s + d->p->at[b0] + j;
+            else if (lie)  pixels = d->s + j / d->nx * shifted->s.width + j % d->nx;
+            shifted->u->micro_then(n, ni, kc, pixels, shifted->borrow ? shifted->plane : n,
+                             lie && !shifted->borrow ? d->p->at + b0 : NULL, a, packed, sums, nr, &ends,
+                             ahead,
                              step);
-            if (last) q->u->turn(n, ni, sums, nr, y + i * q->out_plane + j, q->out_plane,
-                                 q->bias ? q->bias + d->g * q->m + ic + i : NULL);
+            if (last) shifted->u->turn(n, ni, sums, nr, y + i * shifted->out_plane + j, shifted->out_plane,
+                                 shifted->bias ? shifted->bias + d->g * shifted->m + ic + i : NULL);
         }
-        if (last) cnn__complete_rows(q->tail, q->y, y + i * q->out_plane - q->y, d->end, ni, q->out_plane);
+        if (last) cnn__complete_rows(shifted->tail, shifted->y, y + i * shifted->out_plane - shifted->y,
+                                     d->end, ni, shifted->out_plane);
     }
 }
 
@@ -15381,16 +15444,17 @@ static void cnn__turned_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, pt
 enum { CNN__TAIL_PIXELS = 256 };
 static void cnn__shifted_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, ptrdiff_t ic, ptrdiff_t in)
 {
-    const cnn__shifted *q = d->q;
-    const int nr = q->u->nr;
-    const float *a = q->once ? d->mine : d->p->a + d->g * q->all * d->p->k + b0 * q->all + ic * kc;
-    for (ptrdiff_t i = 0; i < in && q->once; i += q->high)
-        cnn__pack_taps(q, d->mine + i * kc, (int)cnn__min(q->high, in - i),
-                       q->w + (d->g * q->m + ic + i) * d->p->k, b0, kc);
-    if (q->turned) { cnn__turned_terms(d, b0, kc, ic, in, a); return; }
+    const cnn__shifted *shifted = d->q;
+    const int nr = shifted->u->nr;
+    const float *a = shifted->once ? d->mine : d->p->a + d->g * shifted->all * d->p->k + b0 * shifted->all
+                     + ic * kc;
+    for (ptrdiff_t i = 0; i < in && shifted->once; i += shifted->high)
+        cnn__pack_taps(shifted, d->mine + i * kc, (int)cnn__min(shifted->high, in - i),
+                       shifted->w + (d->g * shifted->m + ic + i) * d->p->k, b0, kc);
+    if (shifted->turned) { cnn__turned_terms(d, b0, kc, ic, in, a); return; }
     const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS, last = b0 + kc == d->p->k;
     cnn__area block = *d;
-    block.ends = q->fits && last && (straight || d->overlap);
+    block.ends = shifted->fits && last && (straight || d->overlap);
     ptrdiff_t done = 0;
     for (int r = 0, x = 0; r * d->step + x < d->end; ) {
         if (d->overlap && x + nr > d->nx) x = d->nx - nr;       /* some pixels twice: the same values */
@@ -15398,42 +15462,50 @@ static void cnn__shifted_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, p
         x += nr;
         if (d->cut != CNN__BY_ROW) r += x / d->step, x %= d->step;
         else if (x >= d->nx)       r++, x = 0;
-        if (!q->tail || !last || block.ends) continue;
+        if (!shifted->tail || !last || block.ends) continue;
         const bool      all = r * d->step + x >= d->end;
-        const ptrdiff_t ready = all ? (d->ny - 1) * q->row + d->nx : straight ? r * d->step + x : r * q->row;
+        const ptrdiff_t ready = all ? (d->ny - 1) * shifted->row + d->nx : straight ? r * d->step + x
+                                : r * shifted->row;
         if (ready - done < CNN__TAIL_PIXELS && !all) continue;
-        cnn__complete_rows(q->tail, q->y, d->y - q->y + ic * q->out_plane + done, ready - done, in,
-                           q->out_plane);
+        cnn__complete_rows(shifted->tail, shifted->y, d->y - shifted->y + ic * shifted->out_plane + done,
+                           ready - done, in,
+                           shifted->out_plane);
         done = ready;
     }
 }
 
 /* A block of output rows of one group of one image, rows i0..i1 of the weights. */
-static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, int from, ptrdiff_t i0,
+static void cnn__shifted_block(const cnn__shifted *shifted, ptrdiff_t n, ptrdiff_t g, int from, ptrdiff_t i0,
                                ptrdiff_t i1, float *work)
 {
-    const ptrdiff_t mc = cnn__shifted_rows(q);
+    const ptrdiff_t mc = cnn__shifted_rows(shifted);
     ptrdiff_t packed[CNN__KC];
-    float *copy = work + q->panel, *y = q->y + (n * q->out_planes + g * q->m) * q->out_plane + from * q->row;
-    cnn__area d = { .q = q, .from = from, .s = copy, .panel = work, .mine = copy + q->spread, .g = g,
+    float *copy = work + shifted->panel, *y = shifted->y + (n * shifted->out_planes + g * shifted->m)
+                  * shifted->out_plane + from * shifted->row;
+    cnn__area d = { .q = shifted, .from = from, .s = copy, .panel = work, .mine = copy + shifted->spread,
+                   .g = g,
                      .packed = packed };
-    for (int p = 0; p < CNN__KC && q->m > 1; p++) packed[p] = p * q->u->nr;
-    if (q->borrow) d.s = q->s.x + (n * q->s.planes + g * q->s.c) * q->plane + from * q->row;
-    else           cnn__spread_copy(q->u, &q->s, copy, n, g * q->s.c, q->s.c, from, q->block);
-    for (int f = 0; f < q->n_phases; f++) {
-        const cnn__phase *p = d.p = &q->phase[f];
+    for (int p = 0; p < CNN__KC && shifted->m > 1; p++) packed[p] = p * shifted->u->nr;
+    if (shifted->borrow) d.s = shifted->s.x + (n * shifted->s.planes + g * shifted->s.c) * shifted->plane
+                               + from * shifted->row;
+    else           cnn__spread_copy(shifted->u, &shifted->s, copy, n, g * shifted->s.c, shifted->s.c, from,
+                                    shifted->block);
+    for (int f = 0; f < shifted->n_phases; f++) {
+        const cnn__phase *p = d.p = &shifted->phase[f];
         if (!p->k || p->ny <= from) continue;
-        const ptrdiff_t kb = cnn__shifted_k(q, p->k);
+        const ptrdiff_t kb = cnn__shifted_k(shifted, p->k);
         d.y = y + p->base;
         cnn__cut_block(&d);
-        if (q->m == 1) {                /* one output: a filter along the rows */
-            const int width = q->borrow ? d.nx : q->s.width, end = (d.ny - 1) * width + d.nx;
-            q->u->fir(end, p->k, p->a + g * p->k, d.s, p->at, q->bias ? q->bias[g] : 0.0f, d.panel);
-            cnn__put_tile(d.y, d.panel, end, 1, q, 0, width, d.nx, end, q->backward);
-            cnn__complete(q->tail, q->y, d.y - q->y, d.y - q->y + (d.ny - 1) * q->row + d.nx);
+        if (shifted->m == 1) {                /* one output: a filter along the rows */
+            const int width = shifted->borrow ? d.nx : shifted->s.width, end = (d.ny - 1) * width + d.nx;
+            shifted->u->fir(end, p->k, p->a + g * p->k, d.s, p->at, shifted->bias ? shifted->bias[g] : 0.0f,
+                            d.panel);
+            cnn__put_tile(d.y, d.panel, end, 1, shifted, 0, width, d.nx, end, shifted->backward);
+            cnn__complete(shifted->tail, shifted->y, d.y - shifted->y, d.y - shifted->y + (d.ny - 1)
+                          * shifted->row + d.nx);
             continue;
         }
-        const ptrdiff_t rows = q->turned ? mc : i1 - i0;        /* turned: the sums of these are kept */
+        const ptrdiff_t rows = shifted->turned ? mc : i1 - i0;        /* turned: the sums of these are kept */
         for (ptrdiff_t r = i0; r < i1; r += rows)
             for (ptrdiff_t b = 0; b < p->k; b += kb)
                 for (ptrdiff_t i = r; i < cnn__min(r + rows, i1); i += mc)
@@ -15444,31 +15516,33 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
 /* A unit is a row panel of the weights in a block of a group of an image. */
 static void cnn__shifted_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
-    const cnn__shifted *q = job;
-    const ptrdiff_t mr = q->high, panels = cnn__ceil(q->m, mr);
+    const cnn__shifted *shifted = job;
+    const ptrdiff_t mr = shifted->high, panels = cnn__ceil(shifted->m, mr);
     for (ptrdiff_t end; from < to; from = end) {
-        const ptrdiff_t block = from / panels, image = block / q->blocks;
+        const ptrdiff_t block = from / panels, image = block / shifted->blocks;
         end = cnn__min(to, (block + 1) * panels);
-        cnn__shifted_block(q, image / q->t->groups, image % q->t->groups, (int)(block % q->blocks) * q->block,
-                           (from - block * panels) * mr, cnn__min((end - block * panels) * mr, q->m),
-                           q->work + (size_t)thread * q->each);
+        cnn__shifted_block(shifted, image / shifted->t->groups, image % shifted->t->groups,
+                           (int)(block % shifted->blocks) * shifted->block,
+                           (from - block * panels) * mr, cnn__min((end - block * panels) * mr, shifted->m),
+                           shifted->work + (size_t)thread * shifted->each);
     }
 }
 
-static void cnn__shifted_run(const cnn__cpu *cpu, const cnn__shifted *q)
+static void cnn__shifted_run(const cnn__cpu *cpu, const cnn__shifted *shifted)
 {
-    const cnn__conv *t = q->t;
-    cnn__shifted_pack(cpu, q);
-    cnn__share_out(cpu, cnn__conv_work(t), (ptrdiff_t)t->n * t->groups * q->blocks * cnn__ceil(q->m, q->high),
-                   cnn__shifted_job, q);
+    const cnn__conv *conv = shifted->t;
+    cnn__shifted_pack(cpu, shifted);
+    cnn__share_out(cpu, cnn__conv_work(conv), (ptrdiff_t)conv->n * conv->groups * shifted->blocks
+                   * cnn__ceil(shifted->m, shifted->high),
+                   cnn__shifted_job, shifted);
 }
 
 /* backward-data with stride 1, as a convolution from dy to dx; its kernel is turned by 180 degrees. */
-static cnn__conv cnn__turned(const cnn__conv *t)
+static cnn__conv cnn__turned(const cnn__conv *conv)
 {
-    cnn__conv p = *t;
-    p.ic = t->oc, p.oc = t->ic, p.h = t->oh, p.w = t->ow, p.oh = t->h, p.ow = t->w;
-    p.ph = t->kh - 1 - t->ph, p.pw = t->kw - 1 - t->pw;
+    cnn__conv p = *conv;
+    p.ic = conv->oc, p.oc = conv->ic, p.h = conv->oh, p.w = conv->ow, p.oh = conv->h, p.ow = conv->w;
+    p.ph = conv->kh - 1 - conv->ph, p.pw = conv->kw - 1 - conv->pw;
     return p;
 }
 
@@ -15491,95 +15565,103 @@ typedef struct {
     size_t each;
 } cnn__side;
 
-static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
-    return t->groups == 1 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 && cnn__all_meet(t)
-        && t->n % cnn__kernels_of(cpu)->nr == 0 && pass != CNN__BACKWARD_WEIGHTS;
+    return conv->groups == 1 && conv->sh == 1 && conv->sw == 1 && conv->dh == 1 && conv->dw == 1
+        && cnn__all_meet(conv)
+        && conv->n % cnn__kernels_of(cpu)->nr == 0 && pass != CNN__BACKWARD_WEIGHTS;
 }
 
-CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
-                                          const cnn__arrays *o, char *base, size_t *used)
+CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *conv, bool backward,
+                                          const cnn__arrays *arrays, char *base, size_t *used)
 {
-    const cnn__conv p = backward ? cnn__turned(t) : *t;
-    cnn__side q = { .u = cnn__kernels_of(cpu), .backward = backward, .c = p.ic, .m = p.oc, .h = p.h, .w = p.w,
+    const cnn__conv p = backward ? cnn__turned(conv) : *conv;
+    cnn__side side = { .u = cnn__kernels_of(cpu), .backward = backward, .c = p.ic, .m = p.oc, .h = p.h,
+                      .w = p.w,
                     .oh = p.oh, .ow = p.ow, .kh = p.kh, .kw = p.kw, .ph = p.ph, .pw = p.pw,
-                    .y = o->to, .x = backward ? o->dy : o->x, .bias = o->b, .tail = o->tail };
-    q.in = (ptrdiff_t)q.c * q.h * q.w, q.out = (ptrdiff_t)q.m * q.oh * q.ow;
-    q.k = (ptrdiff_t)q.c * q.kh * q.kw, q.blocks = t->n / q.u->nr;
-    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
-    q.a = o->packed ? o->packed : cnn__take(base, used, cnn__mul_size((size_t)q.m, (size_t)q.k), sizeof *q.a);
-    q.each = cnn__mul_size((size_t)(q.in > q.out ? q.in : q.out) + (size_t)q.out, (size_t)q.u->nr);
-    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
-    return q;
+                    .y = arrays->to, .x = backward ? arrays->dy : arrays->x, .bias = arrays->b,
+                    .tail = arrays->tail };
+    side.in = (ptrdiff_t)side.c * side.h * side.w, side.out = (ptrdiff_t)side.m * side.oh * side.ow;
+    side.k = (ptrdiff_t)side.c * side.kh * side.kw, side.blocks = conv->n / side.u->nr;
+    side.at = cnn__take(base, used, (size_t)side.k, sizeof *side.at);
+    side.a = arrays->packed ? arrays->packed : cnn__take(base, used,
+        cnn__mul_size((size_t)side.m, (size_t)side.k), sizeof *side.a);
+    side.each = cnn__mul_size((size_t)(side.in > side.out ? side.in : side.out) + (size_t)side.out,
+                              (size_t)side.u->nr);
+    side.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, side.each), sizeof *side.work);
+    return side;
 }
 
 /* Weights in the order (i,j,c), row panel after row panel. */
-static void cnn__side_pack(const cnn__side *q, const float *w)
+static void cnn__side_pack(const cnn__side *side, const float *w)
 {
-    const int taps = q->kh * q->kw;
-    for (int r = 0; r < q->m; r++) {
-        const int first = r / q->u->mr * q->u->mr, ni = (int)cnn__min(q->u->mr, q->m - first);
-        float *to = q->a + first * q->k + (r - first);
+    const int taps = side->kh * side->kw;
+    for (int r = 0; r < side->m; r++) {
+        const int first = r / side->u->mr * side->u->mr, ni = (int)cnn__min(side->u->mr, side->m - first);
+        float *to = side->a + first * side->k + (r - first);
         for (int tap = 0; tap < taps; tap++)
-            for (int c = 0; c < q->c; c++, to += ni)
-                *to = q->backward ? w[((ptrdiff_t)c * q->m + r) * taps + taps - 1 - tap]
-                                  : w[((ptrdiff_t)r * q->c + c) * taps + tap];
+            for (int c = 0; c < side->c; c++, to += ni)
+                *to = side->backward ? w[((ptrdiff_t)c * side->m + r) * taps + taps - 1 - tap]
+                                  : w[((ptrdiff_t)r * side->c + c) * taps + tap];
     }
 }
 
 /* Rows i0 .. i1 of the weights, for one block of images. The terms of a sum are of one piece where no column
    of the kernel is left out, otherwise they are of one piece for each row of it. */
-static void cnn__side_block(const cnn__side *q, ptrdiff_t block, ptrdiff_t i0, ptrdiff_t i1, float *work)
+static void cnn__side_block(const cnn__side *side, ptrdiff_t block, ptrdiff_t i0, ptrdiff_t i1, float *work)
 {
-    const int nr = q->u->nr, mr = q->u->mr;
-    const ptrdiff_t plane = (ptrdiff_t)q->oh * q->ow, part = (i1 - i0) * plane;
-    float *sums = work, *s = work + q->out * nr;
-    q->u->pack(s, nr, q->x + block * nr * q->in, q->in, NULL, q->in);
+    const int nr = side->u->nr, mr = side->u->mr;
+    const ptrdiff_t plane = (ptrdiff_t)side->oh * side->ow, part = (i1 - i0) * plane;
+    float *sums = work, *s = work + side->out * nr;
+    side->u->pack(s, nr, side->x + block * nr * side->in, side->in, NULL, side->in);
     for (ptrdiff_t p = 0; p < plane; p++) {
-        const ptrdiff_t y0 = p / q->ow - q->ph, x0 = p % q->ow - q->pw;
-        const ptrdiff_t top = y0 < 0 ? -y0 : 0, bottom = cnn__min(q->kh, q->h - y0);
-        const ptrdiff_t left = x0 < 0 ? -x0 : 0, right = cnn__min(q->kw, q->w - x0);
-        const ptrdiff_t step = right - left == q->kw ? bottom - top : 1;
+        const ptrdiff_t y0 = p / side->ow - side->ph, x0 = p % side->ow - side->pw;
+        const ptrdiff_t top = y0 < 0 ? -y0 : 0, bottom = cnn__min(side->kh, side->h - y0);
+        const ptrdiff_t left = x0 < 0 ? -x0 : 0, right = cnn__min(side->kw, side->w - x0);
+        const ptrdiff_t step = right - left == side->kw ? bottom - top : 1;
         for (ptrdiff_t i = i0; i < i1; i += mr) {
             const int ni = (int)cnn__min(mr, i1 - i);
             for (ptrdiff_t r = top; r < bottom; r += step)
-                q->u->micro(ni, nr, (step > 1 ? step * q->kw : right - left) * q->c,
-                            q->a + i * q->k + (r * q->kw + left) * q->c * ni,
-                            s + ((y0 + r) * q->w + x0 + left) * nr, q->at,
+                side->u->micro(ni, nr, (step > 1 ? step * side->kw : right - left) * side->c,
+                            side->a + i * side->k + (r * side->kw + left) * side->c * ni,
+                            s + ((y0 + r) * side->w + x0 + left) * nr, side->at,
                             sums + ((i - i0) * plane + p) * nr, plane * nr,
-                            q->bias && r == top ? q->bias + i : NULL, r > top, NULL, 0);
+                            side->bias && r == top ? side->bias + i : NULL, r > top, NULL, 0);
         }
     }
-    q->u->pack(s, (int)part, sums, nr, NULL, nr);              /* turned back, in the place of the images */
+    /* turned back, in the place of the images */
+    side->u->pack(s, (int)part, sums, nr, NULL, nr);
     for (ptrdiff_t n = 0; n < nr; n++, s += part) {
-        float *to = q->y + (block * nr + n) * q->out + i0 * plane;
-        if (q->backward) cnn__add(to, s, part);
+        float *to = side->y + (block * nr + n) * side->out + i0 * plane;
+        if (side->backward) cnn__add(to, s, part);
         else             cnn__copy(to, s, part);
-        cnn__complete(q->tail, q->y, to - q->y, to - q->y + part);
+        cnn__complete(side->tail, side->y, to - side->y, to - side->y + part);
     }
 }
 
 /* A unit is a row panel of the weights in a block of images. */
 static void cnn__side_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
-    const cnn__side *q = job;
-    const ptrdiff_t mr = q->u->mr, panels = cnn__ceil(q->m, mr);
+    const cnn__side *side = job;
+    const ptrdiff_t mr = side->u->mr, panels = cnn__ceil(side->m, mr);
     for (ptrdiff_t end; from < to; from = end) {
         const ptrdiff_t block = from / panels;
         end = cnn__min(to, (block + 1) * panels);
-        cnn__side_block(q, block, (from - block * panels) * mr, cnn__min((end - block * panels) * mr, q->m),
-                        q->work + (size_t)thread * q->each);
+        cnn__side_block(side, block, (from - block * panels) * mr,
+                        cnn__min((end - block * panels) * mr, side->m),
+                        side->work + (size_t)thread * side->each);
     }
 }
 
-static void cnn__side_run(const cnn__cpu *cpu, const cnn__side *q)
+static void cnn__side_run(const cnn__cpu *cpu, const cnn__side *side)
 {
-    const int taps = q->kh * q->kw;
+    const int taps = side->kh * side->kw;
     for (int tap = 0; tap < taps; tap++)                        /* the terms, in the order of the weights */
-        for (int c = 0; c < q->c; c++)
-            q->at[tap * q->c + c] = (((ptrdiff_t)c * q->h + tap / q->kw) * q->w + tap % q->kw) * q->u->nr;
-    cnn__share_out(cpu, (double)q->blocks * q->u->nr * (double)q->out * (double)q->k,
-                   q->blocks * cnn__ceil(q->m, q->u->mr), cnn__side_job, q);
+        for (int c = 0; c < side->c; c++)
+            side->at[tap * side->c + c] = (((ptrdiff_t)c * side->h + tap / side->kw) * side->w
+                                           + tap % side->kw) * side->u->nr;
+    cnn__share_out(cpu, (double)side->blocks * side->u->nr * (double)side->out * (double)side->k,
+                   side->blocks * cnn__ceil(side->m, side->u->mr), cnn__side_job, side);
 }
 
 /* ---- backward-data as columns: channels along the vectors ----
@@ -15602,19 +15684,20 @@ typedef struct {
     size_t each;
 } cnn__columns;
 
-static bool cnn__columns_fit(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+static bool cnn__columns_fit(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
-    return (void)cpu, pass == CNN__BACKWARD_DATA && t->groups == 1;
+    return (void)cpu, pass == CNN__BACKWARD_DATA && conv->groups == 1;
 }
 
-CNN__COLD static cnn__columns cnn__columns_plan(const cnn__cpu *cpu, const cnn__conv *t,
-                                                const cnn__arrays *o, char *base, size_t *used)
+CNN__COLD static cnn__columns cnn__columns_plan(const cnn__cpu *cpu, const cnn__conv *conv,
+                                                const cnn__arrays *arrays, char *base, size_t *used)
 {
     enum { PIXELS = 384, TERMS = 512 };         /* for which a panel of the weights is copied; of a sum */
-    cnn__columns q = { .u = cnn__kernels_of(cpu), .t = t, .k = t->oc, .dy = o->dy, .w = o->w, .dx = o->to };
-    q.channels = (int)cnn__min(q.u->nr, t->ic), q.kb = cnn__min(q.k, TERMS);
-    q.images = (int)cnn__min(t->n, cnn__ceil(PIXELS, (ptrdiff_t)t->oh * t->ow));
-    q.pixels = (ptrdiff_t)q.images * t->oh * t->ow;
+    cnn__columns q = { .u = cnn__kernels_of(cpu), .t = conv, .k = conv->oc, .dy = arrays->dy, .w = arrays->w,
+                      .dx = arrays->to };
+    q.channels = (int)cnn__min(q.u->nr, conv->ic), q.kb = cnn__min(q.k, TERMS);
+    q.images = (int)cnn__min(conv->n, cnn__ceil(PIXELS, (ptrdiff_t)conv->oh * conv->ow));
+    q.pixels = (ptrdiff_t)q.images * conv->oh * conv->ow;
     q.at = cnn__take(base, used, (size_t)q.kb, sizeof *q.at);
     q.each = cnn__mul_size((size_t)q.k, (size_t)(q.pixels + q.u->nr));
     q.each = cnn__round_up(q.each, 16);
@@ -15645,30 +15728,32 @@ static void cnn__columns_pack(const cnn__columns *q, float *a, ptrdiff_t n, ptrd
 static void cnn__columns_put(const cnn__columns *q, const float *tile, ptrdiff_t n, ptrdiff_t p, int ni,
                              ptrdiff_t j, int nj)
 {
-    const cnn__conv *t = q->t;
-    const ptrdiff_t plane = (ptrdiff_t)t->oh * t->ow, in = (ptrdiff_t)t->h * t->w;
-    const int taps = t->kh * t->kw, sw = t->sw;
-    const bool flat = cnn__pointwise_fits(NULL, t, 0);          /* a row may go on in the next one */
+    const cnn__conv *conv = q->t;
+    const ptrdiff_t plane = (ptrdiff_t)conv->oh * conv->ow, in = (ptrdiff_t)conv->h * conv->w;
+    const int taps = conv->kh * conv->kw, sw = conv->sw;
+    const bool flat = cnn__pointwise_fits(NULL, conv, 0);          /* a row may go on in the next one */
     struct { float *dx; int y, x, first, end; } run[CNN__MAX_MR];
     float turned[CNN__MAX_MR * CNN__MAX_NR];
     int runs = 0;
     q->u->pack(turned, ni, tile, q->u->nr, NULL, nj);
     for (int r = 0; r < ni; r = run[runs++].end) {
-        const ptrdiff_t at = (p + r) % plane, left = flat ? plane - at : t->ow - at % t->ow;
-        run[runs].y = (int)(at / t->ow) * t->sh - t->ph, run[runs].x = (int)(at % t->ow) * sw - t->pw;
-        run[runs].dx = q->dx + (n + (p + r) / plane) * t->ic * in;
+        const ptrdiff_t at = (p + r) % plane, left = flat ? plane - at : conv->ow - at % conv->ow;
+        run[runs].y = (int)(at / conv->ow) * conv->sh - conv->ph, run[runs].x = (int)(at % conv->ow) * sw
+                      - conv->pw;
+        run[runs].dx = q->dx + (n + (p + r) / plane) * conv->ic * in;
         run[runs].first = r, run[runs].end = (int)cnn__min(ni, r + left);
     }
     for (int l = 0; l < nj; l++) {
-        const int tap = (int)((j + l) % taps), i = tap / t->kw * t->dh, z = tap % t->kw * t->dw;
+        const int tap = (int)((j + l) % taps), i = tap / conv->kw * conv->dh, z = tap % conv->kw * conv->dw;
         for (int r = 0; r < runs; r++) {
             const int y = run[r].y + i, x = run[r].x + z;
             int first = run[r].first, end = run[r].end;
-            float *to = run[r].dx + (j + l) / taps * in + (ptrdiff_t)y * t->w + x - (ptrdiff_t)first * sw;
+            float *to = run[r].dx + (j + l) / taps * in + (ptrdiff_t)y * conv->w + x - (ptrdiff_t)first * sw;
             const float *v = turned + l * ni;
-            if (y < 0 || y >= t->h) continue;
+            if (y < 0 || y >= conv->h) continue;
             if (flat) { cnn__add(to + first, v + first, end - first); continue; }
-            const int inside = x >= t->w ? 0 : (t->w - 1 - x) / sw + 1;     /* pixels before the border */
+            /* pixels before the border */
+            const int inside = x >= conv->w ? 0 : (conv->w - 1 - x) / sw + 1;
             end = (int)cnn__min(end, run[r].first + inside);
             if (x < 0) first += (-x + sw - 1) / sw;
             for (int e = first; e < end; e++) to[e * sw] += v[e];
@@ -15680,18 +15765,18 @@ static void cnn__columns_put(const cnn__columns *q, const float *tile, ptrdiff_t
 static void cnn__columns_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__columns *q = job;
-    const cnn__conv *t = q->t;
-    const ptrdiff_t parts = cnn__ceil(t->ic, q->channels), taps = (ptrdiff_t)t->kh * t->kw;
+    const cnn__conv *conv = q->t;
+    const ptrdiff_t parts = cnn__ceil(conv->ic, q->channels), taps = (ptrdiff_t)conv->kh * conv->kw;
     const int mr = q->u->mr, nr = q->u->nr;
     float tile[CNN__MAX_MR * CNN__MAX_NR], *b = q->work + (size_t)thread * q->each, *a = b + q->k * nr;
     for (ptrdiff_t packed = -1; from < to; from++) {
         const ptrdiff_t n = from / parts * q->images, c = from % parts * q->channels;
-        const ptrdiff_t pixels = cnn__min(q->images, t->n - n) * t->oh * t->ow;
-        const ptrdiff_t end = cnn__min(c + q->channels, t->ic) * taps;
+        const ptrdiff_t pixels = cnn__min(q->images, conv->n - n) * conv->oh * conv->ow;
+        const ptrdiff_t end = cnn__min(c + q->channels, conv->ic) * taps;
         if (packed != n) cnn__columns_pack(q, a, packed = n, pixels);
         for (ptrdiff_t j = c * taps; j < end; j += nr) {
             const int nj = (int)cnn__min(nr, end - j);
-            cnn__pack(q->u, b, nr, q->w + j, 1, t->ic * taps, nj, q->k);
+            cnn__pack(q->u, b, nr, q->w + j, 1, conv->ic * taps, nj, q->k);
             for (ptrdiff_t p = 0; p < pixels; p += mr) {
                 const int ni = (int)cnn__min(mr, pixels - p);
                 for (ptrdiff_t k = 0; k < q->k; k += q->kb)
@@ -15705,10 +15790,10 @@ static void cnn__columns_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
 
 static void cnn__columns_run(const cnn__cpu *cpu, const cnn__columns *q)
 {
-    const cnn__conv *t = q->t;
+    const cnn__conv *conv = q->t;
     for (ptrdiff_t k = 0; k < q->kb; k++) q->at[k] = k * q->u->nr;
-    cnn__share_out(cpu, (double)t->n * t->oh * t->ow * t->oc * t->ic * t->kh * t->kw,
-                   cnn__ceil(t->n, q->images) * cnn__ceil(t->ic, q->channels), cnn__columns_job, q);
+    cnn__share_out(cpu, (double)conv->n * conv->oh * conv->ow * conv->oc * conv->ic * conv->kh * conv->kw,
+                   cnn__ceil(conv->n, q->images) * cnn__ceil(conv->ic, q->channels), cnn__columns_job, q);
 }
 
 /* ---- backward-weights: a product whose sums run over the pixels of dy ----
@@ -15746,25 +15831,25 @@ typedef struct {
     size_t each;
 } cnn__weights;
 
-CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
+CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *conv, const float *x,
                                                 const float *dy, char *base, size_t *used)
 {
     enum { LENGTH = 512,                /* pixels: a panel of taps and one of dy stay in the L2 cache */
            CHUNKED = 1 << 17 };         /* weights: with more, the sums of chunks take too long to add */
-    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x), .dy = dy };
-    q.m = t->oc / t->groups, q.k = (ptrdiff_t)q.s.c * t->kh * t->kw;
-    q.borrow = cnn__pointwise_fits(cpu, t, 0), q.width = q.borrow ? 1 : t->ow;
-    const int rows = q.borrow ? t->oh * t->ow : t->oh;
+    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = conv, .s = cnn__spread_forward(conv, x), .dy = dy };
+    q.m = conv->oc / conv->groups, q.k = (ptrdiff_t)q.s.c * conv->kh * conv->kw;
+    q.borrow = cnn__pointwise_fits(cpu, conv, 0), q.width = q.borrow ? 1 : conv->ow;
+    const int rows = q.borrow ? conv->oh * conv->ow : conv->oh;
     q.blocks = (int)cnn__ceil(rows, LENGTH > q.width ? LENGTH / q.width : 1);
     q.block = (int)cnn__ceil(rows, q.blocks);
-    const size_t weights = (size_t)t->oc * (size_t)q.k;
-    q.chunks = weights <= CHUNKED ? (int)cnn__min(cnn__ceil(t->n, 4), 8) : 1;
-    q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(t->n, q.chunks),
+    const size_t weights = (size_t)conv->oc * (size_t)q.k;
+    q.chunks = weights <= CHUNKED ? (int)cnn__min(cnn__ceil(conv->n, 4), 8) : 1;
+    q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(conv->n, q.chunks),
                                                 cnn__ceil(LENGTH, (ptrdiff_t)rows * q.width));
-    q.dots = q.m == 1 || (q.k <= q.u->nr && t->ow >= q.u->lanes);
-    q.side = !q.dots && t->sw == 1 && t->dw == 1 ? t->kw : 1, q.wide = q.width + q.side - 1;
+    q.dots = q.m == 1 || (q.k <= q.u->nr && conv->ow >= q.u->lanes);
+    q.side = !q.dots && conv->sw == 1 && conv->dw == 1 ? conv->kw : 1, q.wide = q.width + q.side - 1;
     const size_t lines = (size_t)q.images * (size_t)q.block, pixels = lines * (size_t)q.width;
-    const ptrdiff_t nr = q.u->nr, window = (ptrdiff_t)t->kh * t->kw / q.side;
+    const ptrdiff_t nr = q.u->nr, window = (ptrdiff_t)conv->kh * conv->kw / q.side;
     const ptrdiff_t planes = cnn__min(cnn__ceil(nr - 1, window) + 1, q.s.c);
     q.panel = (ptrdiff_t)cnn__round_up((lines * (size_t)q.wide + 1) * (size_t)nr, 16);
     q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
@@ -15774,8 +15859,8 @@ CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__
                           sizeof *q.partial);
     q.each = cnn__add_size((size_t)q.panel, cnn__mul_size(pixels, (size_t)q.m));
     const ptrdiff_t spread = q.borrow ? 0 : q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
-    if (!q.borrow && t->ow < q.u->lanes)
-        q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
+    if (!q.borrow && conv->ow < q.u->lanes)
+        q.d = (cnn__spread){ dy, conv->oc, conv->oh, conv->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
     if (q.dots) q.each = (size_t)(spread + cnn__spread_size(&q.d, q.block));
     else        q.each += (size_t)(planes * spread);
     q.each = cnn__round_up(q.each, 16);
@@ -15784,89 +15869,100 @@ CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__
 }
 
 /* X for rows r .. r+n of the kernel and the output rows from .. from+rows of so many images. */
-static void cnn__weights_panel(const cnn__weights *q, float *to, float *s, ptrdiff_t image, int images,
+static void cnn__weights_panel(const cnn__weights *weights, float *to, float *s, ptrdiff_t image, int images,
                                ptrdiff_t g, ptrdiff_t r, int n, int from, int rows)
 {
-    const cnn__conv *t = q->t;
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, window = (ptrdiff_t)t->kh * t->kw / q->side, c = r / window;
+    const cnn__conv *conv = weights->t;
+    const ptrdiff_t in = (ptrdiff_t)conv->h * conv->w, window = (ptrdiff_t)conv->kh
+                         * conv->kw / weights->side, c = r / window;
     const int planes = (int)(cnn__ceil(r + n, window) - c);
     for (int e = 0; e < images; e++) {
-        if (q->borrow) {
-            q->u->pack(to, n, q->s.x + ((image + e) * t->ic + g * q->s.c + r) * in + from, in, NULL, rows);
+        if (weights->borrow) {
+            weights->u->pack(to, n, weights->s.x + ((image + e) * conv->ic + g * weights->s.c + r) * in
+                             + from, in, NULL, rows);
             to += (ptrdiff_t)rows * n;
             continue;
         }
-        cnn__spread_copy(q->u, &q->s, s, image + e, g * q->s.c + c, planes, from, q->block);
-        for (int y = 0; y < rows; y++, to += (ptrdiff_t)q->wide * n)
-            q->u->pack(to, n, s + (ptrdiff_t)y * q->s.width, 0, q->at + r - c * window, q->wide);
+        cnn__spread_copy(weights->u, &weights->s, s, image + e, g * weights->s.c + c, planes, from,
+                         weights->block);
+        for (int y = 0; y < rows; y++, to += (ptrdiff_t)weights->wide * n)
+            weights->u->pack(to, n, s + (ptrdiff_t)y * weights->s.width, 0, weights->at + r - c * window,
+                             weights->wide);
     }
 }
 
 /* The same by dot products: the sums run along the pixels of dy where they lie, three output channels by four
    taps at a time. A run is a row of an image; or, where rows are short, all of them, dy copied with zeros
    between its rows. */
-static void cnn__weights_dots(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
+static void cnn__weights_dots(const cnn__weights *weights, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
                               int from, int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
 {
-    const cnn__conv *t = q->t;
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow, window = t->kh * t->kw;
-    const ptrdiff_t plane = q->d.width ? cnn__spread_plane(&q->d, q->block) : out;
+    const cnn__conv *conv = weights->t;
+    const ptrdiff_t in = (ptrdiff_t)conv->h * conv->w, out = (ptrdiff_t)conv->oh * conv->ow,
+                    window = conv->kh * conv->kw;
+    const ptrdiff_t plane = weights->d.width ? cnn__spread_plane(&weights->d, weights->block) : out;
     cnn__runs r = { 1, rows, plane, 0, 0 };                         /* borrow: one run */
-    if (q->d.width)      r.length = (rows - 1) * q->s.width + t->ow;
-    else if (!q->borrow) r = (cnn__runs){ rows, t->ow, out, t->ow, q->s.width };
+    if (weights->d.width)      r.length = (rows - 1) * weights->s.width + conv->ow;
+    else if (!weights->borrow) r = (cnn__runs){ rows, conv->ow, out, conv->ow, weights->s.width };
     for (ptrdiff_t e = n; e < n + images; e++) {
-        const float *x = work, *dy = q->dy + (e * t->oc + g * q->m) * out + (ptrdiff_t)from * q->width;
-        float *copy = work + q->s.a * q->s.b * cnn__spread_plane(&q->s, q->block);
-        if (q->d.width)
-            cnn__spread_copy(q->u, &q->d, copy, e, g * q->m, (int)q->m, from, q->block), dy = copy;
-        if (q->borrow) x = q->s.x + (e * t->ic + g * q->s.c) * in + from;
+        const float *x = work, *dy = weights->dy + (e * conv->oc + g * weights->m) * out + (ptrdiff_t)from
+                         * weights->width;
+        float *copy = work + weights->s.a * weights->s.b * cnn__spread_plane(&weights->s, weights->block);
+        if (weights->d.width)
+            cnn__spread_copy(weights->u, &weights->d, copy, e, g * weights->m, (int)weights->m, from,
+                             weights->block), dy = copy;
+        if (weights->borrow) x = weights->s.x + (e * conv->ic + g * weights->s.c) * in + from;
         for (ptrdiff_t k = k0, end; k < k1; k = end) {
-            const ptrdiff_t c = q->borrow ? 0 : k / window;
-            end = q->borrow ? k1 : cnn__min(k1, (c + 1) * window);
-            if (!q->borrow) cnn__spread_copy(q->u, &q->s, work, e, g * q->s.c + c, 1, from, q->block);
+            const ptrdiff_t c = weights->borrow ? 0 : k / window;
+            end = weights->borrow ? k1 : cnn__min(k1, (c + 1) * window);
+            if (!weights->borrow) cnn__spread_copy(weights->u, &weights->s, work, e, g * weights->s.c + c, 1,
+                                                   from, weights->block);
             for (ptrdiff_t j = k; j < end; j += 4) {
                 ptrdiff_t at[4];        /* the last tap again, where no more are left: it is dropped */
                 for (ptrdiff_t z = 0; z < 4; z++) {
                     const ptrdiff_t tap = cnn__min(j + z, end - 1);
-                    at[z] = q->borrow ? tap * in : q->at[tap - c * window];
+                    at[z] = weights->borrow ? tap * in : weights->at[tap - c * window];
                 }
-                for (ptrdiff_t i = 0; i < q->m; i += 3)
-                    q->u->dot((int)cnn__min(3, q->m - i), (int)cnn__min(4, end - j), &r, dy + i * plane, x,
-                              at, dw + i * q->k + j, q->k);
+                for (ptrdiff_t i = 0; i < weights->m; i += 3)
+                    weights->u->dot((int)cnn__min(3, weights->m - i), (int)cnn__min(4, end - j), &r,
+                                    dy + i * plane, x,
+                              at, dw + i * weights->k + j, weights->k);
             }
         }
     }
 }
 
 /* dw += the terms of output rows from .. of images n .. n+images, group g, rows r0 .. r1 of the kernel. */
-static void cnn__weights_block(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
+static void cnn__weights_block(const cnn__weights *weights, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
                                int from, ptrdiff_t r0, ptrdiff_t r1, float *work)
 {
-    const cnn__conv *t = q->t;
-    const ptrdiff_t out = (ptrdiff_t)t->oh * t->ow;
-    const int mr = q->u->mr, nr = q->u->nr, rows = (int)cnn__min(q->block, out / q->width - from);
-    const ptrdiff_t run = (ptrdiff_t)rows * q->width, pixels = images * run;
+    const cnn__conv *conv = weights->t;
+    const ptrdiff_t out = (ptrdiff_t)conv->oh * conv->ow;
+    const int mr = weights->u->mr, nr = weights->u->nr,
+              rows = (int)cnn__min(weights->block, out / weights->width - from);
+    const ptrdiff_t run = (ptrdiff_t)rows * weights->width, pixels = images * run;
     if (rows <= 0) return;
-    if (q->dots) { cnn__weights_dots(q, dw, n, images, g, from, rows, r0, r1, work); return; }
-    const float *dy = q->dy + (ptrdiff_t)from * q->width;
-    float tile[CNN__MAX_MR * CNN__MAX_NR], *a = work + q->panel, *s = a + pixels * q->m;
-    for (ptrdiff_t i = 0, ni; i < q->m; i += ni) {
-        ni = cnn__tile_rows((int)cnn__min(q->m - i, 2 * mr), mr);
+    if (weights->dots) { cnn__weights_dots(weights, dw, n, images, g, from, rows, r0, r1, work); return; }
+    const float *dy = weights->dy + (ptrdiff_t)from * weights->width;
+    float tile[CNN__MAX_MR * CNN__MAX_NR], *a = work + weights->panel, *s = a + pixels * weights->m;
+    for (ptrdiff_t i = 0, ni; i < weights->m; i += ni) {
+        ni = cnn__tile_rows((int)cnn__min(weights->m - i, 2 * mr), mr);
         for (int e = 0; e < images; e++)
-            q->u->pack(a + i * pixels + e * run * ni, (int)ni,
-                       dy + ((n + e) * t->oc + g * q->m + i) * out, out, NULL, run);
+            weights->u->pack(a + i * pixels + e * run * ni, (int)ni,
+                       dy + ((n + e) * conv->oc + g * weights->m + i) * out, out, NULL, run);
     }
     for (ptrdiff_t r = r0; r < r1; r += nr) {
-        const int lines = (int)cnn__min(nr, r1 - r), columns = lines * q->side;
-        cnn__weights_panel(q, work, s, n, images, g, r, lines, from, rows);
+        const int lines = (int)cnn__min(nr, r1 - r), columns = lines * weights->side;
+        cnn__weights_panel(weights, work, s, n, images, g, r, lines, from, rows);
         for (int j = 0, taps; j < columns; j += taps) {
             taps = (int)cnn__min(nr, columns - j);
-            for (ptrdiff_t i = 0, ni; i < q->m; i += ni) {
-                ni = cnn__tile_rows((int)cnn__min(q->m - i, 2 * mr), mr);
-                float *to = dw + i * q->k + r * q->side + j;
-                q->u->micro((int)ni, taps, pixels, a + i * pixels, work + j, lines == nr ? q->whole : q->last,
-                            taps == nr ? to : tile, taps == nr ? q->k : nr, NULL, taps == nr, NULL, 0);
-                for (int e = 0; e < ni && taps < nr; e++) cnn__add(to + e * q->k, tile + e * nr, taps);
+            for (ptrdiff_t i = 0, ni; i < weights->m; i += ni) {
+                ni = cnn__tile_rows((int)cnn__min(weights->m - i, 2 * mr), mr);
+                float *to = dw + i * weights->k + r * weights->side + j;
+                weights->u->micro((int)ni, taps, pixels, a + i * pixels, work + j,
+                                  lines == nr ? weights->whole : weights->last,
+                            taps == nr ? to : tile, taps == nr ? weights->k : nr, NULL, taps == nr, NULL, 0);
+                for (int e = 0; e < ni && taps < nr; e++) cnn__add(to + e * weights->k, tile + e * nr, taps);
             }
         }
     }
@@ -15876,13 +15972,13 @@ static void cnn__weights_block(const cnn__weights *q, float *dw, ptrdiff_t n, in
 static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__weights *q = job;
-    const cnn__conv *t = q->t;
+    const cnn__conv *conv = q->t;
     const ptrdiff_t nr = q->u->nr, rows = q->k / q->side, panels = cnn__ceil(rows, nr);
-    const ptrdiff_t weights = t->oc * q->k, own = q->side == 1;         /* chunks that go to dw */
+    const ptrdiff_t weights = conv->oc * q->k, own = q->side == 1;         /* chunks that go to dw */
     float *work = q->work + (size_t)thread * q->each;
     for (ptrdiff_t end; from < to; from = end) {
-        const ptrdiff_t e = from / panels, g = e % t->groups, chunk = e / t->groups;
-        const ptrdiff_t n0 = t->n * chunk / q->chunks, n1 = t->n * (chunk + 1) / q->chunks;
+        const ptrdiff_t e = from / panels, g = e % conv->groups, chunk = e / conv->groups;
+        const ptrdiff_t n0 = conv->n * chunk / q->chunks, n1 = conv->n * (chunk + 1) / q->chunks;
         end = cnn__min(to, (e + 1) * panels);
         const ptrdiff_t r0 = (from - e * panels) * nr, r1 = cnn__min((end - e * panels) * nr, rows);
         float *dw = (chunk < own ? q->dw : q->partial + (chunk - own) * weights) + g * q->m * q->k;
@@ -15895,23 +15991,23 @@ static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
 
 static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
 {
-    const cnn__conv *t = q->t;
+    const cnn__conv *conv = q->t;
     const ptrdiff_t nr = q->u->nr, rows = q->k / q->side, last = (rows - 1) % nr + 1, side = q->side;
-    const ptrdiff_t weights = t->oc * q->k, parts = q->chunks - (side == 1);
-    if (!q->borrow) cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->block), q->at);
+    const ptrdiff_t weights = conv->oc * q->k, parts = q->chunks - (side == 1);
+    if (!q->borrow) cnn__taps(conv, &q->s, cnn__spread_plane(&q->s, q->block), q->at);
     for (ptrdiff_t r = 1; r < rows && side > 1; r++) q->at[r] = q->at[r * side];
     for (ptrdiff_t p = 0; p < (ptrdiff_t)q->images * q->block * q->width; p++) {
         const ptrdiff_t at = p / q->width * q->wide + p % q->width;
         q->whole[p] = at * nr, q->last[p] = at * last;
     }
     memset(q->partial, 0, (size_t)(weights * parts) * sizeof *q->partial);
-    cnn__share_out(cpu, (double)t->n * t->oh * t->ow * (double)weights,
-                   (ptrdiff_t)q->chunks * t->groups * cnn__ceil(rows, nr), cnn__weights_job, q);
+    cnn__share_out(cpu, (double)conv->n * conv->oh * conv->ow * (double)weights,
+                   (ptrdiff_t)q->chunks * conv->groups * cnn__ceil(rows, nr), cnn__weights_job, q);
     for (ptrdiff_t c = side > 1; c < parts; c++)
         cnn__add(side > 1 ? q->partial : q->dw, q->partial + c * weights, weights);
     const float *sums = q->partial;
     float *to = q->dw;
-    for (ptrdiff_t r = 0, n; r < t->oc * rows && side > 1; r += n, sums += n * side) {
+    for (ptrdiff_t r = 0, n; r < conv->oc * rows && side > 1; r += n, sums += n * side) {
         n = cnn__min(nr, rows - r % rows);                      /* the rows that were together in X */
         for (ptrdiff_t e = 0; e < n; e++)
             for (ptrdiff_t j = 0; j < side; j++) *to++ += sums[j * n + e];
@@ -15946,59 +16042,66 @@ typedef struct {
     size_t each;
 } cnn__wino;
 
-CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *t, int pass)
+CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *conv, int pass)
 {
-    return (t->kh == 3 || (t->kh == 5 && pass < 2)) && t->kw == t->kh && t->sh == 1 && t->sw == 1
-        && t->dh == 1 && t->dw == 1 && t->groups == 1 && cnn__all_meet(t);
+    return (conv->kh == 3 || (conv->kh == 5 && pass < 2)) && conv->kw == conv->kh && conv->sh == 1
+        && conv->sw == 1
+        && conv->dh == 1 && conv->dw == 1 && conv->groups == 1 && cnn__all_meet(conv);
 }
 
-CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
-                                              const cnn__arrays *o, char *base, size_t *used)
+CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *conv, bool backward,
+                                              const cnn__arrays *arrays, char *base, size_t *used)
 {
     enum { PANELS = 4 };
-    const cnn__conv p = backward ? cnn__turned(t) : *t;
-    cnn__wino q = { .u = cnn__kernels_of(cpu), .backward = backward, .k = p.kh, .side = 7 - p.kh, .c = p.ic,
+    const cnn__conv p = backward ? cnn__turned(conv) : *conv;
+    cnn__wino wino = { .u = cnn__kernels_of(cpu), .backward = backward, .k = p.kh, .side = 7 - p.kh,
+                      .c = p.ic,
                     .m = p.oc, .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw,
-                    .y = o->to, .x = backward ? o->dy : o->x, .weights = o->w, .bias = o->b,
-                    .tail = o->tail };
+                    .y = arrays->to, .x = backward ? arrays->dy : arrays->x, .weights = arrays->w,
+                    .bias = arrays->b,
+                    .tail = arrays->tail };
     cnn__ends ends;
-    if (cnn__ends_of(cpu, o->tail, &ends) && !ends.more[1]) q.clip = ends.clip, q.tail = NULL;
-    q.th = (int)cnn__ceil(q.oh, q.side), q.tw = (int)cnn__ceil(q.ow, q.side);
-    q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
-    q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);
-    q.once = q.tiles <= q.block, q.rows = q.once ? cnn__min(PANELS * q.u->mr, q.m) : q.m;
-    q.packed = o->packed;
-    q.as = (q.packed ? q.m : q.rows) * q.c + CNN__MAX_LANES, q.vs = q.c * q.block + CNN__MAX_LANES,
-        q.ms = q.rows * q.block + CNN__MAX_LANES;
-    q.shared = q.packed && !q.once ? o->packed
-             : cnn__take(base, used, cnn__mul_size(36, (size_t)(q.once ? q.vs : q.as)), sizeof *q.shared);
-    q.each = cnn__mul_size(36, (size_t)((!q.once ? q.vs : q.packed ? 0 : q.as) + q.ms));
-    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
-    return q;
+    if (cnn__ends_of(cpu, arrays->tail, &ends) && !ends.more[1]) wino.clip = ends.clip, wino.tail = NULL;
+    wino.th = (int)cnn__ceil(wino.oh, wino.side), wino.tw = (int)cnn__ceil(wino.ow, wino.side);
+    wino.tiles = (ptrdiff_t)conv->n * wino.th * wino.tw;
+    wino.block = cnn__min(64, cnn__ceil(wino.tiles, wino.u->nr) * wino.u->nr);
+    wino.once = wino.tiles <= wino.block, wino.rows = wino.once ? cnn__min(PANELS * wino.u->mr, wino.m)
+                : wino.m;
+    wino.packed = arrays->packed;
+    wino.as = (wino.packed ? wino.m : wino.rows) * wino.c + CNN__MAX_LANES, wino.vs = wino.c * wino.block
+              + CNN__MAX_LANES,
+        wino.ms = wino.rows * wino.block + CNN__MAX_LANES;
+    wino.shared = wino.packed && !wino.once ? arrays->packed
+             : cnn__take(base, used, cnn__mul_size(36, (size_t)(wino.once ? wino.vs : wino.as)),
+                         sizeof *wino.shared);
+    wino.each = cnn__mul_size(36, (size_t)((!wino.once ? wino.vs : wino.packed ? 0 : wino.as) + wino.ms));
+    wino.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, wino.each), sizeof *wino.work);
+    return wino;
 }
 
 /* G w Gt for row panel i to a, packed as cnn__micro wants it: 36 matrices, each panel after panel. The
    kernels are first brought side by side, those of a few channels at a time. */
-static void cnn__winograd_weights(const cnn__wino *q, float *a, const float *w, ptrdiff_t i)
+static void cnn__winograd_weights(const cnn__wino *wino, float *a, const float *w, ptrdiff_t i)
 {
     enum { L = CNN__MAX_LANES, FLOATS = 288 };
-    const int mr = (int)cnn__min(q->u->mr, q->m - i), lanes = q->u->lanes;
-    const int kk = q->k * q->k, few = FLOATS / kk;
-    const ptrdiff_t step = q->backward ? -mr : mr;      /* backward: the kernel turned by 180 degrees */
+    const int mr = (int)cnn__min(wino->u->mr, wino->m - i), lanes = wino->u->lanes;
+    const int kk = wino->k * wino->k, few = FLOATS / kk;
+    const ptrdiff_t step = wino->backward ? -mr : mr;      /* backward: the kernel turned by 180 degrees */
     float g[FLOATS * CNN__MAX_MR + L] = { 0 }, o[36 * L];
-    for (int c = 0; c < q->c; c++, a += mr) {
-        const int now = (int)cnn__min(few, q->c - c);
-        if (c % few == 0 && !q->backward)
-            q->u->pack(g, mr, w + (i * q->c + c) * kk, (ptrdiff_t)q->c * kk, NULL, (ptrdiff_t)now * kk);
-        for (int e = 0; c % few == 0 && q->backward && e < now; e++)
-            q->u->pack(g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * q->m + i) * kk, kk, NULL, kk);
-        const float *from = g + (c % few * kk + (q->backward ? kk - 1 : 0)) * mr;
+    for (int c = 0; c < wino->c; c++, a += mr) {
+        const int now = (int)cnn__min(few, wino->c - c);
+        if (c % few == 0 && !wino->backward)
+            wino->u->pack(g, mr, w + (i * wino->c + c) * kk, (ptrdiff_t)wino->c * kk, NULL,
+                          (ptrdiff_t)now * kk);
+        for (int e = 0; c % few == 0 && wino->backward && e < now; e++)
+            wino->u->pack(g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * wino->m + i) * kk, kk, NULL, kk);
+        const float *from = g + (c % few * kk + (wino->backward ? kk - 1 : 0)) * mr;
         /* Straight to its place, where the next c will overwrite the lanes beyond mr. */
-        const bool direct = (ptrdiff_t)(q->c - c) * mr >= cnn__ceil(mr, lanes) * lanes;
+        const bool direct = (ptrdiff_t)(wino->c - c) * mr >= cnn__ceil(mr, lanes) * lanes;
         for (int r = 0; r < mr; r += lanes)
-            q->u->winograd_w(q->k, from + r, step, direct ? a + r : o + r, direct ? q->as : L);
+            wino->u->winograd_w(wino->k, from + r, step, direct ? a + r : o + r, direct ? wino->as : L);
         for (int e = 0; e < 36 && !direct; e++)
-            for (int r = 0; r < mr; r++) a[e * q->as + r] = o[e * L + r];
+            for (int r = 0; r < mr; r++) a[e * wino->as + r] = o[e * L + r];
     }
 }
 
@@ -16019,109 +16122,116 @@ static inline void cnn__patch(float *patch, int side, const float *plane, int h,
 /* Tiles number first .. first+lanes, one to a lane: where they begin in a plane, and the plane of channel 0
    of their image. Tiles lie side by side, side pixels apart, the first at (-ph, -pw). */
 typedef struct { ptrdiff_t image[CNN__MAX_LANES]; int y[CNN__MAX_LANES], x[CNN__MAX_LANES]; } cnn__tiles;
-static void cnn__tiles_of(cnn__tiles *at, const cnn__wino *q, ptrdiff_t first, ptrdiff_t size, int ph, int pw)
+static void cnn__tiles_of(cnn__tiles *at, const cnn__wino *wino, ptrdiff_t first, ptrdiff_t size, int ph,
+                          int pw)
 {
-    const ptrdiff_t plane = (ptrdiff_t)q->th * q->tw;
-    for (int l = 0; l < q->u->lanes; l++) {
+    const ptrdiff_t plane = (ptrdiff_t)wino->th * wino->tw;
+    for (int l = 0; l < wino->u->lanes; l++) {
         const ptrdiff_t e = first + l;
-        at->y[l] = (int)(e % plane / q->tw) * q->side - ph;
-        at->x[l] = (int)(e % plane % q->tw) * q->side - pw;
+        at->y[l] = (int)(e % plane / wino->tw) * wino->side - ph;
+        at->x[l] = (int)(e % plane % wino->tw) * wino->side - pw;
         at->image[l] = e / plane * size;
     }
 }
 
 /* Bt x B for tiles from .. from+count, channels c0 .. c1: 36 matrices as panels of nr tiles. A tile that
    sticks out of the image goes through a little patch; one beyond count is a patch of zeros. */
-static void cnn__winograd_tiles(const cnn__wino *q, float *v, const float *x, ptrdiff_t from, ptrdiff_t count,
+static void cnn__winograd_tiles(const cnn__wino *wino, float *v, const float *x, ptrdiff_t from,
+                                ptrdiff_t count,
                                 int c0, int c1)
 {
     enum { L = CNN__MAX_LANES };
-    const cnn__kernels *u = q->u;
-    const ptrdiff_t in = (ptrdiff_t)q->h * q->w, padded = cnn__ceil(count, u->nr) * u->nr;
+    const cnn__kernels *isa = wino->u;
+    const ptrdiff_t in = (ptrdiff_t)wino->h * wino->w, padded = cnn__ceil(count, isa->nr) * isa->nr;
     cnn__tiles at;
-    for (ptrdiff_t j = 0; j < padded; j += u->lanes) {
+    for (ptrdiff_t j = 0; j < padded; j += isa->lanes) {
         float patch[L][36] = { { 0 } };
         const float *tile[L];
         ptrdiff_t row[L];
-        cnn__tiles_of(&at, q, from + j, q->c * in, q->ph, q->pw);
-        for (int l = 0; l < u->lanes; l++) {
-            const bool inside = at.y[l] >= 0 && at.x[l] >= 0 && at.y[l] + 6 <= q->h && at.x[l] + 6 <= q->w;
+        cnn__tiles_of(&at, wino, from + j, wino->c * in, wino->ph, wino->pw);
+        for (int l = 0; l < isa->lanes; l++) {
+            const bool inside = at.y[l] >= 0 && at.x[l] >= 0 && at.y[l] + 6 <= wino->h
+                                && at.x[l] + 6 <= wino->w;
             tile[l] = patch[l], row[l] = 6;
             if (j + l >= count || !inside) continue;
-            tile[l] = x + at.image[l] + c0 * in + (ptrdiff_t)at.y[l] * q->w + at.x[l], row[l] = q->w;
+            tile[l] = x + at.image[l] + c0 * in + (ptrdiff_t)at.y[l] * wino->w + at.x[l], row[l] = wino->w;
         }
-        float *to = v + (j / u->nr * q->c + c0) * u->nr + j % u->nr;
-        for (int c = c0; c < c1; c++, to += u->nr) {
-            for (int l = 0; l < u->lanes && j + l < count; l++)
+        float *to = v + (j / isa->nr * wino->c + c0) * isa->nr + j % isa->nr;
+        for (int c = c0; c < c1; c++, to += isa->nr) {
+            for (int l = 0; l < isa->lanes && j + l < count; l++)
                 if (tile[l] == patch[l])
-                    cnn__patch(patch[l], 6, x + at.image[l] + c * in, q->h, q->w, at.y[l], at.x[l]);
-            u->winograd_x(tile, row, to, q->vs);
-            for (int l = 0; l < u->lanes; l++)
+                    cnn__patch(patch[l], 6, x + at.image[l] + c * in, wino->h, wino->w, at.y[l], at.x[l]);
+            isa->winograd_x(tile, row, to, wino->vs);
+            for (int l = 0; l < isa->lanes; l++)
                 if (tile[l] != patch[l]) tile[l] += in;
         }
     }
 }
 
 /* The 36 products: rows of the weights, transformed in a, times the tiles in v, to m: panels of nr tiles. */
-static void cnn__winograd_products(const cnn__wino *q, const float *a, ptrdiff_t rows, const float *v,
+static void cnn__winograd_products(const cnn__wino *wino, const float *a, ptrdiff_t rows, const float *v,
                                    ptrdiff_t count, float *m)
 {
-    const cnn__kernels *u = q->u;
-    const ptrdiff_t padded = cnn__ceil(count, u->nr) * u->nr;
-    const ptrdiff_t kb = cnn__k_block(q->c);
+    const cnn__kernels *isa = wino->u;
+    const ptrdiff_t padded = cnn__ceil(count, isa->nr) * isa->nr;
+    const ptrdiff_t kb = cnn__k_block(wino->c);
     ptrdiff_t at[CNN__KC];
-    for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * u->nr;
+    for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * isa->nr;
     for (int e = 0; e < 36; e++)
-        for (ptrdiff_t p = 0; p < q->c; p += kb)
-            for (ptrdiff_t j = 0; j < padded; j += u->nr)
-                for (ptrdiff_t i = 0; i < rows; i += u->mr) {
-                    const int mr = (int)cnn__min(u->mr, rows - i);
-                    const float *first = a + e * q->as + i * q->c + p * mr;
-                    const float *ahead = i + u->mr < rows ? first + mr * q->c : a + (e + 1) * q->as;
-                    u->micro(mr, (int)cnn__min(u->nr, count - j), cnn__min(kb, q->c - p), first,
-                             v + e * q->vs + j * q->c + p * u->nr, at,
-                             m + e * q->ms + j * rows + i * u->nr, u->nr, NULL, p > 0, ahead, mr);
+        for (ptrdiff_t p = 0; p < wino->c; p += kb)
+            for (ptrdiff_t j = 0; j < padded; j += isa->nr)
+                for (ptrdiff_t i = 0; i < rows; i += isa->mr) {
+                    const int mr = (int)cnn__min(isa->mr, rows - i);
+                    const float *first = a + e * wino->as + i * wino->c + p * mr;
+                    const float *ahead = i + isa->mr < rows ? first + mr * wino->c : a + (e + 1) * wino->as;
+                    isa->micro(mr, (int)cnn__min(isa->nr, count - j), cnn__min(kb, wino->c - p), first,
+                             v + e * wino->vs + j * wino->c + p * isa->nr, at,
+                             m + e * wino->ms + j * rows + i * isa->nr, isa->nr, NULL, p > 0, ahead, mr);
                 }
 }
 
 /* The part of a patch that lies inside the image, to its place there. */
-static void cnn__put_patch(const cnn__wino *q, float *y, const float *patch, int y0, int x0)
+static void cnn__put_patch(const cnn__wino *wino, float *y, const float *patch, int y0, int x0)
 {
-    const int high = (int)cnn__min(q->side, q->oh - y0), wide = (int)cnn__min(q->side, q->ow - x0);
-    y += (ptrdiff_t)y0 * q->ow + x0;
-    for (int r = 0; r < high; r++, y += q->ow, patch += 4)
-        for (int z = 0; z < wide; z++) y[z] = q->backward ? y[z] + patch[z] : patch[z];
+    const int high = (int)cnn__min(wino->side, wino->oh - y0),
+              wide = (int)cnn__min(wino->side, wino->ow - x0);
+    y += (ptrdiff_t)y0 * wino->ow + x0;
+    for (int r = 0; r < high; r++, y += wino->ow, patch += 4)
+        for (int z = 0; z < wide; z++) y[z] = wino->backward ? y[z] + patch[z] : patch[z];
 }
 
 /* Rows i0 .. i1 of the weights, transformed in a, times the tiles in v, and transformed back. */
-static void cnn__winograd_rows(const cnn__wino *q, const float *a, ptrdiff_t i0, ptrdiff_t i1, const float *v,
+static void cnn__winograd_rows(const cnn__wino *wino, const float *a, ptrdiff_t i0, ptrdiff_t i1,
+                               const float *v,
                                ptrdiff_t from, ptrdiff_t count, float *m)
 {
     enum { L = CNN__MAX_LANES };
-    const cnn__kernels *u = q->u;
-    const ptrdiff_t rows = i1 - i0, out = (ptrdiff_t)q->oh * q->ow;
+    const cnn__kernels *isa = wino->u;
+    const ptrdiff_t rows = i1 - i0, out = (ptrdiff_t)wino->oh * wino->ow;
     cnn__tiles at;
-    cnn__winograd_products(q, a, rows, v, count, m);
-    for (ptrdiff_t j = 0; j < count; j += u->lanes) {
-        const float *sums = m + j / u->nr * u->nr * rows + j % u->nr;
+    cnn__winograd_products(wino, a, rows, v, count, m);
+    for (ptrdiff_t j = 0; j < count; j += isa->lanes) {
+        const float *sums = m + j / isa->nr * isa->nr * rows + j % isa->nr;
         float patch[L][36] = { { 0 } }, *tile[L];
         ptrdiff_t row[L];
-        cnn__tiles_of(&at, q, from + j, q->m * out, 0, 0);
-        for (int l = 0; l < u->lanes; l++) {
+        cnn__tiles_of(&at, wino, from + j, wino->m * out, 0, 0);
+        for (int l = 0; l < isa->lanes; l++) {
             /* Rows are written four by four: those of a tile of two go through the patch. */
-            const bool inside = q->side == 4 && j + l < count && at.y[l] + 4 <= q->oh && at.x[l] + 4 <= q->ow;
+            const bool inside = wino->side == 4 && j + l < count && at.y[l] + 4 <= wino->oh
+                                && at.x[l] + 4 <= wino->ow;
             at.image[l] += i0 * out;
-            tile[l] = inside ? q->y + at.image[l] + (ptrdiff_t)at.y[l] * q->ow + at.x[l] : patch[l];
-            row[l] = inside ? q->ow : 4;
+            tile[l] = inside ? wino->y + at.image[l] + (ptrdiff_t)at.y[l] * wino->ow + at.x[l] : patch[l];
+            row[l] = inside ? wino->ow : 4;
         }
-        for (ptrdiff_t c = 0; c < rows; c++, sums += u->nr) {
-            u->winograd_y(q->side, sums, q->ms, q->bias ? q->bias[i0 + c] : 0.0f, q->clip, tile, row,
-                          q->backward);
-            for (int l = 0; l < u->lanes; l++) {
+        for (ptrdiff_t c = 0; c < rows; c++, sums += isa->nr) {
+            isa->winograd_y(wino->side, sums, wino->ms, wino->bias ? wino->bias[i0 + c] : 0.0f, wino->clip,
+                            tile, row,
+                          wino->backward);
+            for (int l = 0; l < isa->lanes; l++) {
                 if (tile[l] != patch[l]) { tile[l] += out; continue; }
                 if (j + l < count)
-                    cnn__put_patch(q, q->y + at.image[l] + c * out, patch[l], at.y[l], at.x[l]);
-                if (q->backward) memset(patch[l], 0, 16 * sizeof **patch);
+                    cnn__put_patch(wino, wino->y + at.image[l] + c * out, patch[l], at.y[l], at.x[l]);
+                if (wino->backward) memset(patch[l], 0, 16 * sizeof **patch);
             }
         }
     }
@@ -16132,61 +16242,64 @@ static void cnn__winograd_rows(const cnn__wino *q, const float *a, ptrdiff_t i0,
 enum { CNN__WINOGRAD_PART = 16 };
 static void cnn__winograd_shared_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
-    const cnn__wino *q = job;
-    const ptrdiff_t mr = q->u->mr, part = CNN__WINOGRAD_PART;
+    const cnn__wino *wino = job;
+    const ptrdiff_t mr = wino->u->mr, part = CNN__WINOGRAD_PART;
     (void)thread;
-    if (q->once)
-        cnn__winograd_tiles(q, q->shared, q->x, 0, q->tiles, (int)(from * part),
-                            (int)cnn__min(to * part, q->c));
+    if (wino->once)
+        cnn__winograd_tiles(wino, wino->shared, wino->x, 0, wino->tiles, (int)(from * part),
+                            (int)cnn__min(to * part, wino->c));
     else for (; from < to; from++)
-        cnn__winograd_weights(q, q->shared + from * mr * q->c, q->weights, from * mr);
+        cnn__winograd_weights(wino, wino->shared + from * mr * wino->c, wino->weights, from * mr);
 }
 
 /* Then the rest: a unit is a row panel (once) or a vector of tiles; some at a time. */
 static void cnn__winograd_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
-    const cnn__wino *q = job;
-    const ptrdiff_t mr = q->u->mr, lanes = q->u->lanes;
-    const ptrdiff_t most = q->once ? cnn__ceil(q->rows, mr) : q->block / lanes;
-    float *mine = q->work + (size_t)thread * q->each;
-    float *m = mine + 36 * (!q->once ? q->vs : q->packed ? 0 : q->as);
+    const cnn__wino *wino = job;
+    const ptrdiff_t mr = wino->u->mr, lanes = wino->u->lanes;
+    const ptrdiff_t most = wino->once ? cnn__ceil(wino->rows, mr) : wino->block / lanes;
+    float *mine = wino->work + (size_t)thread * wino->each;
+    float *m = mine + 36 * (!wino->once ? wino->vs : wino->packed ? 0 : wino->as);
     const ptrdiff_t steps = cnn__ceil(to - from, most);
     for (ptrdiff_t e = 0; e < steps; e++) {
         const ptrdiff_t first = from + (to - from) * e / steps, last = from + (to - from) * (e + 1) / steps;
-        if (q->once) {
-            const ptrdiff_t i0 = first * mr, i1 = cnn__min(last * mr, q->m);
-            for (ptrdiff_t i = i0; i < i1 && !q->packed; i += mr)
-                cnn__winograd_weights(q, mine + (i - i0) * q->c, q->weights, i);
-            cnn__winograd_rows(q, q->packed ? q->packed + i0 * q->c : mine, i0, i1, q->shared, 0, q->tiles,
+        if (wino->once) {
+            const ptrdiff_t i0 = first * mr, i1 = cnn__min(last * mr, wino->m);
+            for (ptrdiff_t i = i0; i < i1 && !wino->packed; i += mr)
+                cnn__winograd_weights(wino, mine + (i - i0) * wino->c, wino->weights, i);
+            cnn__winograd_rows(wino, wino->packed ? wino->packed + i0 * wino->c : mine, i0, i1, wino->shared,
+                               0, wino->tiles,
                                m);
-            const ptrdiff_t out = (ptrdiff_t)q->oh * q->ow, images = q->tiles / ((ptrdiff_t)q->th * q->tw);
+            const ptrdiff_t out = (ptrdiff_t)wino->oh * wino->ow,
+                            images = wino->tiles / ((ptrdiff_t)wino->th * wino->tw);
             for (ptrdiff_t n = 0; n < images; n++)
-                cnn__complete(q->tail, q->y, (n * q->m + i0) * out, (n * q->m + i1) * out);
+                cnn__complete(wino->tail, wino->y, (n * wino->m + i0) * out, (n * wino->m + i1) * out);
         } else {
-            const ptrdiff_t count = cnn__min(last * lanes, q->tiles) - first * lanes;
-            cnn__winograd_tiles(q, mine, q->x, first * lanes, count, 0, q->c);
-            cnn__winograd_rows(q, q->shared, 0, q->m, mine, first * lanes, count, m);
+            const ptrdiff_t count = cnn__min(last * lanes, wino->tiles) - first * lanes;
+            cnn__winograd_tiles(wino, mine, wino->x, first * lanes, count, 0, wino->c);
+            cnn__winograd_rows(wino, wino->shared, 0, wino->m, mine, first * lanes, count, m);
         }
     }
 }
 
-static void cnn__winograd_shared(const cnn__cpu *cpu, const cnn__wino *q)
+static void cnn__winograd_shared(const cnn__cpu *cpu, const cnn__wino *wino)
 {
     /* operations of the transforms, roughly: 144 for a tile of input, 40 for a kernel */
-    cnn__share_out(cpu, q->once ? 144.0 * (double)q->tiles * q->c : 40.0 * q->m * q->c,
-                   q->once ? cnn__ceil(q->c, CNN__WINOGRAD_PART) : cnn__ceil(q->m, q->u->mr),
-                   cnn__winograd_shared_job, q);
+    cnn__share_out(cpu, wino->once ? 144.0 * (double)wino->tiles * wino->c : 40.0 * wino->m * wino->c,
+                   wino->once ? cnn__ceil(wino->c, CNN__WINOGRAD_PART) : cnn__ceil(wino->m, wino->u->mr),
+                   cnn__winograd_shared_job, wino);
 }
 
-static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q)
+static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *wino)
 {
-    const ptrdiff_t panels = cnn__ceil(q->m, q->u->mr);
-    if (q->once || !q->packed) cnn__winograd_shared(cpu, q);
-    cnn__share_out(cpu, 36.0 * (double)q->tiles * q->m * q->c,
-                   q->once ? panels : cnn__ceil(q->tiles, q->u->lanes), cnn__winograd_job, q);
-    if (q->once || !q->tail) return;
-    const ptrdiff_t images = q->tiles / ((ptrdiff_t)q->th * q->tw), out = (ptrdiff_t)q->oh * q->ow;
-    cnn__map_then(cpu, NULL, q->y, q->y, NULL, NULL, NULL, images * q->m * out, q->tail);
+    const ptrdiff_t panels = cnn__ceil(wino->m, wino->u->mr);
+    if (wino->once || !wino->packed) cnn__winograd_shared(cpu, wino);
+    cnn__share_out(cpu, 36.0 * (double)wino->tiles * wino->m * wino->c,
+                   wino->once ? panels : cnn__ceil(wino->tiles, wino->u->lanes), cnn__winograd_job, wino);
+    if (wino->once || !wino->tail) return;
+    const ptrdiff_t images = wino->tiles / ((ptrdiff_t)wino->th * wino->tw),
+                    out = (ptrdiff_t)wino->oh * wino->ow;
+    cnn__map_then(cpu, NULL, wino->y, wino->y, NULL, NULL, NULL, images * wino->m * out, wino->tail);
 }
 
 /* ---- Winograd, backward-weights: F(3x3,4x4), the same with the parts exchanged (Lavin, Gray 2015) ----
@@ -16216,48 +16329,57 @@ typedef struct {
     size_t sums_each, m_each;           /* from one thread to the next, of sums (once) and m */
 } cnn__wino_w;
 
-CNN__COLD static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, const cnn__conv *t,
-                                                        const cnn__arrays *o, char *base, size_t *used)
+CNN__COLD static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, const cnn__conv *conv,
+                                                        const cnn__arrays *arrays, char *base, size_t *used)
 {
     enum { PANELS = 4, CACHED = 1 << 19 };      /* floats of a transformed chunk that stay near */
-    cnn__wino_w q = { .u = cnn__kernels_of(cpu), .t = t, .th = (t->oh + 3) / 4, .tw = (t->ow + 3) / 4 };
-    q.tiles = (ptrdiff_t)t->n * q.th * q.tw, q.wide = cnn__ceil(t->ic, q.u->nr) * q.u->nr;
-    q.chunk = CACHED / 36 / q.wide;
-    q.chunk = cnn__min(q.tiles, q.chunk < 128 ? 128 : cnn__min(q.chunk, CNN__KC));
-    q.once = q.tiles == q.chunk, q.rows = PANELS * q.u->mr;
-    q.ms = q.rows * q.chunk + CNN__MAX_LANES;                   /* a store at the end may go beyond */
-    q.ss = (q.once ? q.rows : t->oc) * q.wide + CNN__MAX_LANES, q.vs = q.chunk * q.wide + CNN__MAX_LANES;
-    q.s_x = (cnn__spread){ o->x, t->ic, t->h, t->w, 1, 1, 1, 1, 1, -t->ph, -t->pw, 5, 4 * q.tw + 2, 0 };
-    q.s_dy = (cnn__spread){ o->dy, t->oc, t->oh, t->ow, 1, 1, 1, 1, 1, 0, 0, 3, 4 * q.tw, 0 };
-    q.sums_each = q.once ? cnn__mul_size(36, (size_t)q.ss) : 0;
-    q.m_each = cnn__add_size(cnn__mul_size(36, (size_t)q.ms),
-                             cnn__round_up((size_t)((q.u->nr + q.u->mr) * cnn__spread_plane(&q.s_x, 1)), 16));
-    q.sums = cnn__take(base, used, cnn__mul_size(q.once ? (size_t)cpu->threads : 1,
-                                                 cnn__mul_size(36, (size_t)q.ss)), sizeof *q.sums);
-    q.v = cnn__take(base, used, cnn__mul_size(36, (size_t)q.vs), sizeof *q.v);
-    q.m = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.m_each), sizeof *q.m);
-    return q;
+    cnn__wino_w wino = { .u = cnn__kernels_of(cpu), .t = conv, .th = (conv->oh + 3) / 4,
+                        .tw = (conv->ow + 3) / 4 };
+    wino.tiles = (ptrdiff_t)conv->n * wino.th * wino.tw, wino.wide = cnn__ceil(conv->ic, wino.u->nr)
+                 * wino.u->nr;
+    wino.chunk = CACHED / 36 / wino.wide;
+    wino.chunk = cnn__min(wino.tiles, wino.chunk < 128 ? 128 : cnn__min(wino.chunk, CNN__KC));
+    wino.once = wino.tiles == wino.chunk, wino.rows = PANELS * wino.u->mr;
+    /* a store at the end may go beyond */
+    wino.ms = wino.rows * wino.chunk + CNN__MAX_LANES;
+    wino.ss = (wino.once ? wino.rows : conv->oc) * wino.wide + CNN__MAX_LANES,
+        wino.vs = wino.chunk * wino.wide + CNN__MAX_LANES;
+    wino.s_x = (cnn__spread){ arrays->x, conv->ic, conv->h, conv->w, 1, 1, 1, 1, 1, -conv->ph, -conv->pw, 5,
+                             4 * wino.tw + 2, 0 };
+    wino.s_dy = (cnn__spread){ arrays->dy, conv->oc, conv->oh, conv->ow, 1, 1, 1, 1, 1, 0, 0, 3, 4 * wino.tw,
+                              0 };
+    wino.sums_each = wino.once ? cnn__mul_size(36, (size_t)wino.ss) : 0;
+    wino.m_each = cnn__add_size(cnn__mul_size(36, (size_t)wino.ms),
+                             cnn__round_up((size_t)((wino.u->nr + wino.u->mr) * cnn__spread_plane(&wino.s_x,
+                                                                                                  1)), 16));
+    wino.sums = cnn__take(base, used, cnn__mul_size(wino.once ? (size_t)cpu->threads : 1,
+                                                 cnn__mul_size(36, (size_t)wino.ss)), sizeof *wino.sums);
+    wino.v = cnn__take(base, used, cnn__mul_size(36, (size_t)wino.vs), sizeof *wino.v);
+    wino.m = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, wino.m_each), sizeof *wino.m);
+    return wino;
 }
 
 /* Transform the tiles of the chunk in channels c .. c+n of x or dy to panels of n: to[tile][channel], the
    last channel again beyond the end. Where tiles stick out of the image, a row of them is copied first, with
    zeros around it. */
-static void cnn__winograd_transform(const cnn__wino_w *q, const cnn__spread *s,
+static void cnn__winograd_transform(const cnn__wino_w *wino, const cnn__spread *spread,
                                     void (*f)(const float *const *, const ptrdiff_t *, float *, ptrdiff_t),
                                     int c, int n, float *to, ptrdiff_t step, float *strip)
 {
     enum { L = CNN__MAX_LANES };
-    const int lanes = q->u->lanes, planes = (int)cnn__min(cnn__ceil(n, lanes) * lanes, s->planes - c);
-    const bool inside = !s->y0 && !s->x0 && 4 * q->th + s->halo - 3 <= s->h && s->width <= s->w;
-    const ptrdiff_t image = (ptrdiff_t)q->th * q->tw, in = (ptrdiff_t)s->h * s->w;
-    const ptrdiff_t plane = inside ? in : cnn__spread_plane(s, 1);
+    const int lanes = wino->u->lanes, planes = (int)cnn__min(cnn__ceil(n, lanes) * lanes, spread->planes - c);
+    const bool inside = !spread->y0 && !spread->x0 && 4 * wino->th + spread->halo - 3 <= spread->h
+                        && spread->width <= spread->w;
+    const ptrdiff_t image = (ptrdiff_t)wino->th * wino->tw, in = (ptrdiff_t)spread->h * spread->w;
+    const ptrdiff_t plane = inside ? in : cnn__spread_plane(spread, 1);
     const float *tile[L];
     ptrdiff_t    row[L];
-    for (int l = 0; l < L; l++) row[l] = inside ? s->w : s->width;
-    for (ptrdiff_t e = 0; e < q->count; e++, to += n) {
-        const ptrdiff_t at = q->from + e, n0 = at / image, y = at % image / q->tw * 4, x = at % q->tw * 4;
-        const float *from = inside ? s->x + (n0 * s->planes + c) * in + y * s->w : strip;
-        if (!inside && (x == 0 || e == 0)) cnn__spread_copy(q->u, s, strip, n0, c, planes, (int)y, 1);
+    for (int l = 0; l < L; l++) row[l] = inside ? spread->w : spread->width;
+    for (ptrdiff_t e = 0; e < wino->count; e++, to += n) {
+        const ptrdiff_t at = wino->from + e, n0 = at / image, y = at % image / wino->tw * 4,
+                        x = at % wino->tw * 4;
+        const float *from = inside ? spread->x + (n0 * spread->planes + c) * in + y * spread->w : strip;
+        if (!inside && (x == 0 || e == 0)) cnn__spread_copy(wino->u, spread, strip, n0, c, planes, (int)y, 1);
         for (int r = 0; r < n; r += lanes) {        /* the next tile overwrites the lanes beyond n */
             for (int l = 0; l < lanes; l++) tile[l] = from + x + cnn__min(r + l, planes - 1) * plane;
             f(tile, row, to + r, step);
@@ -16266,30 +16388,32 @@ static void cnn__winograd_transform(const cnn__wino_w *q, const cnn__spread *s,
 }
 
 /* sums += (A dY At) v for the tiles of the chunk, output channels i .. end. sums starts at row i. */
-static void cnn__winograd_sums(const cnn__wino_w *q, float *sums, int i, int end, float *m)
+static void cnn__winograd_sums(const cnn__wino_w *wino, float *sums, int i, int end, float *m)
 {
-    const cnn__kernels *u = q->u;
+    const cnn__kernels *isa = wino->u;
     ptrdiff_t at[CNN__KC];
-    for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * u->nr;
-    for (int c = i; c < end; c += u->mr)                        /* m = A dY At */
-        cnn__winograd_transform(q, &q->s_dy, u->winograd_dy, c, (int)cnn__min(u->mr, end - c),
-                                m + (c - i) * q->chunk, q->ms, m + 36 * q->ms);
+    for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * isa->nr;
+    for (int c = i; c < end; c += isa->mr)                        /* m = A dY At */
+        cnn__winograd_transform(wino, &wino->s_dy, isa->winograd_dy, c, (int)cnn__min(isa->mr, end - c),
+                                m + (c - i) * wino->chunk, wino->ms, m + 36 * wino->ms);
     for (int e = 0; e < 36; e++)
-        for (ptrdiff_t j = 0; j < q->wide; j += u->nr)
-            for (int c = i; c < end; c += u->mr)
-                u->micro((int)cnn__min(u->mr, end - c), u->nr, q->count, m + e * q->ms + (c - i) * q->chunk,
-                         q->v + e * q->vs + j * q->chunk, at, sums + e * q->ss + (c - i) * q->wide + j,
-                         q->wide, NULL, q->from > 0, NULL, 0);
+        for (ptrdiff_t j = 0; j < wino->wide; j += isa->nr)
+            for (int c = i; c < end; c += isa->mr)
+                isa->micro((int)cnn__min(isa->mr, end - c), isa->nr, wino->count,
+                           m + e * wino->ms + (c - i) * wino->chunk,
+                         wino->v + e * wino->vs + j * wino->chunk, at, sums + e * wino->ss + (c - i)
+                         * wino->wide + j,
+                         wino->wide, NULL, wino->from > 0, NULL, 0);
 }
 
 /* dw += Gt sums G for output channels i .. end. sums starts at row i. */
-static void cnn__winograd_gradient(const cnn__wino_w *q, const float *sums, ptrdiff_t i, ptrdiff_t end)
+static void cnn__winograd_gradient(const cnn__wino_w *wino, const float *sums, ptrdiff_t i, ptrdiff_t end)
 {
-    const int ic = q->t->ic, lanes = q->u->lanes;
-    float g[9 * CNN__MAX_LANES], *to = q->dw + i * ic * 9;
-    for (; i < end; i++, sums += q->wide)
+    const int ic = wino->t->ic, lanes = wino->u->lanes;
+    float g[9 * CNN__MAX_LANES], *to = wino->dw + i * ic * 9;
+    for (; i < end; i++, sums += wino->wide)
         for (int c = 0; c < ic; c += lanes) {
-            q->u->winograd_dw(sums + c, q->ss, g);
+            wino->u->winograd_dw(sums + c, wino->ss, g);
             for (int l = 0; l < lanes && c + l < ic; l++, to += 9)
                 for (int e = 0; e < 9; e++) to[e] += g[e * CNN__MAX_LANES + l];
         }
@@ -16298,41 +16422,43 @@ static void cnn__winograd_gradient(const cnn__wino_w *q, const float *sums, ptrd
 /* The three steps. A unit is a panel of nr input channels; a row panel of output channels; one of them. */
 static void cnn__winograd_inputs_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
-    const cnn__wino_w *q = job;
-    const int nr = q->u->nr;
+    const cnn__wino_w *wino = job;
+    const int nr = wino->u->nr;
     for (; from < to; from++)                                   /* v = Bt x B */
-        cnn__winograd_transform(q, &q->s_x, q->u->winograd_x, (int)from * nr, nr,
-                                q->v + from * nr * q->chunk, q->vs,
-                                q->m + (size_t)thread * q->m_each + 36 * q->ms);
+        cnn__winograd_transform(wino, &wino->s_x, wino->u->winograd_x, (int)from * nr, nr,
+                                wino->v + from * nr * wino->chunk, wino->vs,
+                                wino->m + (size_t)thread * wino->m_each + 36 * wino->ms);
 }
 static void cnn__winograd_sums_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
-    const cnn__wino_w *q = job;
-    const int mr = q->u->mr, last = (int)cnn__min(to * mr, q->t->oc), rows = (int)q->rows;
+    const cnn__wino_w *wino = job;
+    const int mr = wino->u->mr, last = (int)cnn__min(to * mr, wino->t->oc), rows = (int)wino->rows;
     for (int i = (int)from * mr, end; i < last; i = end) {
         end = (int)cnn__min(i + rows, last);
-        float *sums = q->sums + (q->once ? (size_t)thread * q->sums_each : (size_t)(i * q->wide));
-        cnn__winograd_sums(q, sums, i, end, q->m + (size_t)thread * q->m_each);
-        if (q->once) cnn__winograd_gradient(q, sums, i, end);
+        float *sums = wino->sums + (wino->once ? (size_t)thread * wino->sums_each : (size_t)(i * wino->wide));
+        cnn__winograd_sums(wino, sums, i, end, wino->m + (size_t)thread * wino->m_each);
+        if (wino->once) cnn__winograd_gradient(wino, sums, i, end);
     }
 }
 static void cnn__winograd_gradient_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
-    const cnn__wino_w *q = job;
+    const cnn__wino_w *wino = job;
     (void)thread;
-    cnn__winograd_gradient(q, q->sums + from * q->wide, from, to);
+    cnn__winograd_gradient(wino, wino->sums + from * wino->wide, from, to);
 }
 
-static void cnn__winograd_weights_run(const cnn__cpu *cpu, cnn__wino_w *q)
+static void cnn__winograd_weights_run(const cnn__cpu *cpu, cnn__wino_w *wino)
 {
-    const double work = 36.0 * q->t->oc * q->t->ic;
-    for (q->from = 0; q->from < q->tiles; q->from += q->chunk) {
-        q->count = cnn__min(q->chunk, q->tiles - q->from);
-        cnn__share_out(cpu, work * (double)q->chunk, q->wide / q->u->nr, cnn__winograd_inputs_job, q);
-        cnn__share_out(cpu, work * (double)q->chunk, cnn__ceil(q->t->oc, q->u->mr), cnn__winograd_sums_job,
-                       q);
+    const double work = 36.0 * wino->t->oc * wino->t->ic;
+    for (wino->from = 0; wino->from < wino->tiles; wino->from += wino->chunk) {
+        wino->count = cnn__min(wino->chunk, wino->tiles - wino->from);
+        cnn__share_out(cpu, work * (double)wino->chunk, wino->wide / wino->u->nr, cnn__winograd_inputs_job,
+                       wino);
+        cnn__share_out(cpu, work * (double)wino->chunk, cnn__ceil(wino->t->oc, wino->u->mr),
+                       cnn__winograd_sums_job,
+                       wino);
     }
-    if (!q->once) cnn__share_out(cpu, work, q->t->oc, cnn__winograd_gradient_job, q);
+    if (!wino->once) cnn__share_out(cpu, work, wino->t->oc, cnn__winograd_gradient_job, wino);
 }
 
 /* ---- Depthwise 3x3: plane by plane, in place, with u->depth; stride 1 or 2 ----
@@ -16341,11 +16467,12 @@ static void cnn__winograd_weights_run(const cnn__cpu *cpu, cnn__wino_w *q)
    both backward passes are those of stride 1 with zeros between the numbers of dy: four times the
    multiply-adds, in a kernel that has lanes for them. Lower bound: with 18 operations for a float read and
    one written (two, where dx is added to), memory beyond the caches decides. */
-static bool cnn__rows_fit(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+static bool cnn__rows_fit(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
     (void)cpu, (void)pass;
-    return t->groups == t->ic && t->ic == t->oc && t->kh == 3 && t->kw == 3 && t->sh == t->sw
-        && t->sh <= 2 && t->dh == 1 && t->dw == 1 && cnn__all_meet(t);
+    return conv->groups == conv->ic && conv->ic == conv->oc && conv->kh == 3 && conv->kw == 3
+        && conv->sh == conv->sw
+        && conv->sh <= 2 && conv->dh == 1 && conv->dw == 1 && cnn__all_meet(conv);
 }
 
 /* Fetch the next plane while this one is worked on: the hardware prefetcher does not recognise strips of
@@ -16377,11 +16504,11 @@ typedef struct {
 /* dy, or the copy of it that has zeros between. */
 static const float *cnn__rows_dy(const cnn__rows *q, const float *dy, int thread)
 {
-    const cnn__conv *t = q->t;
+    const cnn__conv *conv = q->t;
     float *to = q->work + thread * q->each;
     if (!q->each) return dy;
-    for (int y = 0; y < t->oh; y++, to += 4 * t->ow - 2, dy += t->ow)
-        for (int x = 0; x < t->ow; x++) to[2 * x] = dy[x];
+    for (int y = 0; y < conv->oh; y++, to += 4 * conv->ow - 2, dy += conv->ow)
+        for (int x = 0; x < conv->ow; x++) to[2 * x] = dy[x];
     return q->work + thread * q->each;
 }
 
@@ -16444,112 +16571,115 @@ static void cnn__rows_weights_job(const void *job, ptrdiff_t first, ptrdiff_t la
 
 /* Each runs a pass. Without a place for the result it only adds the bytes of scratch that the pass needs to
    *used. Beside it, what packs the weights for forward: returns their floats and, if to is not NULL, does. */
-static void cnn__run_direct(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
+static void cnn__run_direct(const cnn__cpu *cpu, const cnn__conv *conv, int pass, const cnn__arrays *arrays,
                             char *scratch, size_t *used)
 {
     if (pass == CNN__BACKWARD_WEIGHTS) {
-        cnn__weights q = cnn__weights_plan(cpu, t, o->x, o->dy, scratch, used);
-        if (o->to) q.dw = o->to, cnn__weights_run(cpu, &q);
+        cnn__weights q = cnn__weights_plan(cpu, conv, arrays->x, arrays->dy, scratch, used);
+        if (arrays->to) q.dw = arrays->to, cnn__weights_run(cpu, &q);
         return;
     }
-    const cnn__shifted q = cnn__shifted_plan(cpu, t, pass == CNN__BACKWARD_DATA, false, o, scratch, used);
-    if (o->to) cnn__shifted_run(cpu, &q);
+    const cnn__shifted q = cnn__shifted_plan(cpu, conv, pass == CNN__BACKWARD_DATA, false, arrays, scratch,
+                                             used);
+    if (arrays->to) cnn__shifted_run(cpu, &q);
 }
-static size_t cnn__pack_shifted(const cnn__cpu *cpu, const cnn__conv *t, bool turned, float *to,
+static size_t cnn__pack_shifted(const cnn__cpu *cpu, const cnn__conv *conv, bool turned, float *to,
                                 const float *w, char *scratch)
 {
-    const cnn__arrays o = { .w = w, .packed = to };
+    const cnn__arrays arrays = { .w = w, .packed = to };
     size_t used = 0;
-    cnn__shifted q = cnn__shifted_plan(cpu, t, false, turned, &o, scratch, &used);
-    q.packed = false;
-    if (to) cnn__shifted_pack(cpu, &q);
-    return (size_t)(t->groups * q.all * q.s.c) * (size_t)t->kh * (size_t)t->kw;
+    cnn__shifted shifted = cnn__shifted_plan(cpu, conv, false, turned, &arrays, scratch, &used);
+    shifted.packed = false;
+    if (to) cnn__shifted_pack(cpu, &shifted);
+    return (size_t)(conv->groups * shifted.all * shifted.s.c) * (size_t)conv->kh * (size_t)conv->kw;
 }
-static size_t cnn__pack_direct(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w,
+static size_t cnn__pack_direct(const cnn__cpu *cpu, const cnn__conv *conv, float *to, const float *w,
                                char *scratch)
 {
-    return cnn__pack_shifted(cpu, t, false, to, w, scratch);
+    return cnn__pack_shifted(cpu, conv, false, to, w, scratch);
 }
 
-static void cnn__run_turned(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
+static void cnn__run_turned(const cnn__cpu *cpu, const cnn__conv *conv, int pass, const cnn__arrays *arrays,
                             char *scratch, size_t *used)
 {
     (void)pass;                                         /* forward */
-    const cnn__shifted q = cnn__shifted_plan(cpu, t, false, true, o, scratch, used);
-    if (o->to) cnn__shifted_run(cpu, &q);
+    const cnn__shifted shifted = cnn__shifted_plan(cpu, conv, false, true, arrays, scratch, used);
+    if (arrays->to) cnn__shifted_run(cpu, &shifted);
 }
-static size_t cnn__pack_turned(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w,
+static size_t cnn__pack_turned(const cnn__cpu *cpu, const cnn__conv *conv, float *to, const float *w,
                                char *scratch)
 {
-    return cnn__pack_shifted(cpu, t, true, to, w, scratch);
+    return cnn__pack_shifted(cpu, conv, true, to, w, scratch);
 }
 
-static void cnn__run_side(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
+static void cnn__run_side(const cnn__cpu *cpu, const cnn__conv *conv, int pass, const cnn__arrays *arrays,
                           char *scratch, size_t *used)
 {
-    const cnn__side q = cnn__side_plan(cpu, t, pass == CNN__BACKWARD_DATA, o, scratch, used);
-    if (!o->to) return;
-    if (!o->packed) cnn__side_pack(&q, o->w);
-    cnn__side_run(cpu, &q);
+    const cnn__side side = cnn__side_plan(cpu, conv, pass == CNN__BACKWARD_DATA, arrays, scratch, used);
+    if (!arrays->to) return;
+    if (!arrays->packed) cnn__side_pack(&side, arrays->w);
+    cnn__side_run(cpu, &side);
 }
-static size_t cnn__pack_side(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w,
+static size_t cnn__pack_side(const cnn__cpu *cpu, const cnn__conv *conv, float *to, const float *w,
                              char *scratch)
 {
     size_t used = 0;
-    const cnn__side q = cnn__side_plan(cpu, t, false, &(cnn__arrays){ .packed = to }, scratch, &used);
-    if (to) cnn__side_pack(&q, w);
-    return (size_t)(q.m * q.k);
+    const cnn__side side = cnn__side_plan(cpu, conv, false, &(cnn__arrays){ .packed = to }, scratch, &used);
+    if (to) cnn__side_pack(&side, w);
+    return (size_t)(side.m * side.k);
 }
 
-static void cnn__run_columns(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
+static void cnn__run_columns(const cnn__cpu *cpu, const cnn__conv *conv, int pass, const cnn__arrays *arrays,
                              char *scratch, size_t *used)
 {
-    const cnn__columns q = cnn__columns_plan(cpu, t, o, scratch, used);
+    const cnn__columns q = cnn__columns_plan(cpu, conv, arrays, scratch, used);
     (void)pass;
-    if (o->to) cnn__columns_run(cpu, &q);
+    if (arrays->to) cnn__columns_run(cpu, &q);
 }
 
-static void cnn__run_winograd(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
+static void cnn__run_winograd(const cnn__cpu *cpu, const cnn__conv *conv, int pass, const cnn__arrays *arrays,
                               char *scratch, size_t *used)
 {
     if (pass == CNN__BACKWARD_WEIGHTS) {
-        cnn__wino_w q = cnn__winograd_weights_plan(cpu, t, o, scratch, used);
-        if (o->to) q.dw = o->to, cnn__winograd_weights_run(cpu, &q);
+        cnn__wino_w q = cnn__winograd_weights_plan(cpu, conv, arrays, scratch, used);
+        if (arrays->to) q.dw = arrays->to, cnn__winograd_weights_run(cpu, &q);
         return;
     }
-    const cnn__wino q = cnn__winograd_plan(cpu, t, pass == CNN__BACKWARD_DATA, o, scratch, used);
-    if (o->to) cnn__winograd_run(cpu, &q);
+    const cnn__wino q = cnn__winograd_plan(cpu, conv, pass == CNN__BACKWARD_DATA, arrays, scratch, used);
+    if (arrays->to) cnn__winograd_run(cpu, &q);
 }
-static size_t cnn__pack_winograd(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w,
+static size_t cnn__pack_winograd(const cnn__cpu *cpu, const cnn__conv *conv, float *to, const float *w,
                                  char *scratch)
 {
     size_t used = 0;
-    cnn__wino q = cnn__winograd_plan(cpu, t, false, &(cnn__arrays){ .w = w, .packed = to }, scratch, &used);
-    q.once = false, q.shared = to, q.as = q.m * q.c + CNN__MAX_LANES;
-    if (to) cnn__winograd_shared(cpu, &q);
-    return cnn__mul_size(36, (size_t)q.as);
+    cnn__wino wino = cnn__winograd_plan(cpu, conv, false, &(cnn__arrays){ .w = w, .packed = to }, scratch,
+                                        &used);
+    wino.once = false, wino.shared = to, wino.as = wino.m * wino.c + CNN__MAX_LANES;
+    if (to) cnn__winograd_shared(cpu, &wino);
+    return cnn__mul_size(36, (size_t)wino.as);
 }
 
-static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
+static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *conv, int pass, const cnn__arrays *arrays,
                           char *scratch, size_t *used)
 {
     const bool backward = pass == CNN__BACKWARD_DATA, weights = pass == CNN__BACKWARD_WEIGHTS;
-    const int s = pass ? t->sh : 1, oh = s * (t->oh - 1) + 1, ow = s * (t->ow - 1) + 1;
-    const double work = 36.0 * t->n * t->ic * (backward ? (double)t->h * t->w : (double)oh * ow);
-    const cnn__image image = { t->h, t->w, oh, ow, t->ph, t->pw, pass ? 1 : t->sh },
-        turned = { oh, ow, t->h, t->w, 2 - t->ph, 2 - t->pw, 1 };
+    const int s = pass ? conv->sh : 1, oh = s * (conv->oh - 1) + 1, ow = s * (conv->ow - 1) + 1;
+    const double work = 36.0 * conv->n * conv->ic * (backward ? (double)conv->h * conv->w : (double)oh * ow);
+    const cnn__image image = { conv->h, conv->w, oh, ow, conv->ph, conv->pw, pass ? 1 : conv->sh },
+        turned = { oh, ow, conv->h, conv->w, 2 - conv->ph, 2 - conv->pw, 1 };
     const ptrdiff_t each = s > 1 ? cnn__ceil((ptrdiff_t)oh * ow, 16) * 16 : 0;
     const size_t floats = cnn__mul_size((size_t)cpu->threads, (size_t)each);
     float *zeros = cnn__take(scratch, used, floats, sizeof *zeros);
-    if (!o->to) return;
+    if (!arrays->to) return;
     if (floats) memset(zeros, 0, floats * sizeof *zeros);
-    cnn__rows q = { .u = cnn__kernels_of(cpu), .t = t, .pass = pass, .image = backward ? turned : image,
-                    .to = o->to, .from = backward ? o->dy : o->x, .dy = o->dy, .w = o->w, .b = o->b,
-                    .tail = o->tail, .work = zeros, .each = each };
+    cnn__rows q = { .u = cnn__kernels_of(cpu), .t = conv, .pass = pass, .image = backward ? turned : image,
+                    .to = arrays->to, .from = backward ? arrays->dy : arrays->x, .dy = arrays->dy,
+                    .w = arrays->w, .b = arrays->b,
+                    .tail = arrays->tail, .work = zeros, .each = each };
     cnn__ends ends;
-    q.ends = cnn__ends_of(cpu, o->tail, &ends) && !ends.more[1], q.clip = q.ends ? ends.clip : NULL;
+    q.ends = cnn__ends_of(cpu, arrays->tail, &ends) && !ends.more[1], q.clip = q.ends ? ends.clip : NULL;
     q.flat = !weights && cnn__rows_flat(&q);
-    cnn__share_out(cpu, work, weights ? t->ic : (ptrdiff_t)t->n * t->ic,
+    cnn__share_out(cpu, work, weights ? conv->ic : (ptrdiff_t)conv->n * conv->ic,
                    weights ? cnn__rows_weights_job : cnn__rows_job, &q);
 }
 
@@ -16569,75 +16699,77 @@ enum { CNN__WINOGRAD_LEAST = 16,        /* channels: fewer do not repay the tran
 #define CNN__WINOGRAD_WASTE_MANY 4.0    /* with many: the direct sum is slow on narrow planes */
 
 /* Vectors of the pixels of a row would be less than 8/9 full. */
-CNN__COLD static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+CNN__COLD static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
-    const ptrdiff_t nr = cnn__kernels_of(cpu)->nr, pixels = pass == CNN__BACKWARD_DATA ? t->w : t->ow;
-    const double terms = (double)(pass == CNN__BACKWARD_DATA ? t->oc : t->ic) * t->kh * t->kw;
-    const double floats = (double)t->ic * t->h * t->w + (double)t->oc * t->oh * t->ow;
-    return cnn__side_fits(cpu, t, pass) && t->kh * t->kw > 1 && terms >= CNN__SIDE_TERMS
+    const ptrdiff_t nr = cnn__kernels_of(cpu)->nr, pixels = pass == CNN__BACKWARD_DATA ? conv->w : conv->ow;
+    const double terms = (double)(pass == CNN__BACKWARD_DATA ? conv->oc : conv->ic) * conv->kh * conv->kw;
+    const double floats = (double)conv->ic * conv->h * conv->w + (double)conv->oc * conv->oh * conv->ow;
+    return cnn__side_fits(cpu, conv, pass) && conv->kh * conv->kw > 1 && terms >= CNN__SIDE_TERMS
         && floats * (double)nr <= CNN__SIDE_FLOATS && cnn__ceil(pixels, nr) * nr * 8 > pixels * 9;
 }
 
 /* In planes of one row or column some weights meet nothing but padding: the direct sum adds exactly 0 to
    their gradient, Winograd rounding errors. */
-CNN__COLD static bool cnn__winograd_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+CNN__COLD static bool cnn__winograd_pays(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
     if (cpu->exact) return false;
-    const int h = pass == CNN__BACKWARD_DATA ? t->h : t->oh, w = pass == CNN__BACKWARD_DATA ? t->w : t->ow;
-    const int side = 7 - t->kh, channels = t->ic < t->oc ? t->ic : t->oc;
+    const int h = pass == CNN__BACKWARD_DATA ? conv->h : conv->oh, w = pass == CNN__BACKWARD_DATA ? conv->w
+                  : conv->ow;
+    const int side = 7 - conv->kh, channels = conv->ic < conv->oc ? conv->ic : conv->oc;
     const bool weights = pass == CNN__BACKWARD_WEIGHTS, many = channels >= CNN__WINOGRAD_MANY;
-    const double tiles = (double)t->n * (double)(cnn__ceil(h, side) * cnn__ceil(w, side));
+    const double tiles = (double)conv->n * (double)(cnn__ceil(h, side) * cnn__ceil(w, side));
     double waste = CNN__WINOGRAD_WASTE;
     if (weights && !many) waste = CNN__WINOGRAD_WASTE_FEW;
-    if (weights && many && !cnn__side_pays(cpu, t, pass)) waste = CNN__WINOGRAD_WASTE_MANY;
+    if (weights && many && !cnn__side_pays(cpu, conv, pass)) waste = CNN__WINOGRAD_WASTE_MANY;
     return channels >= CNN__WINOGRAD_LEAST && h > 1 && w > 1
         && tiles >= (weights && many ? CNN__WINOGRAD_TILES_MANY : CNN__WINOGRAD_TILES)
-        && tiles * side * side <= waste * t->n * h * w;
+        && tiles * side * side <= waste * conv->n * h * w;
 }
 
-CNN__COLD static bool cnn__columns_pay(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+CNN__COLD static bool cnn__columns_pay(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
-    const bool strided = t->sh > 1 || t->sw > 1;
-    return cnn__columns_fit(cpu, t, pass) && t->oc >= CNN__COLUMNS_TERMS
-        && (ptrdiff_t)t->oh * t->ow <= (strided ? CNN__COLUMNS_PIXELS : CNN__COLUMNS_PIXELS / 4);
+    const bool strided = conv->sh > 1 || conv->sw > 1;
+    return cnn__columns_fit(cpu, conv, pass) && conv->oc >= CNN__COLUMNS_TERMS
+        && (ptrdiff_t)conv->oh * conv->ow <= (strided ? CNN__COLUMNS_PIXELS : CNN__COLUMNS_PIXELS / 4);
 }
 
-static bool cnn__winograd4_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+static bool cnn__winograd4_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
-    return (void)cpu, t->kh == 3 && cnn__winograd_fits(t, pass);
+    return (void)cpu, conv->kh == 3 && cnn__winograd_fits(conv, pass);
 }
-static bool cnn__winograd2_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+static bool cnn__winograd2_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
-    return (void)cpu, t->kh == 5 && cnn__winograd_fits(t, pass);
+    return (void)cpu, conv->kh == 5 && cnn__winograd_fits(conv, pass);
 }
-static bool cnn__turned_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+static bool cnn__turned_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
-    return (void)cpu, pass == CNN__FORWARD && t->oc > t->groups;
+    return (void)cpu, pass == CNN__FORWARD && conv->oc > conv->groups;
 }
 /* The lanes of vectors of pixels would be emptier, and there are terms and channels enough to repay turning
    and the copies of pixels. */
-CNN__COLD static bool cnn__turned_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+CNN__COLD static bool cnn__turned_pays(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
-    const cnn__kernels *u = cnn__kernels_of(cpu);
+    const cnn__kernels *isa = cnn__kernels_of(cpu);
     (void)pass;
-    const double m = t->oc / t->groups, k = (double)(t->ic / t->groups) * t->kh * t->kw;
-    const double n = (double)t->ow * t->oh;
-    const double channels = (double)cnn__ceil((ptrdiff_t)m, u->lanes) * u->lanes / m;
-    if (cnn__pointwise_fits(cpu, t, pass)) {            /* pixels are read where they lie, by half panels */
-        const double pixels = (double)cnn__ceil((ptrdiff_t)n, u->nr / 2) * u->nr / 2 / n;
-        const double lanes = u->lanes, cost = 1 + 1.25 * lanes / k + 0.3 / lanes;
+    const double m = conv->oc / conv->groups, k = (double)(conv->ic / conv->groups) * conv->kh * conv->kw;
+    const double n = (double)conv->ow * conv->oh;
+    const double channels = (double)cnn__ceil((ptrdiff_t)m, isa->lanes) * isa->lanes / m;
+    /* pixels are read where they lie, by half panels */
+    if (cnn__pointwise_fits(cpu, conv, pass)) {
+        const double pixels = (double)cnn__ceil((ptrdiff_t)n, isa->nr / 2) * isa->nr / 2 / n;
+        const double lanes = isa->lanes, cost = 1 + 1.25 * lanes / k + 0.3 / lanes;
         return n <= CNN__TURNED_PIXELS && channels * cost < pixels * (1 + lanes / 2 / m);
     }
-    const double pixels = (double)cnn__ceil((ptrdiff_t)n, u->nr) * u->nr / n;
+    const double pixels = (double)cnn__ceil((ptrdiff_t)n, isa->nr) * isa->nr / n;
     return n < 1024 && channels * (1 + 32 / k + 8 / m) < pixels + 0.12;
 }
-static bool cnn__depthwise_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+static bool cnn__depthwise_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
-    return (void)cpu, (void)pass, t->groups == t->ic && t->ic == t->oc && t->ic > 1;
+    return (void)cpu, (void)pass, conv->groups == conv->ic && conv->ic == conv->oc && conv->ic > 1;
 }
-static bool cnn__always(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+static bool cnn__always(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
-    return (void)cpu, (void)t, (void)pass, true;
+    return (void)cpu, (void)conv, (void)pass, true;
 }
 
 /* An algorithm of convolution is a row; the first that fits a shape and pays for it runs. The last three are
@@ -16663,82 +16795,84 @@ static const cnn__algorithm cnn__algorithms[] = {
     { "direct", cnn__always, cnn__always, cnn__run_direct, cnn__pack_direct }
 };
 
-static const cnn__algorithm *cnn__conv_rule(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+static const cnn__algorithm *cnn__conv_rule(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
     const cnn__algorithm *a = cnn__algorithms;
-    while (!a->fits(cpu, t, pass) || !a->pays(cpu, t, pass)) a++;
+    while (!a->fits(cpu, conv, pass) || !a->pays(cpu, conv, pass)) a++;
     return a;
 }
 
 /* The name of the algorithm that a pass of this shape runs, for the summary. */
-CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
-    return cnn__conv_rule(cpu, t, pass)->name;
+    return cnn__conv_rule(cpu, conv, pass)->name;
 }
 
 /* The most that a pass needs, with this batch or a smaller one, which may be cut into larger pieces. Beyond
    8192 images no piece grows: backward-weights takes at most 8 chunks, 1024 images at a time. */
-CNN__COLD static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
+CNN__COLD static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *conv)
 {
     size_t most = 0;
-    cnn__conv u = *t;
-    for (; u.n > 0; u.n = u.n > 8192 ? 8192 : u.n - 1)
+    cnn__conv part = *conv;
+    for (; part.n > 0; part.n = part.n > 8192 ? 8192 : part.n - 1)
         for (int pass = 0; pass < 3; pass++) {
             size_t used = 0;
-            cnn__conv_rule(cpu, &u, pass)->run(cpu, &u, pass, &(cnn__arrays){ .to = NULL }, NULL, &used);
+            cnn__conv_rule(cpu, &part, pass)->run(cpu, &part, pass, &(cnn__arrays){ .to = NULL }, NULL,
+                                                  &used);
             if (used > most) most = used;
         }
     return most;
 }
 
 /* Likewise of floats of packed weights. */
-CNN__COLD static size_t cnn__conv_packed(const cnn__cpu *cpu, const cnn__conv *t)
+CNN__COLD static size_t cnn__conv_packed(const cnn__cpu *cpu, const cnn__conv *conv)
 {
     size_t most = 0;
-    cnn__conv u = *t;
-    for (; u.n > 0; u.n = u.n > 8192 ? 8192 : u.n - 1) {
-        const size_t floats = cnn__conv_pack(cpu, &u, NULL, NULL, NULL);
+    cnn__conv part = *conv;
+    for (; part.n > 0; part.n = part.n > 8192 ? 8192 : part.n - 1) {
+        const size_t floats = cnn__conv_pack(cpu, &part, NULL, NULL, NULL);
         if (floats > most) most = floats;
     }
     return most;
 }
 
-static size_t cnn__conv_pack(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w,
+static size_t cnn__conv_pack(const cnn__cpu *cpu, const cnn__conv *conv, float *to, const float *w,
                              void *scratch)
 {
-    const cnn__algorithm *a = cnn__conv_rule(cpu, t, CNN__FORWARD);
-    return a->pack ? a->pack(cpu, t, to, w, scratch) : 0;
+    const cnn__algorithm *a = cnn__conv_rule(cpu, conv, CNN__FORWARD);
+    return a->pack ? a->pack(cpu, conv, to, w, scratch) : 0;
 }
 
-static void cnn__conv_run(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
+static void cnn__conv_run(const cnn__cpu *cpu, const cnn__conv *conv, int pass, const cnn__arrays *arrays,
                           void *scratch)
 {
     size_t used = 0;
-    cnn__conv_rule(cpu, t, pass)->run(cpu, t, pass, o, scratch, &used);
+    cnn__conv_rule(cpu, conv, pass)->run(cpu, conv, pass, arrays, scratch, &used);
 }
 
-static void cnn__fast_conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
+static void cnn__fast_conv_forward(const cnn__cpu *cpu, const cnn__conv *conv, float *y, const float *x,
                                    const float *w, const float *b, const float *packed, void *scratch,
                                    const cnn__tail *tail)
 {
-    const cnn__arrays o = { .to = y, .x = x, .w = w, .b = b, .packed = (float *)(uintptr_t)packed,
+    const cnn__arrays arrays = { .to = y, .x = x, .w = w, .b = b, .packed = (float *)(uintptr_t)packed,
                             .tail = tail };
-    cnn__conv_run(cpu, t, CNN__FORWARD, &o, scratch);
+    cnn__conv_run(cpu, conv, CNN__FORWARD, &arrays, scratch);
 }
 
-static void cnn__fast_conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
+static void cnn__fast_conv_backward_data(const cnn__cpu *cpu, const cnn__conv *conv, float *dx,
+                                         const float *dy,
                                          const float *w, void *scratch)
 {
-    const cnn__arrays o = { .to = dx, .dy = dy, .w = w };
-    cnn__conv_run(cpu, t, CNN__BACKWARD_DATA, &o, scratch);
+    const cnn__arrays arrays = { .to = dx, .dy = dy, .w = w };
+    cnn__conv_run(cpu, conv, CNN__BACKWARD_DATA, &arrays, scratch);
 }
 
-static void cnn__fast_conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
+static void cnn__fast_conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *conv, float *dw, float *db,
                                             const float *x, const float *dy, void *scratch)
 {
-    const cnn__arrays o = { .to = dw, .x = x, .dy = dy };
-    cnn__conv_run(cpu, t, CNN__BACKWARD_WEIGHTS, &o, scratch);
-    if (db) cnn__bias_gradient(cpu, t, db, dy);
+    const cnn__arrays arrays = { .to = dw, .x = x, .dy = dy };
+    cnn__conv_run(cpu, conv, CNN__BACKWARD_WEIGHTS, &arrays, scratch);
+    if (db) cnn__bias_gradient(cpu, conv, db, dy);
 }
 
 /* ===========================================================================================================
@@ -16983,59 +17117,62 @@ static void cnn__fast_fold(const cnn__cpu *cpu, cnn_each *f, float *y, const flo
 }
 
 /* Threads for a pass over all windows. A double: a kernel may be far larger than the planes. */
-static int cnn__pool_threads(const cnn__cpu *cpu, const cnn__pool *t)
+static int cnn__pool_threads(const cnn__cpu *cpu, const cnn__pool *pool)
 {
-    return (double)t->planes * t->oh * t->ow * t->kh * t->kw < CNN__LARGE ? 1 : cpu->threads;
+    return (double)pool->planes * pool->oh * pool->ow * pool->kh * pool->kw < CNN__LARGE ? 1 : cpu->threads;
 }
 
 /* Windows ox .. ox+n of a row, as many as one vector holds, if they lie inside the plane from left to right:
    their sums, or with at the largest elements and the places of these. Returns n, or 0 if this cannot be
    done, as with a dilation. A vector that is not full goes on into the next row of windows, as far as the
    array x reaches. */
-static int cnn__pool_some(const cnn__kernels *u, const cnn__pool *t, const float *plane, const float *end,
+static int cnn__pool_some(const cnn__kernels *isa, const cnn__pool *pool, const float *plane,
+                          const float *end,
                           int y0, int y1, int ox, float *v, float *at)
 {
-    const int x0 = ox * t->sw - t->pw, rest = t->w - x0 - t->kw;
-    if (x0 < 0 || rest < 0 || t->sw > 2 || (t->sw == 2 && t->kw < 2)) return 0;
-    if (t->dh > 1 || t->dw > 1) return 0;
-    const int n = (int)cnn__min(cnn__min(u->lanes, (rest >> (t->sw - 1)) + 1), t->ow - ox);
-    const ptrdiff_t last = (ptrdiff_t)(y1 - 1) * t->w + x0 + (u->lanes - 1) * t->sw + t->kw - 1;
+    const int x0 = ox * pool->sw - pool->pw, rest = pool->w - x0 - pool->kw;
+    if (x0 < 0 || rest < 0 || pool->sw > 2 || (pool->sw == 2 && pool->kw < 2)) return 0;
+    if (pool->dh > 1 || pool->dw > 1) return 0;
+    const int n = (int)cnn__min(cnn__min(isa->lanes, (rest >> (pool->sw - 1)) + 1), pool->ow - ox);
+    const ptrdiff_t last = (ptrdiff_t)(y1 - 1) * pool->w + x0 + (isa->lanes - 1) * pool->sw + pool->kw - 1;
     if (last >= end - plane) return 0;
-    u->windows(y1 - y0, t->kw, t->sw, plane + (ptrdiff_t)y0 * t->w + x0, t->w, v, at);
+    isa->windows(y1 - y0, pool->kw, pool->sw, plane + (ptrdiff_t)y0 * pool->w + x0, pool->w, v, at);
     return n;
 }
 
-static void cnn__fast_max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x)
+static void cnn__fast_max_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *y, int *at, const float *x)
 {
-    const cnn__kernels *u = cnn__kernels_of(cpu);
-    const float *end = x + (ptrdiff_t)t->planes * t->h * t->w;
-    const cnn__image image = { t->h, t->w, t->oh, t->ow, t->ph, t->pw, t->sh };
-    const bool all = !at && t->kh == 3 && t->kw == 3 && t->sh == t->sw && t->sh <= 2 && t->dh * t->dw == 1;
-    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
-    for (int plane = 0; plane < t->planes; plane++) {
-        const float *in = x + (ptrdiff_t)plane * t->h * t->w;
+    const cnn__kernels *isa = cnn__kernels_of(cpu);
+    const float *end = x + (ptrdiff_t)pool->planes * pool->h * pool->w;
+    const cnn__image image = { pool->h, pool->w, pool->oh, pool->ow, pool->ph, pool->pw, pool->sh };
+    const bool all = !at && pool->kh == 3 && pool->kw == 3 && pool->sh == pool->sw && pool->sh <= 2
+                     && pool->dh * pool->dw == 1;
+    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, pool))
+    for (int plane = 0; plane < pool->planes; plane++) {
+        const float *in = x + (ptrdiff_t)plane * pool->h * pool->w;
         if (all) {
-            u->largest(&image, y + (ptrdiff_t)plane * t->oh * t->ow, in);
+            isa->largest(&image, y + (ptrdiff_t)plane * pool->oh * pool->ow, in);
             continue;
         }
-        ptrdiff_t    to = (ptrdiff_t)plane * t->oh * t->ow;
+        ptrdiff_t    to = (ptrdiff_t)plane * pool->oh * pool->ow;
         float        v[CNN__MAX_LANES], which[CNN__MAX_LANES];
-        for (int oy = 0; oy < t->oh; oy++) {
+        for (int oy = 0; oy < pool->oh; oy++) {
             int y0, y1, x0, x1;
-            cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
-            for (int ox = 0, n; ox < t->ow; ox += n, to += n) {
-                n = cnn__pool_some(u, t, in, end, y0, y1, ox, v, which);
+            cnn__window(oy, pool->h, pool->kh, pool->sh, pool->ph, pool->dh, &y0, &y1);
+            for (int ox = 0, n; ox < pool->ow; ox += n, to += n) {
+                n = cnn__pool_some(isa, pool, in, end, y0, y1, ox, v, which);
                 cnn__copy(y + to, v, n);
-                for (int i = 0, first = y0 * t->w + ox * t->sw - t->pw; at && i < n; i++, first += t->sw) {
+                for (int i = 0, first = y0 * pool->w + ox * pool->sw - pool->pw; at && i < n; i++,
+                     first += pool->sw) {
                     at[to + i] = first + (int)cnn__bits_of_float(which[i]);
                 }
                 if (n) continue;
                 n = 1;
-                cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
-                int   best = y0 * t->w + x0;
+                cnn__window(ox, pool->w, pool->kw, pool->sw, pool->pw, pool->dw, &x0, &x1);
+                int   best = y0 * pool->w + x0;
                 float most = in[best];
-                for (int iy = y0; iy < y1; iy += t->dh)
-                    for (int i = iy * t->w + x0; i < iy * t->w + x1; i += t->dw)
+                for (int iy = y0; iy < y1; iy += pool->dh)
+                    for (int i = iy * pool->w + x0; i < iy * pool->w + x1; i += pool->dw)
                         if (in[i] > most || in[i] != in[i]) best = i, most = in[i];
                 y[to] = most;
                 if (at) at[to] = best;
@@ -17045,73 +17182,76 @@ static void cnn__fast_max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y
 }
 
 /* What lies j columns behind the start of its window: inside the plane for the windows *from <= ox < *to. */
-static void cnn__column(const cnn__pool *t, int j, int *from, int *to)
+static void cnn__column(const cnn__pool *pool, int j, int *from, int *to)
 {
-    const int last = t->w - 1 + t->pw - j;              /* ox sw <= last */
-    *from = j >= t->pw ? 0 : (t->pw - j + t->sw - 1) / t->sw;
-    *to = last >= (t->ow - 1) * t->sw ? t->ow : last < 0 ? 0 : last / t->sw + 1;
+    const int last = pool->w - 1 + pool->pw - j;              /* ox sw <= last */
+    *from = j >= pool->pw ? 0 : (pool->pw - j + pool->sw - 1) / pool->sw;
+    *to = last >= (pool->ow - 1) * pool->sw ? pool->ow : last < 0 ? 0 : last / pool->sw + 1;
 }
 
 /* The sum of a window, however large it is. */
-static double cnn__window_sum(const cnn__cpu *cpu, const cnn__pool *t, const float *in, int y0, int y1,
+static double cnn__window_sum(const cnn__cpu *cpu, const cnn__pool *pool, const float *in, int y0, int y1,
                               int x0, int x1)
 {
     double sum = 0;
-    for (int iy = y0; iy < y1; iy += t->dh) {
-        const float *row = in + (ptrdiff_t)iy * t->w;
-        if (t->dw == 1) sum += cnn__sum(cpu, row + x0, NULL, 0, x1 - x0);
-        for (int ix = x0; t->dw > 1 && ix < x1; ix += t->dw) sum += (double)row[ix];
+    for (int iy = y0; iy < y1; iy += pool->dh) {
+        const float *row = in + (ptrdiff_t)iy * pool->w;
+        if (pool->dw == 1) sum += cnn__sum(cpu, row + x0, NULL, 0, x1 - x0);
+        for (int ix = x0; pool->dw > 1 && ix < x1; ix += pool->dw) sum += (double)row[ix];
     }
     return sum;
 }
 
-static void cnn__fast_avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restrict y,
+static void cnn__fast_avg_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *restrict y,
                                const float *restrict x, const float *share)
 {
-    const bool few = (double)t->kh * t->kw <= 256;              /* few enough for a sum in float */
-    const cnn__kernels *u = cnn__kernels_of(cpu);
-    const float *end = x + (ptrdiff_t)t->planes * t->h * t->w;
-    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
-    for (int plane = 0; plane < t->planes; plane++)
-        for (int oy = 0; oy < t->oh; oy++) {
-            float *to = y + ((ptrdiff_t)plane * t->oh + oy) * t->ow;
+    const bool few = (double)pool->kh * pool->kw <= 256;              /* few enough for a sum in float */
+    const cnn__kernels *isa = cnn__kernels_of(cpu);
+    const float *end = x + (ptrdiff_t)pool->planes * pool->h * pool->w;
+    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, pool))
+    for (int plane = 0; plane < pool->planes; plane++)
+        for (int oy = 0; oy < pool->oh; oy++) {
+            float *to = y + ((ptrdiff_t)plane * pool->oh + oy) * pool->ow;
             float  v[CNN__MAX_LANES];
             int    y0, y1, x0, x1;
-            cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
-            const float *in = x + (ptrdiff_t)plane * t->h * t->w;
-            for (int ox = 0, n; ox < t->ow; ox += n) {
-                n = few ? cnn__pool_some(u, t, in, end, y0, y1, ox, v, NULL) : 0;
+            cnn__window(oy, pool->h, pool->kh, pool->sh, pool->ph, pool->dh, &y0, &y1);
+            const float *in = x + (ptrdiff_t)plane * pool->h * pool->w;
+            for (int ox = 0, n; ox < pool->ow; ox += n) {
+                n = few ? cnn__pool_some(isa, pool, in, end, y0, y1, ox, v, NULL) : 0;
                 cnn__copy(to + ox, v, n);
                 if (n) continue;
                 n = 1, to[ox] = 0;
-                cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
-                if (!few) to[ox] = (float)cnn__window_sum(cpu, t, in, y0, y1, x0, x1);
-                for (int iy = y0; few && iy < y1; iy += t->dh)
-                    for (int ix = x0; ix < x1; ix += t->dw) to[ox] += in[(ptrdiff_t)iy * t->w + ix];
+                cnn__window(ox, pool->w, pool->kw, pool->sw, pool->pw, pool->dw, &x0, &x1);
+                if (!few) to[ox] = (float)cnn__window_sum(cpu, pool, in, y0, y1, x0, x1);
+                for (int iy = y0; few && iy < y1; iy += pool->dh)
+                    for (int ix = x0; ix < x1; ix += pool->dw) to[ox] += in[(ptrdiff_t)iy * pool->w + ix];
             }
-            for (int ox = 0; ox < t->ow; ox++) to[ox] *= share[oy] * share[t->oh + ox];
+            for (int ox = 0; ox < pool->ow; ox++) to[ox] *= share[oy] * share[pool->oh + ox];
         }
 }
 
-static void cnn__fast_avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *restrict dx,
+static void cnn__fast_avg_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float *restrict dx,
                                     const float *restrict dy, const float *share, bool clear)
 {
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w;
-    const int reach = t->pw - (t->ow - 1) * t->sw;      /* columns that meet the plane in some window */
-    const int j0 = reach > 0 ? (int)cnn__ceil(reach, t->dw) : 0;
-    const int j1 = (int)cnn__min(t->kw, cnn__ceil(t->w + t->pw, t->dw));
-    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
-    for (int plane = 0; plane < t->planes; plane++) {
+    const ptrdiff_t in = (ptrdiff_t)pool->h * pool->w;
+    /* columns that meet the plane in some window */
+    const int reach = pool->pw - (pool->ow - 1) * pool->sw;
+    const int j0 = reach > 0 ? (int)cnn__ceil(reach, pool->dw) : 0;
+    const int j1 = (int)cnn__min(pool->kw, cnn__ceil(pool->w + pool->pw, pool->dw));
+    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, pool))
+    for (int plane = 0; plane < pool->planes; plane++) {
         if (clear) memset(dx + plane * in, 0, (size_t)in * sizeof *dx);
-        for (int oy = 0; oy < t->oh; oy++) {
-            const float *from = dy + ((ptrdiff_t)plane * t->oh + oy) * t->ow, *across = share + t->oh;
+        for (int oy = 0; oy < pool->oh; oy++) {
+            const float *from = dy + ((ptrdiff_t)plane * pool->oh + oy) * pool->ow,
+                        *across = share + pool->oh;
             int          y0, y1, x0, x1;
-            cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
-            for (int iy = y0; iy < y1; iy += t->dh)
+            cnn__window(oy, pool->h, pool->kh, pool->sh, pool->ph, pool->dh, &y0, &y1);
+            for (int iy = y0; iy < y1; iy += pool->dh)
                 for (int j = j0; j < j1; j++) {
-                    cnn__column(t, j * t->dw, &x0, &x1);
-                    float *to = dx + ((ptrdiff_t)plane * t->h + iy) * t->w + x0 * t->sw - t->pw + j * t->dw;
-                    for (int ox = x0, step = t->sw; ox < x1; ox++, to += step)
+                    cnn__column(pool, j * pool->dw, &x0, &x1);
+                    float *to = dx + ((ptrdiff_t)plane * pool->h + iy) * pool->w + x0 * pool->sw - pool->pw
+                                + j * pool->dw;
+                    for (int ox = x0, step = pool->sw; ox < x1; ox++, to += step)
                         *to += from[ox] * share[oy] * across[ox];
                 }
         }
