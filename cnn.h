@@ -14337,7 +14337,7 @@ CNN__ISA_KERNELS(avx512)
     static inline cnn__v_##isa cnn__masked_##isa(const float *p, cnn__lanes m)                               \
     {                                                                                                        \
         float part[4];                                                                                       \
-        for (int l = 0; l < 4; l++) part[l] = m >> l & 1 ? p[l] : 0.0f;                         \
+        for (int l = 0; l < 4; l++) part[l] = m >> l & 1 ? p[l] : 0.0f;                                      \
         return cnn__load_##isa(part);                                                                        \
     }                                                                                                        \
     static inline void cnn__put_##isa(float *p, cnn__lanes m, cnn__v_##isa v)                                \
