@@ -281,6 +281,16 @@ static void check_packed(const cnn__cpu *cpu, const cnn__conv *t, const cnn__alg
     drop(out), drop(a);
 }
 
+/* Each value becomes the largest of its plane. */
+static void largest_of_plane(double *v, size_t n, size_t plane)
+{
+    for (size_t i = 0; i < n; i += plane) {
+        double most = 0;
+        for (size_t k = i; k < i + plane; k++) most = fmax(most, v[k]);
+        for (size_t k = i; k < i + plane; k++) v[k] = most;
+    }
+}
+
 /* by: NULL = what the rule picks, through the functions that rooms call. */
 static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, const cnn__algorithm *by)
 {
@@ -302,6 +312,8 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, con
     for (size_t i = 0; i < yn; i++)
         db_want[i / plane % (size_t)t->oc] += (double)dy[i], db_size[i / plane % (size_t)t->oc] += fabs((double)dy[i]);
     reference(t, pass, want, size, x, w, dy);
+    if (winograd)                                       /* rounds for a tile at a time, also where few terms meet a border */
+        largest_of_plane(size, on, pass == FORWARD ? plane : pass == BACKWARD_DATA ? (size_t)(t->h * t->w) : (size_t)(t->kh * t->kw));
     for (int q = 0; q < 4; q++) {
         const cnn__cpu cpu = { isa, team[q], false };
         size_t bytes = 0, used = 0;                     /* what this pass has planned, so that no more is touched */
