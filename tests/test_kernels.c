@@ -281,14 +281,18 @@ static void check_packed(const cnn__cpu *cpu, const cnn__conv *t, const cnn__alg
     drop(out), drop(a);
 }
 
-/* Each value becomes the largest of its plane. */
-static void largest_of_plane(double *v, size_t n, size_t plane)
+/* Each value becomes the largest of its tile, of side x side, in planes of h x w. */
+static void largest_of_tile(double *v, size_t n, int h, int w, int side)
 {
-    for (size_t i = 0; i < n; i += plane) {
-        double most = 0;
-        for (size_t k = i; k < i + plane; k++) most = fmax(most, v[k]);
-        for (size_t k = i; k < i + plane; k++) v[k] = most;
-    }
+    for (double *plane = v; plane < v + n; plane += h * w)
+        for (int y = 0; y < h; y += side)
+            for (int x = 0; x < w; x += side) {
+                double most = 0;
+                for (int i = 0; i < side * side; i++)
+                    if (y + i / side < h && x + i % side < w) most = fmax(most, plane[(y + i / side) * w + x + i % side]);
+                for (int i = 0; i < side * side; i++)
+                    if (y + i / side < h && x + i % side < w) plane[(y + i / side) * w + x + i % side] = most;
+            }
 }
 
 /* by: NULL = what the rule picks, through the functions that rooms call. */
@@ -312,8 +316,10 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, con
     for (size_t i = 0; i < yn; i++)
         db_want[i / plane % (size_t)t->oc] += (double)dy[i], db_size[i / plane % (size_t)t->oc] += fabs((double)dy[i]);
     reference(t, pass, want, size, x, w, dy);
-    if (winograd)                                       /* rounds for a tile at a time, also where few terms meet a border */
-        largest_of_plane(size, on, pass == FORWARD ? plane : pass == BACKWARD_DATA ? (size_t)(t->h * t->w) : (size_t)(t->kh * t->kw));
+    if (winograd)                       /* a tile rounds together, also its elements of few terms, at a border */
+        largest_of_tile(size, on, pass == FORWARD ? t->oh : pass == BACKWARD_DATA ? t->h : t->kh,
+                        pass == FORWARD ? t->ow : pass == BACKWARD_DATA ? t->w : t->kw,
+                        pass == BACKWARD_WEIGHTS ? t->kh : t->kh == 3 ? 4 : 2);
     for (int q = 0; q < 4; q++) {
         const cnn__cpu cpu = { isa, team[q], false };
         size_t bytes = 0, used = 0;                     /* what this pass has planned, so that no more is touched */
