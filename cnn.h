@@ -1321,6 +1321,7 @@ struct cnn_backend {
                                zeroed then; also in y's place, with CNN_INPLACE_GRAD */
     size_t max_bytes;       /* the largest buffer that alloc gives; 0: no limit. The activations take several
                                of them, where one would be larger. */
+    const cnn_graph *graph; /* set by cnn_new, if there is a close, until that: one graph at a time */
     char   error[CNN_ERROR_SIZE];
 };
 CNN_API cnn_place   cnn_place_data (const cnn_tensor *); /* for the rows of a backend, while they run */
@@ -2095,7 +2096,7 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     cnn_backend *dev = config.backend;
     cnn_graph   *g = CNN_MALLOC(sizeof *g);
     if (!g) {
-        if (dev && dev->close) dev->close(dev);
+        if (dev && dev->close && !dev->graph) dev->close(dev);
         return NULL;
     }
     memset(g, 0, sizeof *g);
@@ -2131,6 +2132,10 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
         cnn__fail(g, config.at, "cnn_new", "threads is %d: it must be 1 to %d, or 0 for the default",
                   config.threads, (int)CNN__MOST_THREADS);
     if (dev && dev->error[0]) cnn__fail(g, config.at, "cnn_new", "%s", dev->error);
+    if (dev && dev->close && dev->graph) {
+        cnn__fail(g, config.at, "cnn_new", "the backend belongs to another graph");
+        g->config.backend = NULL;
+    } else if (dev && dev->close) dev->graph = g;
     if (dev && !(dev->name && dev->alloc && dev->release && dev->upload && dev->download && dev->clear))
         cnn__fail(g, config.at, "cnn_new", "a backend has a name, alloc, release, upload, download and "
                   "clear: one of these is NULL");
@@ -17709,7 +17714,7 @@ static void cnn__close_backend(cnn_graph *g)
     g->n_chunks = 0;
     if (dev && g->average_buffer) dev->release(dev, g->average_buffer);
     g->average_buffer = NULL;
-    if (dev && dev->close) dev->close(dev);
+    if (dev && dev->close) dev->graph = NULL, dev->close(dev);
     g->config.backend = NULL;
 }
 

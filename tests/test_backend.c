@@ -312,6 +312,26 @@ static void a_device_that_fails(void)
     cnn_dataset_free(&data);
 }
 
+/* ---- A device that is closed belongs to one graph at a time ---- */
+
+static int closed;
+static void dev_close(cnn_backend *b) { (void)b, closed++; }
+
+static void a_device_for_two_graphs(void)
+{
+    cnn_backend b = device();
+    b.close = dev_close, closed = 0;
+    for (int i = 0; i < 2; i++) {
+        cnn_graph *g = cnn_new(.backend = &b), *other = cnn_new(.backend = &b);
+        CHECK_STR(cnn_error(g), NULL);
+        CHECK_STR(test_words(cnn_error(other)), "cnn_new: the backend belongs to another graph");
+        cnn_free(other);
+        CHECK_INT(closed, i);
+        cnn_free(g);
+        CHECK_INT(closed, i + 1);
+    }
+}
+
 /* ---- A device that is not all there: half a row, a function that is missing, a failure without a word ---- */
 
 static bool mute_forward(cnn_backend *b, cnn_tensor *y, cnn_mode mode) { return (void)b, (void)y, (void)mode, false; }
@@ -395,6 +415,7 @@ int main(int argc, char **argv)
     test_args(argc, argv);
     RUN(lenet_on_a_third_partys_device);
     RUN(a_device_that_fails);
+    RUN(a_device_for_two_graphs);
     RUN(devices_that_are_not_whole);
     RUN(rows_on_the_cpu);
     return test_end();
