@@ -1293,7 +1293,8 @@ typedef struct { void *buffer; size_t at; } cnn_place;
 
 struct cnn_backend {
     const char *name;
-    void *(*alloc)   (cnn_backend *, size_t bytes); /* NULL after an error */
+    void *(*alloc)   (cnn_backend *, size_t bytes); /* NULL after an error. These five and the name are
+                                                       required */
     void  (*release) (cnn_backend *, void *buffer);
     /* at in bytes */
     bool  (*upload)  (cnn_backend *, void *buffer, size_t at, const void *from, size_t bytes);
@@ -1321,6 +1322,7 @@ struct cnn_backend {
                                zeroed then; also in y's place, with CNN_INPLACE_GRAD */
     size_t max_bytes;       /* the largest buffer that alloc gives; 0: no limit. The activations take several
                                of them, where one would be larger. */
+    const cnn_graph *graph; /* set by cnn_new, if there is a close, until that: one graph at a time */
     char   error[CNN_ERROR_SIZE];
 };
 CNN_API cnn_place   cnn_place_data (const cnn_tensor *); /* for the rows of a backend, while they run */
@@ -2086,6 +2088,7 @@ static bool cnn__sync_optimizer(cnn_graph *g, unsigned side);
 static bool cnn__sync_average(cnn_graph *g, unsigned side);
 static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n, long step);
 static bool cnn__mix_on_device(cnn_graph *g, float share);
+static const char *cnn__device_error(cnn_graph *g);
 static double cnn__squares_on_device(cnn_graph *g);
 static bool cnn__shorten_on_device(cnn_graph *g, float factor);
 
@@ -2094,7 +2097,7 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     cnn_backend *dev = config.backend;
     cnn_graph   *g = CNN_MALLOC(sizeof *g);
     if (!g) {
-        if (dev && dev->close) dev->close(dev);
+        if (dev && dev->close && !dev->graph) dev->close(dev);
         return NULL;
     }
     memset(g, 0, sizeof *g);
@@ -2130,6 +2133,13 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
         cnn__fail(g, config.at, "cnn_new", "threads is %d: it must be 1 to %d, or 0 for the default",
                   config.threads, (int)CNN__MOST_THREADS);
     if (dev && dev->error[0]) cnn__fail(g, config.at, "cnn_new", "%s", dev->error);
+    if (dev && dev->close && dev->graph) {
+        cnn__fail(g, config.at, "cnn_new", "the backend belongs to another graph");
+        g->config.backend = NULL;
+    } else if (dev && dev->close) dev->graph = g;
+    if (dev && !(dev->name && dev->alloc && dev->release && dev->upload && dev->download && dev->clear))
+        cnn__fail(g, config.at, "cnn_new", "a backend has a name, alloc, release, upload, download and "
+                  "clear: one of these is NULL");
     if (dev && config.rows)
         cnn__fail(g, config.at, "cnn_new", ".rows are for the CPU: those of a device belong to its backend");
     if (config.optimizer->slots < 0 || config.optimizer->slots > CNN_MAX_SLOTS)
@@ -9650,7 +9660,7 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignor
     logits->graph->traffic.downloads += show;
     if (!dev->correct(dev, cnn_place_data(logits), logits->shape, cnn_place_data(labels), anew,
                       show ? &count : NULL))
-        cnn_fail(logits, "%s", dev->error);
+        cnn_fail(logits, "%s", cnn__device_error(logits->graph));
     *right += count;
 }
 
@@ -17662,14 +17672,16 @@ static bool cnn__folds(const cnn__node *v)
 }
 
 /* May v, which selects elements of x, do x's backward too, if nobody else uses x? A rectifier without
-   constants passes a gradient or does not, so that the sums of windows that overlap keep their bits. */
+   constants that needs its y alone passes a gradient or does not, so that the sums of windows that overlap
+   keep their bits. (silu needs its x, which is not what v selects.) Not the loss: its gradient is a
+   constant. */
 static bool cnn__can_gate(const cnn__node *v)
 {
     const cnn_graph  *g = v->t.graph;
     const cnn_tensor *x = v->t.n_in ? v->t.in[0] : NULL;
     return x && v->t.op->flags & CNN_SELECTS && x->op && x->op->formula && !x->op->formula->k[0]
-        && x->op->flags & CNN_RECTIFIER && !v->kernel && !cnn__of(x)->kernel && !g->config.backend
-        && !g->config.keep_grads && g->cpu.isa != CNN_ISA_PLAIN;
+        && (x->op->flags & (CNN_RECTIFIER | CNN_READS_X)) == CNN_RECTIFIER && &v->t != g->loss && !v->kernel
+        && !cnn__of(x)->kernel && !g->config.backend && !g->config.keep_grads && g->cpu.isa != CNN_ISA_PLAIN;
 }
 static void cnn__gate(const cnn__node *v)
 {
@@ -17718,6 +17730,16 @@ static unsigned char *cnn__part_on(cnn__node *v, cnn__part part)
     return part == CNN__DATA ? &v->data_on : part == CNN__GRAD ? &v->grad_on : &v->saved_on;
 }
 
+/* What the device says of its failure. One that says nothing has failed all the same, see cnn_leave_device;
+   but where its row said why with cnn_fail, that stands. */
+static const char *cnn__device_error(cnn_graph *g)
+{
+    cnn_backend *dev = g->config.backend;
+    if (!dev->error[0] && !g->error[0])
+        cnn__format(dev->error, sizeof dev->error, "the device failed and does not say why");
+    return dev->error;
+}
+
 /* Make one array of a tensor valid on `side`. Copies only if it is not. */
 static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side)
 {
@@ -17736,7 +17758,7 @@ static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side)
                                                          bytes);
     if (side == CNN__DEVICE) g->traffic.uploads++;
     else g->traffic.downloads++;
-    if (!done) return cnn_fail(t, "%s", dev->error[0] ? dev->error : "copy to or from the device failed");
+    if (!done) return cnn_fail(t, "%s", cnn__device_error(g));
     *on = (unsigned char)(CNN__HOST | CNN__DEVICE);
     return true;
 }
@@ -17754,13 +17776,14 @@ static void cnn__device_forward(cnn__node *v, cnn_mode mode)
 {
     cnn_tensor    *y = &v->t;
     cnn_backend   *dev = y->graph->config.backend;
-    const unsigned side = v->kernel ? CNN__DEVICE : CNN__HOST;
+    const bool     row = v->kernel && v->kernel->forward;
+    const unsigned side = row ? CNN__DEVICE : CNN__HOST;
     for (int k = 0; k < y->n_in; k++)
         if (!cnn__sync(y->in[k], CNN__DATA, side)) return;
     cnn__wrote(y, CNN__DATA, side);
     cnn__wrote(y, CNN__SAVED, side);
-    if (!v->kernel) y->op->forward(y, mode);
-    else if (!v->kernel->forward(dev, y, mode)) cnn_fail(y, "%s", dev->error);
+    if (!row) y->op->forward(y, mode);
+    else if (!v->kernel->forward(dev, y, mode)) cnn_fail(y, "%s", cnn__device_error(y->graph));
     for (int k = 0; k < y->n_in && mode == CNN_TRAIN; k++)           /* running statistics were written */
         if (y->in[k]->kind == CNN_BUFFER) cnn__wrote(y->in[k], CNN__DATA, side);
 }
@@ -17774,7 +17797,7 @@ static bool cnn__zero_grad(cnn_tensor *t, unsigned side)
     cnn__wrote(t, CNN__GRAD, side);
     if (side == CNN__HOST) memset(t->grad, 0, bytes);
     else if (!dev->clear(dev, place.buffer, place.at * sizeof(float), bytes))
-        return cnn_fail(t, "%s", dev->error);
+        return cnn_fail(t, "%s", cnn__device_error(t->graph));
     return true;
 }
 
@@ -17808,7 +17831,7 @@ static bool cnn__device_backward(cnn__node *v)
     if (!cnn__gather_for_backward(v, side)) return false;
     cnn__seen(y, CNN__BEFORE_BACKWARD);
     if (!row) y->op->backward(y);
-    else if (!v->kernel->backward(dev, y)) return cnn_fail(y, "%s", dev->error);
+    else if (!v->kernel->backward(dev, y)) return cnn_fail(y, "%s", cnn__device_error(y->graph));
     for (int k = 0; k < y->n_in; k++)
         if (y->in[k]->needs_grad) cnn__wrote(y->in[k], CNN__GRAD, side);
     if (!y->graph->error[0]) cnn__seen(y, CNN__AFTER_BACKWARD);
@@ -17820,7 +17843,7 @@ static void cnn__device_clear_grads(cnn_graph *g)
     cnn_backend *dev = g->config.backend;
     if (!g->memory.grads) return;
     if (!dev->clear(dev, g->buffer[CNN_ARENA_GRADS], 0, g->memory.grads))
-        cnn__fail(g, NULL, "backward", "%s", dev->error);
+        cnn__fail(g, NULL, "backward", "%s", cnn__device_error(g));
     for (int i = 0; i < g->n_order; i++)
         if (g->order[i]->t.kind == CNN_PARAM) cnn__wrote(&g->order[i]->t, CNN__GRAD, CNN__DEVICE);
 }
@@ -17853,7 +17876,7 @@ static bool cnn__sync_array(cnn_graph *g, const char *what, unsigned char *on, u
     g->traffic.uploads += side == CNN__DEVICE, g->traffic.downloads += side == CNN__HOST;
     if (!(side == CNN__DEVICE ? device->upload(device, buffer, 0, host, bytes)
                               : device->download(device, buffer, 0, host, bytes)))
-        return cnn__fail(g, NULL, what, "%s: %s", device->name, device->error);
+        return cnn__fail(g, NULL, what, "%s: %s", device->name, cnn__device_error(g));
     *on = CNN__HOST | CNN__DEVICE;
     return true;
 }
@@ -17902,7 +17925,7 @@ static bool cnn__mix_on_device(cnn_graph *g, float share)
     for (int i = 0; i < 2; a.at += n[i++]) {
         const cnn_place x = { g->buffer[i ? CNN_ARENA_BUFFERS : CNN_ARENA_PARAMS], 0 };
         if (n[i] && !device->mix(device, a, x, n[i], share))
-            return cnn__fail(g, g->config.at, "average", "%s: %s", device->name, device->error);
+            return cnn__fail(g, g->config.at, "average", "%s: %s", device->name, cnn__device_error(g));
     }
     return true;
 }
@@ -17944,7 +17967,8 @@ static double cnn__squares_on_device(cnn_graph *g)
     for (size_t n; done && (n = cnn__next_learned(g, &i, &at)) > 0; anew = false)
         done = device->squares(device, at, n, anew, NULL);
     if (done && !anew) done = device->squares(device, none, 0, false, &sum), g->traffic.downloads++;
-    return done ? sum : (cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error), NAN);
+    if (done) return sum;
+    return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, cnn__device_error(g)), NAN;
 }
 static bool cnn__shorten_on_device(cnn_graph *g, float factor)
 {
@@ -17953,7 +17977,7 @@ static bool cnn__shorten_on_device(cnn_graph *g, float factor)
     int          i = 0;
     for (size_t n; (n = cnn__next_learned(g, &i, &at)) > 0; )
         if (!device->scale(device, at, n, factor))
-            return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error);
+            return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, cnn__device_error(g));
     return true;
 }
 
@@ -17970,16 +17994,16 @@ static void cnn__close_backend(cnn_graph *g)
     g->n_chunks = 0;
     if (dev && g->average_buffer) dev->release(dev, g->average_buffer);
     g->average_buffer = NULL;
-    if (dev && dev->close) dev->close(dev);
+    if (dev && dev->close) dev->graph = NULL, dev->close(dev);
     g->config.backend = NULL;
 }
 
 /* The row that computes y on the device, or NULL: then the room does, on the host. */
 static const cnn_kernel *cnn__find_kernel(const cnn_backend *dev, const cnn_tensor *y)
 {
-    for (int i = 0; dev && i < dev->n_kernels; i++)
-        if (dev->kernels[i].op == y->op && (!dev->kernels[i].accepts || dev->kernels[i].accepts(dev, y)))
-            return &dev->kernels[i];
+    const cnn_kernel *row = dev ? dev->kernels : NULL;
+    for (int i = 0; row && i < dev->n_kernels; i++, row++)
+        if (row->op == y->op && (!row->accepts || row->accepts(dev, y))) return row;
     return NULL;
 }
 
@@ -18012,7 +18036,7 @@ static bool cnn__open_backend(cnn_graph *g)
         cnn__node *v = g->order[i];
         if (!v->t.op) continue;
         v->kernel = cnn__find_kernel(dev, &v->t);
-        if (!v->kernel) g->traffic.host_nodes++;
+        if (!cnn_on_device(&v->t)) g->traffic.host_nodes++;
         size_t s = v->kernel && dev->scratch ? dev->scratch(dev, &v->t) : 0;
         if (s > scratch) scratch = s;
     }
@@ -18021,7 +18045,7 @@ static bool cnn__open_backend(cnn_graph *g)
     static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };
     for (int i = 0; i < 2; i++)
         if (g->buffer[flat[i]] && !dev->clear(dev, g->buffer[flat[i]], 0, g->arena_bytes[flat[i]]))
-            return cnn__fail(g, g->config.at, "compile", "%s: %s", dev->name, dev->error);
+            return cnn__fail(g, g->config.at, "compile", "%s: %s", dev->name, cnn__device_error(g));
     return true;
 }
 
@@ -18049,8 +18073,8 @@ CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y)
 {
     const cnn_graph *g = y->graph;
     const cnn__node *v = y->index + 1 < g->n_order ? g->order[y->index + 1] : NULL;
-    return v && v->kernel && cnn__of(y)->kernel && v->mark == g->walk && v->alias[g->mode] == cnn__of(y) &&
-           !g->probe ? &v->t : NULL;
+    return v && cnn_on_device(&v->t) && cnn_on_device(y) && v->mark == g->walk && !g->probe &&
+           v->alias[g->mode] == cnn__of(y) ? &v->t : NULL;
 }
 CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
 {
@@ -18059,7 +18083,7 @@ CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
 }
 CNN_API bool cnn_on_device(const cnn_tensor *t)
 {
-    return !cnn__is_nil(t) && t->graph->config.backend && cnn__of(t)->kernel != NULL;
+    return !cnn__is_nil(t) && t->graph->config.backend && cnn__of(t)->kernel && cnn__of(t)->kernel->forward;
 }
 
 /* ---- Leaving the device ---- */
