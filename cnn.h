@@ -15441,7 +15441,8 @@ typedef struct {
     const cnn__shifted *q;
     const cnn__phase *p;
     cnn__cut cut;
-    bool overlap;                       /* by row: the last panel ends where the row does */
+    bool overlap;                       /* by row: the last panel ends where the row does; */
+    bool spill;                         /* or goes on in the rows below it, which come later */
     bool ends;                          /* these are the last terms, and the tail is done in registers */
     int from;                           /* the first output row of the block */
     int nx, ny, step, end;              /* pixels of a row; rows; columns of a row and in all */
@@ -15463,17 +15464,18 @@ static void cnn__cut_block(cnn__area *d)
     const int width = shifted->borrow ? rows * p->nx : shifted->s.width;
     d->nx = shifted->borrow ? width : p->nx, d->ny = shifted->borrow ? 1 : rows;
     const bool dense = shifted->col == 1;
+    const bool sets = dense && !shifted->add && cnn__shifted_k(shifted, p->k) == p->k;
     if (shifted->turned) d->cut = CNN__PIXELS;
     else if (dense && width == d->nx && (shifted->row == width || d->ny == 1)) d->cut = CNN__FLAT;
     else if (dense && shifted->row == d->nx && shifted->m > CNN__FEW_PANELS * shifted->u->mr
              && p->k > CNN__KC)
         d->cut = CNN__PIXELS;
-    else if (cnn__ceil(d->nx, nr) * nr <= width || (p->k <= CNN__SHORT_SUM && d->nx >= nr
-                                                    && !shifted->backward))
+    else if (cnn__ceil(d->nx, nr) * nr <= width || (p->k <= CNN__SHORT_SUM && sets
+                                                    && cnn__ceil(d->nx, nr / 2) * nr * 3 <= d->nx * 8))
         d->cut = CNN__BY_ROW;
     else d->cut = CNN__ACROSS;
-    d->overlap = d->cut == CNN__BY_ROW && d->nx >= nr && dense && !shifted->backward
-        && cnn__shifted_k(shifted, p->k) == p->k;
+    const bool free = d->cut == CNN__BY_ROW && sets;
+    d->overlap = free && d->nx >= nr, d->spill = free && d->nx < nr && shifted->row == d->nx;
     d->step = d->cut == CNN__PIXELS ? d->nx : width, d->end = (d->ny - 1) * d->step + d->nx;
 }
 
@@ -15522,7 +15524,9 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
     const int mr = shifted->u->mr, nr = shifted->u->nr, j = r * d->step + x;
     const int stop = (int)cnn__min(j + nr, d->cut == CNN__BY_ROW ? r * d->step + d->nx : d->end);
     const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS;
-    const bool direct = j + nr <= stop && (straight || (shifted->col == 1 && x + nr <= d->nx));
+    const int place = straight ? j : r * (int)shifted->row + x;
+    const bool direct = d->spill ? place + nr <= d->ny * d->nx
+                      : j + nr <= stop && (straight || (shifted->col == 1 && x + nr <= d->nx));
     const bool add = shifted->add || b0 > 0;
     float tile[CNN__MAX_MR * CNN__MAX_NR];
     ptrdiff_t k0 = b0, k1 = b0 + kc;
@@ -15532,20 +15536,20 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
     const float *next = shifted->borrow && k1 > k0 && j + nr < d->end ? d->s + j + nr + d->p->at[k0] : NULL;
     for (ptrdiff_t i = 0; i < in; i += mr, y += mr * shifted->out_plane) {
         const int ni = (int)cnn__min(mr, in - i);
-        float *to = direct ? y + (straight ? j : r * shifted->row + x) : tile;
+        float *to = direct ? y + place : tile;
         cnn__ends ends = { .bias = shifted->bias && b0 == 0 ? shifted->bias + d->g * shifted->m + ic + i
                           : NULL,
                            .more = { direct && add ? to : NULL } };
         if (direct && d->ends && shifted->ends.more[1]) ends.more[1] = shifted->ends.more[1]
             + (to - shifted->y);
         if (direct && d->ends) ends.clip = shifted->ends.clip;
-        shifted->u->micro_then(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni, ni,
+        shifted->u->micro_then(ni, direct && !d->spill ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni, ni,
                          NULL, copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
                          direct ? shifted->out_plane : nr, &ends,
                          next && i < 2 * mr ? next + i / mr * shifted->u->lanes : NULL, shifted->plane);
         if (direct) continue;
         cnn__put_tile(y, tile, nr, ni, shifted, j, d->step, d->nx, stop, add);
-        if (d->ends) cnn__complete_rows(shifted->tail, shifted->y, y - shifted->y + j, stop - j, ni,
+        if (d->ends) cnn__complete_rows(shifted->tail, shifted->y, y - shifted->y + place, stop - j, ni,
                                         shifted->out_plane);
     }
 }
@@ -15614,7 +15618,7 @@ static void cnn__shifted_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, p
     if (shifted->turned) { cnn__turned_terms(d, b0, kc, ic, in, a); return; }
     const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS, last = b0 + kc == d->p->k;
     cnn__area block = *d;
-    block.ends = shifted->fits && last && (straight || d->overlap);
+    block.ends = shifted->fits && last && (straight || d->overlap || d->spill);
     ptrdiff_t done = 0;
     for (int r = 0, x = 0; r * d->step + x < d->end; ) {
         if (d->overlap && x + nr > d->nx) x = d->nx - nr;       /* some pixels twice: the same values */
@@ -16005,19 +16009,21 @@ typedef struct {
 CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *conv, const float *x,
                                                 const float *dy, char *base, size_t *used)
 {
-    enum { LENGTH = 512,                /* pixels: a panel of taps and one of dy stay in the L2 cache */
+    enum { LENGTH = 512,                /* pixels: a panel of taps and one of dy stay in the L2 cache; */
+           DOTS_LENGTH = 1024,          /* a plane of x and three of dy in L1 */
            CHUNKED = 1 << 17 };         /* weights: with more, the sums of chunks take too long to add */
     cnn__weights q = { .u = cnn__kernels_of(cpu), .t = conv, .s = cnn__spread_forward(conv, x), .dy = dy };
     q.m = conv->oc / conv->groups, q.k = (ptrdiff_t)q.s.c * conv->kh * conv->kw;
     q.borrow = cnn__pointwise_fits(cpu, conv, 0), q.width = q.borrow ? 1 : conv->ow;
     const int rows = q.borrow ? conv->oh * conv->ow : conv->oh;
-    q.blocks = (int)cnn__ceil(rows, LENGTH > q.width ? LENGTH / q.width : 1);
+    q.dots = q.m == 1 || (q.k <= q.u->nr && conv->ow >= q.u->lanes);
+    const int length = q.dots ? DOTS_LENGTH : LENGTH;
+    q.blocks = (int)cnn__ceil(rows, length > q.width ? length / q.width : 1);
     q.block = (int)cnn__ceil(rows, q.blocks);
     const size_t weights = (size_t)conv->oc * (size_t)q.k;
     q.chunks = weights <= CHUNKED ? (int)cnn__min(cnn__ceil(conv->n, 4), 8) : 1;
     q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(conv->n, q.chunks),
                                                 cnn__ceil(LENGTH, (ptrdiff_t)rows * q.width));
-    q.dots = q.m == 1 || (q.k <= q.u->nr && conv->ow >= q.u->lanes);
     q.side = !q.dots && conv->sw == 1 && conv->dw == 1 ? conv->kw : 1, q.wide = q.width + q.side - 1;
     const size_t lines = (size_t)q.images * (size_t)q.block, pixels = lines * (size_t)q.width;
     const ptrdiff_t nr = q.u->nr, window = (ptrdiff_t)conv->kh * conv->kw / q.side;
@@ -16030,7 +16036,7 @@ CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__
                           sizeof *q.partial);
     q.each = cnn__add_size((size_t)q.panel, cnn__mul_size(pixels, (size_t)q.m));
     const ptrdiff_t spread = q.borrow ? 0 : q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
-    if (!q.borrow && conv->ow < q.u->lanes)
+    if (!q.borrow && cnn__ceil(conv->ow, q.u->lanes) * q.u->lanes * 10 > conv->ow * 11)
         q.d = (cnn__spread){ dy, conv->oc, conv->oh, conv->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
     if (q.dots) q.each = (size_t)(spread + cnn__spread_size(&q.d, q.block));
     else        q.each += (size_t)(planes * spread);
@@ -16063,8 +16069,8 @@ static void cnn__weights_panel(const cnn__weights *weights, float *to, float *s,
 }
 
 /* The same by dot products: the sums run along the pixels of dy where they lie, three output channels by four
-   taps at a time. A run is a row of an image; or, where rows are short, all of them, dy copied with zeros
-   between its rows. */
+   taps at a time. A run is a row of an image; or, where these fill vectors badly, all of them, dy copied with
+   zeros between its rows. */
 static void cnn__weights_dots(const cnn__weights *weights, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
                               int from, int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
 {
