@@ -17307,7 +17307,7 @@ static void cnn__fast_normalize_back(const cnn__cpu *cpu, float *dx, float *dw, 
                                      const float *rstd, const float *w, int n, int c, ptrdiff_t plane)
 {
     const double count = (double)n * (double)plane;
-    cnn_each    *f = cnn__each_standardize_back(cpu);
+    cnn_each    *f = rest ? cnn__each_standardize_back(cpu) : cnn__each_scale(cpu);    /* no 0 times Inf */
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
     for (int i = 0; i < c; i++) {
         double sum = 0, moment = 0;
@@ -17317,15 +17317,15 @@ static void cnn__fast_normalize_back(const cnn__cpu *cpu, float *dx, float *dw, 
             moment += cnn__sum_moments(cpu, x + at, dy + at, mean[i], plane);
         }
         const double r = (double)rstd[i], more = rest ? (double)rest[i] : 0;
-        moment -= more * sum;
+        moment -= isfinite(sum) ? more * sum : 0;
         if (dw) dw[i] += (float)(moment * r);
         if (db) db[i] += (float)sum;
-        const double slope = rest ? moment * r * r / count : 0;
-        const float  k[4] = { rest ? (float)(sum / count - more * slope) : 0, mean[i], (float)slope,
-                              w ? w[i] * rstd[i] : rstd[i] };
+        const double slope = moment * r * r / count;
+        const float  factor = w ? w[i] * rstd[i] : rstd[i], once[2] = { factor, 0 };
+        const float  k[4] = { (float)(sum / count - more * slope), mean[i], (float)slope, factor };
         for (int s = 0; dx && s < n; s++) {
             const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
-            cnn__apply_back(cpu, f, dx, dy, x, k, at, at + plane);
+            cnn__apply_back(cpu, f, dx, dy, x, rest ? k : once, at, at + plane);
         }
     }
 }

@@ -1559,7 +1559,8 @@ static const char *const cnncl_source[] = {
         if (want_dx) EACH_PIXEL(first, last) {
             const size_t at = AT_PIXEL; const float e = how ? dy[at] * slope(how, y[at], k0, k1) : dy[at];
             const float h = (x[at] - mean) * inverse;
-            ADD(dx[at], (affine ? w[c] : 1.0f) * inverse * (e - (sum + h * with_h) * share))
+            const float less = share != 0.0f ? (sum + h * with_h) * share : 0.0f;     /* no 0 times Inf */
+            ADD(dx[at], (affine ? w[c] : 1.0f) * inverse * (e - less))
         }
         if (me != 0 || s != 0) return;
         if (want_dw) dw[c] += with_h;

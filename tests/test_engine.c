@@ -67,10 +67,27 @@ static void a_loss_that_selects(void)
     }
 }
 
+/* A batch norm whose statistics are frozen is a factor and a shift: the gradient of its x is that of y, times the
+   factor, also where x is Inf. */
+static void a_frozen_norm_of_infinity(void)
+{
+    for (int i = 0; i < 3; i++) {
+        cnn_graph  *g = cnn_new(.max_batch = 1, .isa = i ? fast[i - 1] : CNN_ISA_PLAIN);
+        T          *x = cnn_input(g, 2, 1, 3, .grad = 1), *J = cnn_sum(cnn_batch_norm(x, .eval = 1, .eps = 3));
+        const float values[6] = { 1, INFINITY, 2, -1, -INFINITY, 3 };
+        float       dx[6];
+        CHECK_MSG(cnn_compile(g, J), "%s", cnn_error(g));
+        cnn_set(x, values, 6), cnn_forward(J, CNN_TRAIN), cnn_backward(J), cnn_get_grad(x, dx, 6);
+        for (int k = 0; k < 6; k++) CHECK_NEAR(dx[k], 0.5, 1e-6);
+        cnn_free(g);
+    }
+}
+
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
     RUN(functions_before_a_pooling);
     RUN(a_loss_that_selects);
+    RUN(a_frozen_norm_of_infinity);
     return test_end();
 }
