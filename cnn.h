@@ -654,8 +654,7 @@ enum { CNN_MEAN, CNN_SUM, CNN_NONE };
 typedef struct { const char *at, *said; cnn_tensor *logits, *labels; /* required: (N,C,H,W) and (N,1,H,W) */
                  float smoothing;  /* label smoothing in [0,1) (Szegedy et al. 2016) */
                  cnn_tensor *class_weights; /* (1,C,1,1), a constant: a weighted mean; default none */
-                 int ignore_index; /* labels with this value do not count (PyTorch's is -100); default none;
-                                      to leave out class 0, give it a class weight of 0 */
+                 int ignore_index; /* labels with this value do not count (PyTorch's is -100); default none */
                  int reduction;
                  const char *name; } cnn_softmax_cross_entropy_args;
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);
@@ -2650,12 +2649,14 @@ typedef struct {
 
 /* What the labels ask for: for class k of pixel i, q_k = v_k ((1-e) p_k + e/C), p_k = [k = label] or, where
    labels are soft, label[k]; v_k the weight of class k, or 1 without weights. Where the label is `ignore`
-   every q_k is 0; 0 ignores none. */
+   every q_k is 0; none is CNN__NO_LABEL, which lies beyond all that can be one. */
+#define CNN__NO_LABEL INT_MIN
+#define CNN__IGNORES(args) CNN_FIELD('i', args, ignore_index, .preset = CNN__NO_LABEL)
 typedef struct { const float *label, *weight; float e; int ignore; bool soft; } cnn__target;
 
 static bool cnn__ignored(const cnn__target *target, ptrdiff_t i)
 {
-    return target->ignore && !target->soft && target->label[i] == (float)target->ignore;
+    return !target->soft && target->label[i] == (float)target->ignore;
 }
 static float cnn__label_weight(const cnn__target *target, ptrdiff_t i)
 {
@@ -5721,7 +5722,7 @@ static size_t cnn__cross_entropy_scratch(const cnn_tensor *y)
 }
 static const cnn_field cnn__cross_entropy_fields[] = {
     CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing, .range = "[0,1)"),
-    CNN_FIELD('i', cnn_softmax_cross_entropy_args, ignore_index),
+    CNN__IGNORES(cnn_softmax_cross_entropy_args),
     CNN__REDUCTION(cnn_softmax_cross_entropy_args), { 0 } };
 CNN__ROOM cnn_op_softmax_cross_entropy = {
     .name = "softmax_cross_entropy", .shape = cnn__labelled_shape, .forward = cnn__cross_entropy_forward,
@@ -5767,7 +5768,7 @@ static void cnn__nll_backward(cnn_tensor *y)
         if (!cnn__ignored(&target, i)) dx[cnn__at_label(y, i)] -= g[i * step] * cnn__label_weight(&target, i);
 }
 static const cnn_field cnn__nll_fields[] = {
-    CNN_FIELD('i', cnn_nll_args, ignore_index), CNN__REDUCTION(cnn_nll_args), { 0 } };
+    CNN__IGNORES(cnn_nll_args), CNN__REDUCTION(cnn_nll_args), { 0 } };
 CNN__ROOM cnn_op_nll = {
     .name = "nll", .shape = cnn__labelled_shape, .forward = cnn__nll_forward, .backward = cnn__nll_backward,
     .scratch = cnn__cross_entropy_scratch, .flags = CNN_READS_X | CNN_LOSS,
@@ -5963,7 +5964,7 @@ static double cnn__dice_target(const cnn_tensor *y, ptrdiff_t i, ptrdiff_t pixel
     const ptrdiff_t plane = cnn__plane(y->in[0]->shape), c = y->in[0]->shape.c;
     const int       ignore = ((const cnn_dice_args *)y->args)->ignore_index;
     const float     t = y->in[1]->data[(cnn__dice_labels(y) ? i / c : i) * plane + pixel];
-    if (ignore && t == (float)ignore) return -1;
+    if (t == (float)ignore) return -1;
     return cnn__dice_labels(y) ? t == (float)(i % c) : (double)t;
 }
 /* (2 I + s) / (S + s); *under: S + s */
@@ -6007,7 +6008,7 @@ static void cnn__dice_backward(cnn_tensor *y)
 }
 static const cnn_field cnn__dice_fields[] = {
     CNN_FIELD('f', cnn_dice_args, smooth, .preset = 1e-5, .range = "[0,inf)", .nth = 3),
-    CNN_FIELD('i', cnn_dice_args, ignore_index), CNN__REDUCTION(cnn_dice_args), { 0 } };
+    CNN__IGNORES(cnn_dice_args), CNN__REDUCTION(cnn_dice_args), { 0 } };
 CNN__ROOM cnn_op_dice = {
     .name = "dice", .shape = cnn__dice_shape, .forward = cnn__dice_forward, .backward = cnn__dice_backward,
     .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_dice_args), .fields = cnn__dice_fields };
@@ -9636,7 +9637,7 @@ static bool cnn__is_largest(const float *s, size_t plane, int classes, int k)
         right = c < k ? s[(size_t)c * plane] < best : s[(size_t)c * plane] <= best;
     return right;
 }
-/* ignored: a label that does not count, 0 for none. */
+/* ignored: a label that does not count. */
 static int cnn__correct(const float *score, cnn_shape z, const float *label, int ignored)
 {
     int    correct = 0;
@@ -9644,7 +9645,7 @@ static int cnn__correct(const float *score, cnn_shape z, const float *label, int
     for (size_t i = 0; i < (size_t)z.n * plane; i++) {
         const int k = label[i] >= 0 && label[i] < (float)z.c ? (int)label[i] : -1;
         correct += cnn__is_largest(score + i / plane * (size_t)z.c * plane + i % plane, plane, z.c,
-                                   ignored && k == ignored ? -1 : k);
+                                   k == ignored ? -1 : k);
     }
     return correct;
 }
@@ -9662,7 +9663,7 @@ static int cnn__correct_but(cnn_tensor *logits, cnn_tensor *labels, int ignored)
 }
 CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
 {
-    return cnn__correct_but(logits, labels, 0);
+    return cnn__correct_but(logits, labels, CNN__NO_LABEL);
 }
 
 /* The same over a pass, into *right. On a device only the sum is read, at the end or where it is shown, so
@@ -9672,7 +9673,7 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignor
 {
     cnn_backend *dev = logits->graph->config.backend;
     int          count = 0;
-    if (!dev || !dev->correct || (ignored > 0 && ignored < logits->shape.c) ||
+    if (!dev || !dev->correct || (ignored >= 0 && ignored < logits->shape.c) ||
         !(cnn__of(logits)->data_on & cnn__of(labels)->data_on & CNN__DEVICE) ||
         !cnn__readable(logits, "correct") || !cnn__same_rows(logits, labels)) {
         *right += cnn__correct_but(logits, labels, ignored);
@@ -9782,10 +9783,12 @@ static double cnn__batch_weight(const cnn__feed_to *to, int n)
     return weighs && cnn_map_read(to->truth) ? judge->op->weight(judge) : n;
 }
 
-/* The label that the loss leaves out; 0 for none. */
+/* The label that the loss leaves out. */
 static int cnn__void_label(const cnn_tensor *judge)
 {
-    return judge ? (int)cnn__option_named(judge, "ignore_index") : 0;
+    for (const cnn_field *f = judge ? judge->op->fields : NULL; f && f->name; f++)
+        if (strcmp(f->name, "ignore_index") == 0) return (int)cnn__option(f, judge->args);
+    return CNN__NO_LABEL;
 }
 
 /* Is each label a class that the logits tell apart, or left out? Those of a stream are seen when they come.
@@ -9797,7 +9800,7 @@ static bool cnn__check_classes(cnn_graph *g, const char *at, const char *what, c
     int          least = 0, most = 0;
     for (size_t i = 0; d->labels && i < (size_t)d->count * each; i++) {
         const int k = d->labels[(size_t)d->order[i / each] * each + i % each];
-        if (ignored && k == ignored) continue;
+        if (k == ignored) continue;
         if (k < least) least = k;
         if (k > most)  most = k;
     }
@@ -9930,10 +9933,10 @@ static double cnn__r2(const cnn__sums *s, int channels)
 static double cnn__count_judged(const cnn__feed_to *to)
 {
     const size_t n = cnn_count(to->truth);
-    const float  ignored = (float)cnn__void_label(to->judge);
-    const float *label = ignored == 0 ? NULL : cnn_map_read(to->truth);
+    const int    ignored = cnn__void_label(to->judge);
+    const float *label = ignored == CNN__NO_LABEL ? NULL : cnn_map_read(to->truth);
     double       count = label ? 0 : (double)n;
-    for (size_t i = 0; label && i < n; i++) count += label[i] != ignored;
+    for (size_t i = 0; label && i < n; i++) count += label[i] != (float)ignored;
     return count;
 }
 
@@ -17790,7 +17793,7 @@ static void cnn__normalize_back_job(const void *of, ptrdiff_t from, ptrdiff_t to
 {
     const cnn__channels *q = of;
     const double count = (double)q->n * (double)q->plane;
-    cnn_each    *f = cnn__each_standardize_back(q->cpu);
+    cnn_each    *f = q->rest ? cnn__each_standardize_back(q->cpu) : cnn__each_scale(q->cpu);  /* no 0 Inf */
     for (ptrdiff_t i = from; i < to; i++) {
         double sum = 0, moment = 0;
         for (int s = 0; s < q->n; s++) {
@@ -17799,15 +17802,15 @@ static void cnn__normalize_back_job(const void *of, ptrdiff_t from, ptrdiff_t to
             moment += cnn__sum_moments(q->cpu, q->x + at, q->dy + at, q->mean[i], q->plane);
         }
         const double r = (double)q->rstd[i], more = q->rest ? (double)q->rest[i] : 0;
-        moment -= more * sum;
+        moment -= isfinite(sum) ? more * sum : 0;
         if (q->dw) q->dw[i] += (float)(moment * r);
         if (q->db) q->db[i] += (float)sum;
-        const double slope = q->rest ? moment * r * r / count : 0;
-        const float  k[4] = { q->rest ? (float)(sum / count - more * slope) : 0, q->mean[i], (float)slope,
-                              q->w ? q->w[i] * q->rstd[i] : q->rstd[i] };
+        const double slope = moment * r * r / count;
+        const float  factor = q->w ? q->w[i] * q->rstd[i] : q->rstd[i], once[2] = { factor, 0 };
+        const float  k[4] = { (float)(sum / count - more * slope), q->mean[i], (float)slope, factor };
         for (int s = 0; q->y && s < q->n; s++) {
             const ptrdiff_t at = ((ptrdiff_t)s * q->c + i) * q->plane;
-            cnn__apply_back(q->cpu, f, q->y, q->dy, q->x, k, at, at + q->plane);
+            cnn__apply_back(q->cpu, f, q->y, q->dy, q->x, q->rest ? k : once, at, at + q->plane);
         }
     }
 }
