@@ -13811,12 +13811,14 @@ typedef struct {
        multiply-add. */
     void (*fir)(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at,
                 float bias, float *y);
-    /* Winograd's transforms of W tiles side by side: of kernels (w), of input (x), back to output (y); of dy
-       and back to dw. See >>conv. */
-    void (*winograd_w)(int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
+    /* Winograd's transforms of W tiles side by side, by 4 or 6 points: of kernels (w), of input (x; x4 by 4),
+       back to output (y) + bias[lane]; of dy and back to dw. See >>conv. Tiles of 2x2 are written as four
+       numbers in a row. */
+    void (*winograd_w)(int points, int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
     void (*winograd_x)(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
-    void (*winograd_y)(int side, const float *m, ptrdiff_t step, float bias, const float *clip,
-                       float *const *y, const ptrdiff_t *row, bool add);
+    void (*winograd_x4)(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
+    void (*winograd_y)(int points, int side, const float *m, ptrdiff_t step, const float *bias,
+                       const float *clip, float *const *y, const ptrdiff_t *row, bool add);
     void (*winograd_dy)(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
     void (*winograd_dw)(const float *u, ptrdiff_t step, float *g);
     /* W windows of a pooling side by side, the first at x, each sw <= 2 further, with kw > 1 if sw is 2.
@@ -14144,47 +14146,77 @@ static inline int cnn__tile_rows(int left, int tall)
         for (int i = 0; i < 36; i++) cnn__store_##isa(v + i * step, t[i]);                                   \
     }
 
-#define CNN__WINOGRAD_Y(isa)                                                                                 \
-    CNN__TARGET_##isa static CNN__INLINE void cnn__times_at_##isa(const int side, cnn__v_##isa *m, int s)    \
+#define CNN__WINOGRAD_X4(isa)                                                                                \
+    CNN__TARGET_##isa static CNN__INLINE void cnn__times_bt4_##isa(cnn__v_##isa *d, int s)                   \
     {                                                                                                        \
-        const cnn__v_##isa minus = cnn__set_##isa(-1);                                                       \
-        const cnn__v_##isa p = cnn__add_##isa(m[s], m[2 * s]), q = cnn__fma_##isa(minus, m[2 * s], m[s]);    \
-        const cnn__v_##isa u = cnn__add_##isa(m[3 * s], m[4 * s]),                                           \
-            v = cnn__fma_##isa(minus, m[4 * s], m[3 * s]);                                                   \
-        m[0] = cnn__add_##isa(cnn__add_##isa(m[0], p), u);                                                   \
-        m[s] = cnn__fma_##isa(cnn__set_##isa(2), v, q);                                                      \
-        if (side == 4) {                                                                                     \
-            m[2 * s] = cnn__fma_##isa(cnn__set_##isa(4), u, p);                                              \
-            m[3 * s] = cnn__fma_##isa(cnn__set_##isa(8), v, q);                                              \
-        }                                                                                                    \
-        m[(side - 1) * s] = cnn__add_##isa(m[(side - 1) * s], m[5 * s]);                                     \
-    }                                                                                                        \
-    CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__winograd_at_##isa(const int side, const float *m, ptrdiff_t step, float bias,                  \
-                                const float *clip, float *const *y, const ptrdiff_t *row, bool add)          \
-    {                                                                                                        \
-        cnn__v_##isa t[36];                                                                                  \
-        for (int i = 0; i < 36; i++) t[i] = cnn__load_##isa(m + i * step);                                   \
-        for (int j = 0; j < 6; j++) cnn__times_at_##isa(side, t + j, 6);                                     \
-        for (int i = 0; i < side; i++) {                                                                     \
-            cnn__times_at_##isa(side, t + 6 * i, 1);                                                         \
-            for (int j = 0; j < side; j++)                                                                   \
-                t[6 * i + j] = cnn__add_##isa(t[6 * i + j], cnn__set_##isa(bias));                           \
-            for (int j = 0; clip && j < side; j++)                                                           \
-                t[6 * i + j] = cnn__clip_##isa(t[6 * i + j], cnn__set_##isa(clip[0]),                        \
-                                               cnn__set_##isa(clip[1]));                                     \
-            cnn__scatter4_##isa(t + 6 * i, y, row, i, add);                                                  \
-        }                                                                                                    \
+        const cnn__v_##isa d1 = d[s], d2 = d[2 * s], minus = cnn__set_##isa(-1);                             \
+        d[0]     = cnn__fma_##isa(minus, d2, d[0]);                                                          \
+        d[s]     = cnn__add_##isa(d1, d2);                                                                   \
+        d[2 * s] = cnn__fma_##isa(minus, d1, d2);                                                            \
+        d[3 * s] = cnn__fma_##isa(minus, d1, d[3 * s]);                                                      \
     }                                                                                                        \
     CNN__TARGET_##isa static                                                                                 \
-    void cnn__winograd_y_##isa(int side, const float *m, ptrdiff_t step, float bias, const float *clip,      \
-                               float *const *y, const ptrdiff_t *row, bool add)                              \
+    void cnn__winograd_x4_##isa(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step)       \
     {                                                                                                        \
-        if (side == 4) cnn__winograd_at_##isa(4, m, step, bias, clip, y, row, add);                          \
-        else           cnn__winograd_at_##isa(2, m, step, bias, clip, y, row, add);                          \
+        cnn__v_##isa t[16];                                                                                  \
+        for (int i = 0; i < 4; i++) cnn__gather4_##isa(t + 4 * i, x, row, i, 0);                             \
+        CNN__UNROLL for (int j = 0; j < 4; j++) cnn__times_bt4_##isa(t + j, 4);                              \
+        CNN__UNROLL for (int i = 0; i < 4; i++) cnn__times_bt4_##isa(t + 4 * i, 1);                          \
+        for (int i = 0; i < 16; i++) cnn__store_##isa(v + i * step, t[i]);                                   \
     }
 
-#define CNN__WINOGRAD_W(isa)                                                                                 \
+#define CNN__WINOGRAD_AT(isa)                                                                                \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__times_at_##isa(const int points, const int side, cnn__v_##isa *m, int s)                       \
+    {                                                                                                        \
+        const cnn__v_##isa minus = cnn__set_##isa(-1), last = m[(points - 1) * s];                           \
+        const cnn__v_##isa p = cnn__add_##isa(m[s], m[2 * s]), q = cnn__fma_##isa(minus, m[2 * s], m[s]);    \
+        m[0] = cnn__add_##isa(m[0], p);                                                                      \
+        m[s] = q;                                                                                            \
+        if (points == 6) {                                                                                   \
+            const cnn__v_##isa u = cnn__add_##isa(m[3 * s], m[4 * s]),                                       \
+                v = cnn__fma_##isa(minus, m[4 * s], m[3 * s]);                                               \
+            m[0] = cnn__add_##isa(m[0], u);                                                                  \
+            m[s] = cnn__fma_##isa(cnn__set_##isa(2), v, q);                                                  \
+            if (side == 4) {                                                                                 \
+                m[2 * s] = cnn__fma_##isa(cnn__set_##isa(4), u, p);                                          \
+                m[3 * s] = cnn__fma_##isa(cnn__set_##isa(8), v, q);                                          \
+            }                                                                                                \
+        }                                                                                                    \
+        m[(side - 1) * s] = cnn__add_##isa(m[(side - 1) * s], last);                                         \
+    }
+
+#define CNN__WINOGRAD_Y(isa)                                                                                 \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__winograd_at_##isa(const int points, const int side, const float *m, ptrdiff_t step,            \
+                                const float *bias, const float *clip, float *const *y,                       \
+                                const ptrdiff_t *row, bool add)                                              \
+    {                                                                                                        \
+        cnn__v_##isa t[36], two[4];                                                                          \
+        const cnn__v_##isa b = cnn__load_##isa(bias);                                                        \
+        for (int i = 0; i < points * points; i++) t[i] = cnn__load_##isa(m + i * step);                      \
+        for (int j = 0; j < points; j++) cnn__times_at_##isa(points, side, t + j, points);                   \
+        for (int i = 0; i < side; i++) {                                                                     \
+            cnn__v_##isa *line = t + points * i;                                                             \
+            cnn__times_at_##isa(points, side, line, 1);                                                      \
+            for (int j = 0; j < side; j++) line[j] = cnn__add_##isa(line[j], b);                             \
+            for (int j = 0; clip && j < side; j++)                                                           \
+                line[j] = cnn__clip_##isa(line[j], cnn__set_##isa(clip[0]), cnn__set_##isa(clip[1]));        \
+            if (side == 4) cnn__scatter4_##isa(line, y, row, i, add);                                        \
+            else           two[2 * i] = line[0], two[2 * i + 1] = line[1];                                   \
+        }                                                                                                    \
+        if (side == 2) cnn__scatter4_##isa(two, y, row, 0, add);                                             \
+    }                                                                                                        \
+    CNN__TARGET_##isa static                                                                                 \
+    void cnn__winograd_y_##isa(int points, int side, const float *m, ptrdiff_t step, const float *bias,      \
+                               const float *clip, float *const *y, const ptrdiff_t *row, bool add)           \
+    {                                                                                                        \
+        if (points == 4)    cnn__winograd_at_##isa(4, 2, m, step, bias, clip, y, row, add);                  \
+        else if (side == 4) cnn__winograd_at_##isa(6, 4, m, step, bias, clip, y, row, add);                  \
+        else                cnn__winograd_at_##isa(6, 2, m, step, bias, clip, y, row, add);                  \
+    }
+
+#define CNN__WINOGRAD_G(isa)                                                                                 \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__times_g_##isa(const int k, cnn__v_##isa *o, int s, const cnn__v_##isa *g, int gs)              \
     {                                                                                                        \
@@ -14207,21 +14239,39 @@ static inline int cnn__tile_rows(int left, int tall)
         o[3 * s] = cnn__fma_##isa(d, odd2, q);                                                               \
         o[4 * s] = cnn__fma_##isa(cnn__set_##isa(-1 / 24.f), odd2, q);                                       \
         o[5 * s] = last;                                                                                     \
+    }
+
+#define CNN__WINOGRAD_W(isa)                                                                                 \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__times_g4_##isa(cnn__v_##isa *o, int s, const cnn__v_##isa *g, int gs)                          \
+    {                                                                                                        \
+        const cnn__v_##isa half = cnn__set_##isa(0.5f), first = g[0], one = g[gs], last = g[2 * gs];         \
+        const cnn__v_##isa even = cnn__fma_##isa(half, cnn__add_##isa(first, last), cnn__set_##isa(0));      \
+        o[0]     = first;                                                                                    \
+        o[s]     = cnn__fma_##isa(half, one, even);                                                          \
+        o[2 * s] = cnn__fma_##isa(cnn__set_##isa(-0.5f), one, even);                                         \
+        o[3 * s] = last;                                                                                     \
     }                                                                                                        \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__winograd_g_##isa(const int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step)        \
+    void cnn__winograd_g_##isa(const int points, const int k, const float *g, ptrdiff_t from, float *u,      \
+                               ptrdiff_t step)                                                               \
     {                                                                                                        \
         cnn__v_##isa t[36], w[25];                                                                           \
         CNN__UNROLL for (int i = 0; i < k * k; i++) w[i] = cnn__load_##isa(g + i * from);                    \
-        CNN__UNROLL for (int j = 0; j < k; j++) cnn__times_g_##isa(k, t + j, 6, w + j, k);                   \
-        CNN__UNROLL for (int i = 0; i < 6; i++) cnn__times_g_##isa(k, t + 6 * i, 1, t + 6 * i, 1);           \
-        for (int i = 0; i < 36; i++) cnn__store_##isa(u + i * step, t[i]);                                   \
+        CNN__UNROLL for (int j = 0; j < k; j++)                                                              \
+            if (points == 4) cnn__times_g4_##isa(t + j, 4, w + j, k);                                        \
+            else             cnn__times_g_##isa(k, t + j, 6, w + j, k);                                      \
+        CNN__UNROLL for (int i = 0; i < points; i++)                                                         \
+            if (points == 4) cnn__times_g4_##isa(t + 4 * i, 1, t + 4 * i, 1);                                \
+            else             cnn__times_g_##isa(k, t + 6 * i, 1, t + 6 * i, 1);                              \
+        for (int i = 0; i < points * points; i++) cnn__store_##isa(u + i * step, t[i]);                      \
     }                                                                                                        \
-    CNN__TARGET_##isa static void cnn__winograd_w_##isa(int k, const float *g, ptrdiff_t from, float *u,     \
-                                                        ptrdiff_t step)                                      \
+    CNN__TARGET_##isa static void cnn__winograd_w_##isa(int points, int k, const float *g, ptrdiff_t from,   \
+                                                        float *u, ptrdiff_t step)                            \
     {                                                                                                        \
-        if (k == 3) cnn__winograd_g_##isa(3, g, from, u, step);                                              \
-        else        cnn__winograd_g_##isa(5, g, from, u, step);                                              \
+        if (points == 4) cnn__winograd_g_##isa(4, 3, g, from, u, step);                                      \
+        else if (k == 3) cnn__winograd_g_##isa(6, 3, g, from, u, step);                                      \
+        else             cnn__winograd_g_##isa(6, 5, g, from, u, step);                                      \
     }
 
 #define CNN__WINOGRAD_DY(isa)                                                                                \
@@ -14488,7 +14538,8 @@ static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? mo
 #define CNN__ISA_KERNELS(isa)                                                                                \
     CNN__TILE(isa) CNN__MICRO(isa) CNN__TURN(isa) CNN__PACK_ROWS(isa) CNN__PANEL(isa) CNN__TAKE_EVEN(isa)    \
     CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                                            \
-    CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                     \
+    CNN__WINOGRAD_G(isa) CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_X4(isa)                     \
+    CNN__WINOGRAD_AT(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                                         \
     CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__SLIDE(isa) CNN__OUTSIDE(isa) CNN__STRIPS(isa)               \
     CNN__FLAT(isa) CNN__DEPTH(isa)                                                                           \
     CNN__DEPTH_SUMS(isa) CNN__DEPTH_W(isa)
@@ -14497,8 +14548,9 @@ static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? mo
     { number, #isa, cnn__has_##isa, CNN__W_##isa, CNN__MR_##isa, CNN__NV_##isa * CNN__W_##isa,               \
       CNN__TALL_##isa, cnn__micro_##isa, cnn__micro_then_##isa, cnn__turn_##isa, cnn__pack_##isa,            \
       cnn__panel_##isa, cnn__take_even_##isa, cnn__add_even_##isa, cnn__dot_##isa, cnn__fir_##isa,           \
-      cnn__winograd_w_##isa, cnn__winograd_x_##isa, cnn__winograd_y_##isa, cnn__winograd_dy_##isa,           \
-      cnn__winograd_dw_##isa, cnn__windows_##isa, cnn__largest_##isa, cnn__depth_##isa, cnn__depth_w_##isa }
+      cnn__winograd_w_##isa, cnn__winograd_x_##isa, cnn__winograd_x4_##isa, cnn__winograd_y_##isa,           \
+      cnn__winograd_dy_##isa, cnn__winograd_dw_##isa, cnn__windows_##isa, cnn__largest_##isa,                \
+      cnn__depth_##isa, cnn__depth_w_##isa }
 
 #if CNN__X86
 /* ---- AVX2 ---- */
@@ -16408,7 +16460,8 @@ static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
     }
 }
 
-/* ---- Winograd F(4x4,3x3) and F(2x2,5x5): forward and backward-data, stride 1 (Lavin, Gray 2015) ----
+/* ---- Winograd F(4x4,3x3), F(2x2,5x5) and F(2x2,3x3): forward and backward-data, stride 1 (Lavin, Gray
+   2015) ----
 
        Y = At [ sum_c (G w Gt) o (Bt x B) ] A        for each tile Y of output and 6x6 tile x of input
 
@@ -16418,16 +16471,27 @@ static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
    matrices (OC,C)(C,tiles) do the work of 144 (3x3, a quarter of the multiply-adds) or 100 (5x5). The
    transforms hold factors of up to 16, and so the rounding errors grow: largest seen against float64, for 512
    channels, 1e-5 of the largest output (5e-7 by the direct sum). .exact does without.
-   backward-data is the same with dy for x, the kernel turned by 180 degrees, and padding K - 1 - P. */
+   Four points, without 2 and -2, tell 2 outputs of 3 weights: 16 products do the work of 36, and the weights
+   take 16/9 of their memory, not 4 times as much: for few tiles, where that is what takes time.
+   backward-data is the same with dy for x, the kernel turned by 180 degrees, and padding K - 1 - P.
+
+   Tiles lie side by side in the vectors; but if all are one block, which meets each weight once, channels of
+   the output do, so that no lane is empty (see "Channels in vectors"): V (tiles,C) times weights (C,nr),
+   panel after panel of nr channels. */
 typedef struct {
     const cnn__kernels *u;
     bool backward, add, once;           /* once: all tiles are one block, which meets each weight once */
+    bool inputs;                        /* shared is the input, not the weights */
     const float *packed;                /* the weights, transformed already, or NULL */
+    int points, parts;                  /* parts: points squared, matrices */
     int k, side;                        /* kernels (k,k), tiles of output (side,side) */
+    int high;                           /* rows of the weights in a panel: mr, or nr if once */
     int c, m, h, w, oh, ow, ph, pw, th, tw;     /* tiles of an image: (th, tw) */
-    ptrdiff_t tiles, block, rows;       /* rows of the weights that are transformed at a time */
-    ptrdiff_t as, vs, ms;               /* from one of the 36 matrices of weights, input, sums to the next: a
-                                           cache line more than they have, else all meet in one set of it */
+    ptrdiff_t tiles, block;             /* tiles of a block; once: floats from a channel of V to the next */
+    ptrdiff_t as, vs, ms;               /* from one of the matrices of weights (once: in a panel), input, sums
+                                           to the next: a cache line more than they have, else all meet in one
+                                           set of it */
+    ptrdiff_t panel;                    /* from one panel of the weights to the next */
     float *shared, *work;               /* shared: the weights or, if once, the input; work: the rest */
     float *y;
     const float *x, *weights, *bias;
@@ -16443,58 +16507,63 @@ CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *conv, int pass)
         && conv->dh == 1 && conv->dw == 1 && conv->groups == 1 && cnn__all_meet(conv);
 }
 
-CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *conv, bool backward,
-                                              const cnn__arrays *arrays, char *base, size_t *used)
+enum { CNN__WINOGRAD_BLOCK = 64 };      /* tiles */
+CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *conv, int points,
+                                              bool backward, const cnn__arrays *arrays, char *base,
+                                              size_t *used)
 {
-    enum { PANELS = 4 };
+    enum { MOST = CNN__WINOGRAD_BLOCK, L = CNN__MAX_LANES };
     const cnn__conv p = backward ? cnn__turned(conv) : *conv;
-    cnn__wino wino = { .u = cnn__kernels_of(cpu), .backward = backward, .add = backward && !arrays->clear,
-                      .k = p.kh, .side = 7 - p.kh, .c = p.ic,
-                    .m = p.oc, .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw,
-                    .y = arrays->to, .x = backward ? arrays->dy : arrays->x, .weights = arrays->w,
-                    .bias = arrays->b,
-                    .tail = arrays->tail };
+    cnn__wino wino = { .u = cnn__kernels_of(cpu), .backward = backward,
+                       .add = backward && !arrays->clear, .points = points,
+                       .parts = points * points, .k = p.kh, .side = points + 1 - p.kh, .c = p.ic, .m = p.oc,
+                       .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw, .y = arrays->to,
+                       .x = backward ? arrays->dy : arrays->x, .weights = arrays->w, .bias = arrays->b,
+                       .tail = arrays->tail, .packed = arrays->packed };
     cnn__ends ends;
     if (cnn__ends_of(cpu, arrays->tail, &ends) && !ends.more[1]) wino.clip = ends.clip, wino.tail = NULL;
+    const int nr = wino.u->nr;
     wino.th = (int)cnn__ceil(wino.oh, wino.side), wino.tw = (int)cnn__ceil(wino.ow, wino.side);
     wino.tiles = (ptrdiff_t)conv->n * wino.th * wino.tw;
-    wino.block = cnn__min(64, cnn__ceil(wino.tiles, wino.u->nr) * wino.u->nr);
-    wino.once = wino.tiles <= wino.block, wino.rows = wino.once ? cnn__min(PANELS * wino.u->mr, wino.m)
-                : wino.m;
-    wino.packed = arrays->packed;
-    wino.as = (wino.packed ? wino.m : wino.rows) * wino.c + CNN__MAX_LANES, wino.vs = wino.c * wino.block
-              + CNN__MAX_LANES,
-        wino.ms = wino.rows * wino.block + CNN__MAX_LANES;
+    wino.once = wino.inputs = wino.tiles <= MOST, wino.high = wino.once ? nr : wino.u->mr;
+    /* an odd number of cache lines, so that channels do not meet in a few sets */
+    wino.block = wino.once ? (cnn__ceil(wino.tiles, L) | 1) * L : MOST;
+    wino.as = (ptrdiff_t)(wino.once ? nr : wino.m) * wino.c + L, wino.vs = wino.c * wino.block + L;
+    wino.ms = wino.once ? nr * wino.tiles + L : wino.m * wino.block + L;
+    wino.panel = wino.once ? wino.parts * wino.as : (ptrdiff_t)wino.c * wino.high;
+    const size_t parts = (size_t)wino.parts;
     wino.shared = wino.packed && !wino.once ? arrays->packed
-             : cnn__take(base, used, cnn__mul_size(36, (size_t)(wino.once ? wino.vs : wino.as)),
+             : cnn__take(base, used, cnn__mul_size(parts, (size_t)(wino.once ? wino.vs : wino.as)),
                          sizeof *wino.shared);
-    wino.each = cnn__mul_size(36, (size_t)((!wino.once ? wino.vs : wino.packed ? 0 : wino.as) + wino.ms));
+    wino.each = cnn__mul_size(parts, (size_t)((!wino.once ? wino.vs : wino.packed ? 0 : wino.as) + wino.ms));
     wino.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, wino.each), sizeof *wino.work);
     return wino;
 }
 
-/* G w Gt for row panel i to a, packed as cnn__micro wants it: 36 matrices, each panel after panel. The
-   kernels are first brought side by side, those of a few channels at a time. */
+/* G w Gt for the panel of weights from row i on to a, packed as cnn__micro wants it. The kernels are first
+   brought side by side, those of a few channels at a time. */
 static void cnn__winograd_weights(const cnn__wino *wino, float *a, const float *w, ptrdiff_t i)
 {
-    enum { L = CNN__MAX_LANES, FLOATS = 288 };
-    const int mr = (int)cnn__min(wino->u->mr, wino->m - i), lanes = wino->u->lanes;
-    const int kk = wino->k * wino->k, few = FLOATS / kk;
+    enum { L = CNN__MAX_LANES, FLOATS = 144 };
+    const int ni = (int)cnn__min(wino->high, wino->m - i), mr = wino->once ? wino->high : ni;
+    const int lanes = wino->u->lanes, kk = wino->k * wino->k, few = FLOATS / kk;
     const ptrdiff_t step = wino->backward ? -mr : mr;      /* backward: the kernel turned by 180 degrees */
-    float g[FLOATS * CNN__MAX_MR + L] = { 0 }, o[36 * L];
+    float g[FLOATS * CNN__MAX_NR + L] = { 0 }, o[36 * L];
     for (int c = 0; c < wino->c; c++, a += mr) {
         const int now = (int)cnn__min(few, wino->c - c);
         if (c % few == 0 && !wino->backward)
-            wino->u->pack(g, mr, w + (i * wino->c + c) * kk, (ptrdiff_t)wino->c * kk, NULL,
-                          (ptrdiff_t)now * kk);
+            cnn__pack(wino->u, g, mr, w + (i * wino->c + c) * kk, (ptrdiff_t)wino->c * kk, 1, ni,
+                      (ptrdiff_t)now * kk);
         for (int e = 0; c % few == 0 && wino->backward && e < now; e++)
-            wino->u->pack(g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * wino->m + i) * kk, kk, NULL, kk);
+            cnn__pack(wino->u, g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * wino->m + i) * kk, kk, 1, ni,
+                      kk);
         const float *from = g + (c % few * kk + (wino->backward ? kk - 1 : 0)) * mr;
         /* Straight to its place, where the next c will overwrite the lanes beyond mr. */
         const bool direct = (ptrdiff_t)(wino->c - c) * mr >= cnn__ceil(mr, lanes) * lanes;
         for (int r = 0; r < mr; r += lanes)
-            wino->u->winograd_w(wino->k, from + r, step, direct ? a + r : o + r, direct ? wino->as : L);
-        for (int e = 0; e < 36 && !direct; e++)
+            wino->u->winograd_w(wino->points, wino->k, from + r, step, direct ? a + r : o + r,
+                                direct ? wino->as : L);
+        for (int e = 0; e < wino->parts && !direct; e++)
             for (int r = 0; r < mr; r++) a[e * wino->as + r] = o[e * L + r];
     }
 }
@@ -16528,15 +16597,15 @@ static void cnn__tiles_of(cnn__tiles *at, const cnn__wino *wino, ptrdiff_t first
     }
 }
 
-/* Bt x B for tiles from .. from+count, channels c0 .. c1: 36 matrices as panels of nr tiles. A tile that
-   sticks out of the image goes through a little patch; one beyond count is a patch of zeros. */
+/* Bt x B for tiles from .. from+count, all channels: matrices as panels of nr tiles. A tile that sticks out
+   of the image goes through a little patch; one beyond count is a patch of zeros. */
 static void cnn__winograd_tiles(const cnn__wino *wino, float *v, const float *x, ptrdiff_t from,
-                                ptrdiff_t count,
-                                int c0, int c1)
+                                ptrdiff_t count)
 {
     enum { L = CNN__MAX_LANES };
     const cnn__kernels *isa = wino->u;
     const ptrdiff_t in = (ptrdiff_t)wino->h * wino->w, padded = cnn__ceil(count, isa->nr) * isa->nr;
+    const int n = wino->points;
     cnn__tiles at;
     for (ptrdiff_t j = 0; j < padded; j += isa->lanes) {
         float patch[L][36] = { { 0 } };
@@ -16544,34 +16613,63 @@ static void cnn__winograd_tiles(const cnn__wino *wino, float *v, const float *x,
         ptrdiff_t row[L];
         cnn__tiles_of(&at, wino, from + j, wino->c * in, wino->ph, wino->pw);
         for (int l = 0; l < isa->lanes; l++) {
-            const bool inside = at.y[l] >= 0 && at.x[l] >= 0 && at.y[l] + 6 <= wino->h
-                                && at.x[l] + 6 <= wino->w;
-            tile[l] = patch[l], row[l] = 6;
+            const bool inside = at.y[l] >= 0 && at.x[l] >= 0 && at.y[l] + n <= wino->h
+                                && at.x[l] + n <= wino->w;
+            tile[l] = patch[l], row[l] = n;
             if (j + l >= count || !inside) continue;
-            tile[l] = x + at.image[l] + c0 * in + (ptrdiff_t)at.y[l] * wino->w + at.x[l], row[l] = wino->w;
+            tile[l] = x + at.image[l] + (ptrdiff_t)at.y[l] * wino->w + at.x[l], row[l] = wino->w;
         }
-        float *to = v + (j / isa->nr * wino->c + c0) * isa->nr + j % isa->nr;
-        for (int c = c0; c < c1; c++, to += isa->nr) {
+        float *to = v + j / isa->nr * wino->c * isa->nr + j % isa->nr;
+        for (int c = 0; c < wino->c; c++, to += isa->nr) {
             for (int l = 0; l < isa->lanes && j + l < count; l++)
                 if (tile[l] == patch[l])
-                    cnn__patch(patch[l], 6, x + at.image[l] + c * in, wino->h, wino->w, at.y[l], at.x[l]);
-            isa->winograd_x(tile, row, to, wino->vs);
+                    cnn__patch(patch[l], n, x + at.image[l] + c * in, wino->h, wino->w, at.y[l], at.x[l]);
+            (n == 4 ? isa->winograd_x4 : isa->winograd_x)(tile, row, to, wino->vs);
             for (int l = 0; l < isa->lanes; l++)
                 if (tile[l] != patch[l]) tile[l] += in;
         }
     }
 }
+/* once: for channels c0 .. c1, matrices (C,block). The planes of a channel, of all images, are copied with
+   zeros around them, so that no tile sticks out. */
+static void cnn__winograd_inputs(const cnn__wino *wino, int c0, int c1)
+{
+    enum { L = CNN__MAX_LANES, TILES = CNN__WINOGRAD_BLOCK };
+    const int lanes = wino->u->lanes, n = wino->points, tiles = wino->th * wino->tw;
+    const int high = wino->th * wino->side + n - wino->side, wide = wino->tw * wino->side + n - wino->side;
+    const int rows = (int)cnn__min(wino->h, high - wino->ph), width = (int)cnn__min(wino->w, wide - wino->pw);
+    const ptrdiff_t plane = (ptrdiff_t)high * wide, in = (ptrdiff_t)wino->h * wino->w;
+    float planes[36 * TILES] = { 0 };           /* with few tiles to a side the least overlap: 6x6 for each */
+    const float *tile[TILES + L];
+    ptrdiff_t row[L];
+    for (int l = 0; l < L; l++) row[l] = wide;
+    for (int j = 0; j < TILES + L; j++) {       /* beyond the last one: some tile again */
+        const int e = (int)cnn__min(j, wino->tiles - 1);
+        tile[j] = planes + e / tiles * plane + e % tiles / wino->tw * wino->side * wide
+            + e % tiles % wino->tw * wino->side;
+    }
+    for (int c = c0; c < c1; c++) {
+        const float *x = wino->x + c * in;
+        for (ptrdiff_t e = 0; e * tiles < wino->tiles; e++, x += wino->c * in)
+            for (int r = 0; r < rows; r++)
+                cnn__copy(planes + e * plane + (ptrdiff_t)(wino->ph + r) * wide + wino->pw, x + r * wino->w,
+                          width);
+        for (ptrdiff_t j = 0; j < wino->tiles; j += lanes)
+            (n == 4 ? wino->u->winograd_x4 : wino->u->winograd_x)(tile + j, row, wino->shared
+                                                                  + c * wino->block + j, wino->vs);
+    }
+}
 
-/* The 36 products: rows of the weights, transformed in a, times the tiles in v, to m: panels of nr tiles. */
-static void cnn__winograd_products(const cnn__wino *wino, const float *a, ptrdiff_t rows, const float *v,
-                                   ptrdiff_t count, float *m)
+/* The products: weights, transformed in a, times the tiles in v, to m: panels of nr tiles. */
+static void cnn__winograd_products(const cnn__wino *wino, const float *a, const float *v, ptrdiff_t count,
+                                   float *m)
 {
     const cnn__kernels *isa = wino->u;
-    const ptrdiff_t padded = cnn__ceil(count, isa->nr) * isa->nr;
+    const ptrdiff_t padded = cnn__ceil(count, isa->nr) * isa->nr, rows = wino->m;
     const ptrdiff_t kb = cnn__k_block(wino->c);
     ptrdiff_t at[CNN__KC];
     for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * isa->nr;
-    for (int e = 0; e < 36; e++)
+    for (int e = 0; e < wino->parts; e++)
         for (ptrdiff_t p = 0; p < wino->c; p += kb)
             for (ptrdiff_t j = 0; j < padded; j += isa->nr)
                 for (ptrdiff_t i = 0; i < rows; i += isa->mr) {
@@ -16583,6 +16681,29 @@ static void cnn__winograd_products(const cnn__wino *wino, const float *a, ptrdif
                              m + e * wino->ms + j * rows + i * isa->nr, isa->nr, NULL, p > 0, ahead, mr);
                 }
 }
+/* once: for a panel of ni <= nr channels, to m (tiles,nr). What follows of the weights is fetched
+   meanwhile. */
+static void cnn__winograd_once(const cnn__wino *wino, const float *a, int ni, float *m)
+{
+    const cnn__kernels *isa = wino->u;
+    const ptrdiff_t kb = cnn__k_block(wino->c), nr = isa->nr;
+    ptrdiff_t at[CNN__KC], tiles = 0;
+    for (int p = 0; p < CNN__KC; p++) at[p] = p * nr;
+    for (int j = 0; j < wino->tiles; j += cnn__tile_rows((int)wino->tiles - j, isa->tall)) tiles++;
+    const ptrdiff_t step = cnn__ceil(nr, tiles);
+    for (int e = 0; e < wino->parts; e++)
+        for (ptrdiff_t p = 0, kc; p < wino->c; p += kc) {
+            kc = cnn__min(kb, wino->c - p);
+            const float *b = a + e * wino->as + p * nr, *ahead = b + kc * nr;
+            for (int j = 0, n; j < wino->tiles; j += n, ahead += kc * step) {
+                float *sums = m + e * wino->ms + j * nr;
+                const cnn__ends ends = { .more = { p > 0 ? sums : NULL } };
+                n = cnn__tile_rows((int)wino->tiles - j, isa->tall);
+                isa->micro_then(n, ni, kc, wino->shared + e * wino->vs + p * wino->block + j, wino->block,
+                                NULL, b, at, sums, nr, &ends, ahead, step);
+            }
+        }
+}
 
 /* The part of a patch that lies inside the image, to its place there. */
 static void cnn__put_patch(const cnn__wino *wino, float *y, const float *patch, int y0, int x0)
@@ -16590,105 +16711,129 @@ static void cnn__put_patch(const cnn__wino *wino, float *y, const float *patch, 
     const int high = (int)cnn__min(wino->side, wino->oh - y0),
               wide = (int)cnn__min(wino->side, wino->ow - x0);
     y += (ptrdiff_t)y0 * wino->ow + x0;
-    for (int r = 0; r < high; r++, y += wino->ow, patch += 4)
+    if (high == 2 && wide == 2 && !wino->add) {
+        memcpy(y, patch, 2 * sizeof *y), memcpy(y + wino->ow, patch + wino->side, 2 * sizeof *y);
+        return;
+    }
+    for (int r = 0; r < high; r++, y += wino->ow, patch += wino->side)
         for (int z = 0; z < wide; z++) y[z] = wino->add ? y[z] + patch[z] : patch[z];
 }
 
-/* Rows i0 .. i1 of the weights, transformed in a, times the tiles in v, and transformed back. */
-static void cnn__winograd_rows(const cnn__wino *wino, const float *a, ptrdiff_t i0, ptrdiff_t i1,
-                               const float *v,
-                               ptrdiff_t from, ptrdiff_t count, float *m)
+/* The sums in m, of tiles from .. from+count, transformed back: a vector of tiles, channel after channel. */
+static void cnn__winograd_back(const cnn__wino *wino, ptrdiff_t from, ptrdiff_t count, const float *m)
 {
     enum { L = CNN__MAX_LANES };
     const cnn__kernels *isa = wino->u;
-    const ptrdiff_t rows = i1 - i0, out = (ptrdiff_t)wino->oh * wino->ow;
+    const ptrdiff_t rows = wino->m, out = (ptrdiff_t)wino->oh * wino->ow;
     cnn__tiles at;
-    cnn__winograd_products(wino, a, rows, v, count, m);
     for (ptrdiff_t j = 0; j < count; j += isa->lanes) {
         const float *sums = m + j / isa->nr * isa->nr * rows + j % isa->nr;
-        float patch[L][36] = { { 0 } }, *tile[L];
+        float patch[L][16] = { { 0 } }, *tile[L], bias[L] = { 0 };
         ptrdiff_t row[L];
         cnn__tiles_of(&at, wino, from + j, wino->m * out, 0, 0);
         for (int l = 0; l < isa->lanes; l++) {
             /* Rows are written four by four: those of a tile of two go through the patch. */
             const bool inside = wino->side == 4 && j + l < count && at.y[l] + 4 <= wino->oh
                                 && at.x[l] + 4 <= wino->ow;
-            at.image[l] += i0 * out;
             tile[l] = inside ? wino->y + at.image[l] + (ptrdiff_t)at.y[l] * wino->ow + at.x[l] : patch[l];
             row[l] = inside ? wino->ow : 4;
         }
         for (ptrdiff_t c = 0; c < rows; c++, sums += isa->nr) {
-            isa->winograd_y(wino->side, sums, wino->ms, wino->bias ? wino->bias[i0 + c] : 0.0f, wino->clip,
-                            tile, row, wino->add);
+            for (int l = 0; l < isa->lanes && wino->bias; l++) bias[l] = wino->bias[c];
+            isa->winograd_y(wino->points, wino->side, sums, wino->ms, bias, wino->clip, tile, row,
+                            wino->add);
             for (int l = 0; l < isa->lanes; l++) {
                 if (tile[l] != patch[l]) { tile[l] += out; continue; }
                 if (j + l < count)
                     cnn__put_patch(wino, wino->y + at.image[l] + c * out, patch[l], at.y[l], at.x[l]);
-                if (wino->add) memset(patch[l], 0, 16 * sizeof **patch);
+                if (wino->add) memset(patch[l], 0, sizeof patch[l]);
             }
+        }
+    }
+}
+/* once: a vector of channels, of the panel of ni from i0 on, tile after tile. */
+static void cnn__winograd_once_back(const cnn__wino *wino, ptrdiff_t i0, int ni, const float *m)
+{
+    enum { L = CNN__MAX_LANES };
+    const int lanes = wino->u->lanes, plane = wino->th * wino->tw;
+    const ptrdiff_t out = (ptrdiff_t)wino->oh * wino->ow;
+    float patch[L][16], *tile[L], bias[L] = { 0 };
+    ptrdiff_t row[L];
+    for (int c = 0; c < ni; c += lanes) {
+        const int channels = (int)cnn__min(lanes, ni - c);
+        for (int l = 0; l < channels && wino->bias; l++) bias[l] = wino->bias[i0 + c + l];
+        for (int j = 0; j < wino->tiles; j++) {
+            const int y0 = j % plane / wino->tw * wino->side, x0 = j % plane % wino->tw * wino->side;
+            float *y = wino->y + (j / plane * wino->m + i0 + c) * out;
+            const bool inside = wino->side == 4 && y0 + 4 <= wino->oh && x0 + 4 <= wino->ow;
+            for (int l = 0; l < lanes; l++) {
+                const bool straight = inside && l < channels;
+                tile[l] = straight ? y + l * out + (ptrdiff_t)y0 * wino->ow + x0 : patch[l];
+                row[l] = straight ? wino->ow : 4;
+            }
+            if (wino->add) memset(patch, 0, sizeof patch);
+            wino->u->winograd_y(wino->points, wino->side, m + j * wino->u->nr + c, wino->ms, bias,
+                                wino->clip, tile, row, wino->add);
+            for (int l = 0; l < channels && !inside; l++)
+                cnn__put_patch(wino, y + l * out, patch[l], y0, x0);
         }
     }
 }
 
 /* What all need is transformed first: the input, a unit being 16 channels, if all tiles are one block;
-   otherwise the weights, a unit being a row panel. */
+   otherwise the weights, a unit being a panel. */
 enum { CNN__WINOGRAD_PART = 16 };
 static void cnn__winograd_shared_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__wino *wino = job;
-    const ptrdiff_t mr = wino->u->mr, part = CNN__WINOGRAD_PART;
+    const ptrdiff_t part = CNN__WINOGRAD_PART;
     (void)thread;
-    if (wino->once)
-        cnn__winograd_tiles(wino, wino->shared, wino->x, 0, wino->tiles, (int)(from * part),
-                            (int)cnn__min(to * part, wino->c));
+    if (wino->inputs)
+        cnn__winograd_inputs(wino, (int)(from * part), (int)cnn__min(to * part, wino->c));
     else for (; from < to; from++)
-        cnn__winograd_weights(wino, wino->shared + from * mr * wino->c, wino->weights, from * mr);
+        cnn__winograd_weights(wino, wino->shared + from * wino->panel, wino->weights, from * wino->high);
 }
 
-/* Then the rest: a unit is a row panel (once) or a vector of tiles; some at a time. */
+/* Then the rest: a unit is a panel of the weights (once) or a vector of tiles, some at a time. */
 static void cnn__winograd_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__wino *wino = job;
-    const ptrdiff_t mr = wino->u->mr, lanes = wino->u->lanes;
-    const ptrdiff_t most = wino->once ? cnn__ceil(wino->rows, mr) : wino->block / lanes;
+    const ptrdiff_t lanes = wino->u->lanes, most = wino->block / lanes, out = (ptrdiff_t)wino->oh * wino->ow;
+    const ptrdiff_t images = wino->tiles / ((ptrdiff_t)wino->th * wino->tw);
     float *mine = wino->work + (size_t)thread * wino->each;
-    float *m = mine + 36 * (!wino->once ? wino->vs : wino->packed ? 0 : wino->as);
-    const ptrdiff_t steps = cnn__ceil(to - from, most);
+    float *m = mine + wino->parts * (!wino->once ? wino->vs : wino->packed ? 0 : wino->as);
+    for (ptrdiff_t i = from; i < to && wino->once; i++) {
+        const ptrdiff_t i0 = i * wino->high, i1 = cnn__min(i0 + wino->high, wino->m);
+        if (!wino->packed) cnn__winograd_weights(wino, mine, wino->weights, i0);
+        cnn__winograd_once(wino, wino->packed ? wino->packed + i * wino->panel : mine, (int)(i1 - i0), m);
+        cnn__winograd_once_back(wino, i0, (int)(i1 - i0), m);
+        for (ptrdiff_t n = 0; n < images; n++)
+            cnn__complete(wino->tail, wino->y, (n * wino->m + i0) * out, (n * wino->m + i1) * out);
+    }
+    const ptrdiff_t steps = wino->once ? 0 : cnn__ceil(to - from, most);
     for (ptrdiff_t e = 0; e < steps; e++) {
-        const ptrdiff_t first = from + (to - from) * e / steps, last = from + (to - from) * (e + 1) / steps;
-        if (wino->once) {
-            const ptrdiff_t i0 = first * mr, i1 = cnn__min(last * mr, wino->m);
-            for (ptrdiff_t i = i0; i < i1 && !wino->packed; i += mr)
-                cnn__winograd_weights(wino, mine + (i - i0) * wino->c, wino->weights, i);
-            cnn__winograd_rows(wino, wino->packed ? wino->packed + i0 * wino->c : mine, i0, i1, wino->shared,
-                               0, wino->tiles,
-                               m);
-            const ptrdiff_t out = (ptrdiff_t)wino->oh * wino->ow,
-                            images = wino->tiles / ((ptrdiff_t)wino->th * wino->tw);
-            for (ptrdiff_t n = 0; n < images; n++)
-                cnn__complete(wino->tail, wino->y, (n * wino->m + i0) * out, (n * wino->m + i1) * out);
-        } else {
-            const ptrdiff_t count = cnn__min(last * lanes, wino->tiles) - first * lanes;
-            cnn__winograd_tiles(wino, mine, wino->x, first * lanes, count, 0, wino->c);
-            cnn__winograd_rows(wino, wino->shared, 0, wino->m, mine, first * lanes, count, m);
-        }
+        const ptrdiff_t first = (from + (to - from) * e / steps) * lanes;
+        const ptrdiff_t count = cnn__min((from + (to - from) * (e + 1) / steps) * lanes, wino->tiles) - first;
+        cnn__winograd_tiles(wino, mine, wino->x, first, count);
+        cnn__winograd_products(wino, wino->shared, mine, count, m);
+        cnn__winograd_back(wino, first, count, m);
     }
 }
 
 static void cnn__winograd_shared(const cnn__cpu *cpu, const cnn__wino *wino)
 {
     /* operations of the transforms, roughly: 144 for a tile of input, 40 for a kernel */
-    cnn__share_out(cpu, wino->once ? 144.0 * (double)wino->tiles * wino->c : 40.0 * wino->m * wino->c,
-                   wino->once ? cnn__ceil(wino->c, CNN__WINOGRAD_PART) : cnn__ceil(wino->m, wino->u->mr),
+    cnn__share_out(cpu, wino->inputs ? 144.0 * (double)wino->tiles * wino->c : 40.0 * wino->m * wino->c,
+                   wino->inputs ? cnn__ceil(wino->c, CNN__WINOGRAD_PART) : cnn__ceil(wino->m, wino->high),
                    cnn__winograd_shared_job, wino);
 }
 
 static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *wino)
 {
-    const ptrdiff_t panels = cnn__ceil(wino->m, wino->u->mr);
     if (wino->once || !wino->packed) cnn__winograd_shared(cpu, wino);
-    cnn__share_out(cpu, 36.0 * (double)wino->tiles * wino->m * wino->c,
-                   wino->once ? panels : cnn__ceil(wino->tiles, wino->u->lanes), cnn__winograd_job, wino);
+    cnn__share_out(cpu, (double)wino->parts * (double)wino->tiles * wino->m * wino->c,
+                   wino->once ? cnn__ceil(wino->m, wino->high) : cnn__ceil(wino->tiles, wino->u->lanes),
+                   cnn__winograd_job, wino);
     if (wino->once || !wino->tail) return;
     const ptrdiff_t images = wino->tiles / ((ptrdiff_t)wino->th * wino->tw),
                     out = (ptrdiff_t)wino->oh * wino->ow;
@@ -17037,18 +17182,35 @@ static void cnn__run_winograd(const cnn__cpu *cpu, const cnn__conv *conv, int pa
         if (arrays->to) q.dw = arrays->to, cnn__winograd_weights_run(cpu, &q);
         return;
     }
-    const cnn__wino q = cnn__winograd_plan(cpu, conv, pass == CNN__BACKWARD_DATA, arrays, scratch, used);
+    const cnn__wino q = cnn__winograd_plan(cpu, conv, 6, pass == CNN__BACKWARD_DATA, arrays, scratch, used);
     if (arrays->to) cnn__winograd_run(cpu, &q);
+}
+static void cnn__run_winograd_small(const cnn__cpu *cpu, const cnn__conv *conv, int pass,
+                                    const cnn__arrays *arrays, char *scratch, size_t *used)
+{
+    const cnn__wino q = cnn__winograd_plan(cpu, conv, 4, pass == CNN__BACKWARD_DATA, arrays, scratch, used);
+    if (arrays->to) cnn__winograd_run(cpu, &q);
+}
+static size_t cnn__pack_points(const cnn__cpu *cpu, const cnn__conv *conv, int points, float *to,
+                               const float *w, char *scratch)
+{
+    const cnn__arrays arrays = { .w = w, .packed = to };
+    size_t used = 0;
+    cnn__wino wino = cnn__winograd_plan(cpu, conv, points, false, &arrays, scratch, &used);
+    wino.inputs = false, wino.shared = to;
+    if (to) cnn__winograd_shared(cpu, &wino);
+    const size_t panels = wino.once ? (size_t)cnn__ceil(wino.m, wino.high) : 1;
+    return cnn__mul_size(panels * (size_t)wino.parts, (size_t)wino.as);
 }
 static size_t cnn__pack_winograd(const cnn__cpu *cpu, const cnn__conv *conv, float *to, const float *w,
                                  char *scratch)
 {
-    size_t used = 0;
-    cnn__wino wino = cnn__winograd_plan(cpu, conv, false, &(cnn__arrays){ .w = w, .packed = to }, scratch,
-                                        &used);
-    wino.once = false, wino.shared = to, wino.as = wino.m * wino.c + CNN__MAX_LANES;
-    if (to) cnn__winograd_shared(cpu, &wino);
-    return cnn__mul_size(36, (size_t)wino.as);
+    return cnn__pack_points(cpu, conv, 6, to, w, scratch);
+}
+static size_t cnn__pack_winograd_small(const cnn__cpu *cpu, const cnn__conv *conv, float *to, const float *w,
+                                       char *scratch)
+{
+    return cnn__pack_points(cpu, conv, 4, to, w, scratch);
 }
 
 static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *conv, int pass, const cnn__arrays *arrays,
@@ -17080,6 +17242,7 @@ static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *conv, int pass, 
 enum { CNN__WINOGRAD_LEAST = 16,        /* channels: fewer do not repay the transforms */
        CNN__WINOGRAD_MANY = 32,         /* channels that repay even backward-weights on narrow planes */
        CNN__WINOGRAD_TILES = 16,        /* tiles of a batch, at least; */
+       CNN__WINOGRAD_SMALL = 64,        /* tiles of 2x2, at most: two rather than four outputs to a side */
        CNN__WINOGRAD_TILES_MANY = 4,    /* of backward-weights with many channels */
        CNN__COLUMNS_TERMS = 256,        /* of a sum, at least; */
        CNN__COLUMNS_PIXELS = 256,       /* of a plane of dy, at most: where strides or ends of planes leave
@@ -17133,6 +17296,18 @@ static bool cnn__winograd2_fits(const cnn__cpu *cpu, const cnn__conv *conv, int 
 {
     return (void)cpu, conv->kh == 5 && cnn__winograd_fits(conv, pass);
 }
+static bool cnn__winograd_small_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
+{
+    return pass != CNN__BACKWARD_WEIGHTS && cnn__winograd4_fits(cpu, conv, pass);
+}
+/* All tiles of four outputs are one block, so that the weights' way from memory decides. */
+CNN__COLD static bool cnn__winograd_small_pays(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
+{
+    const bool backward = pass == CNN__BACKWARD_DATA;
+    const ptrdiff_t tiles = conv->n * cnn__ceil(backward ? conv->h : conv->oh, 2)
+        * cnn__ceil(backward ? conv->w : conv->ow, 2);
+    return cnn__winograd_pays(cpu, conv, pass) && tiles <= CNN__WINOGRAD_SMALL;
+}
 static bool cnn__turned_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
     return (void)cpu, pass == CNN__FORWARD && conv->oc > conv->groups;
@@ -17176,6 +17351,8 @@ typedef struct {
 } cnn__algorithm;                       /* pack: NULL if it takes the weights as they lie */
 static const cnn__algorithm cnn__algorithms[] = {
     /* An algorithm of your own: its row here. */
+    { "winograd 2x2", cnn__winograd_small_fits, cnn__winograd_small_pays, cnn__run_winograd_small,
+      cnn__pack_winograd_small },
     { "winograd 4x4", cnn__winograd4_fits, cnn__winograd_pays, cnn__run_winograd, cnn__pack_winograd },
     { "winograd 2x2", cnn__winograd2_fits, cnn__winograd_pays, cnn__run_winograd, cnn__pack_winograd },
     { "depthwise rows", cnn__rows_fit, cnn__always, cnn__run_rows, NULL },
