@@ -74,7 +74,8 @@
    because C leaves the order of evaluation of arguments open.
 
    Switches, to be defined before the include that has CNN_IMPLEMENTATION:
-       CNN_STATIC                     every function is static: the library is private to one .c file
+       CNN_STATIC                     every function is static: the library is private to one .c file, which
+                                      compiles in two thirds of the time: what it does not use is left out
        CNN_MALLOC(bytes)              all three or none: your allocator
        CNN_REALLOC(p, bytes)
        CNN_FREE(p)
@@ -1292,7 +1293,8 @@ typedef struct { void *buffer; size_t at; } cnn_place;
 
 struct cnn_backend {
     const char *name;
-    void *(*alloc)   (cnn_backend *, size_t bytes); /* NULL after an error */
+    void *(*alloc)   (cnn_backend *, size_t bytes); /* NULL after an error. These five and the name are
+                                                       required */
     void  (*release) (cnn_backend *, void *buffer);
     /* at in bytes */
     bool  (*upload)  (cnn_backend *, void *buffer, size_t at, const void *from, size_t bytes);
@@ -1320,6 +1322,7 @@ struct cnn_backend {
                                zeroed then; also in y's place, with CNN_INPLACE_GRAD */
     size_t max_bytes;       /* the largest buffer that alloc gives; 0: no limit. The activations take several
                                of them, where one would be larger. */
+    const cnn_graph *graph; /* set by cnn_new, if there is a close, until that: one graph at a time */
     char   error[CNN_ERROR_SIZE];
 };
 CNN_API cnn_place   cnn_place_data (const cnn_tensor *); /* for the rows of a backend, while they run */
@@ -2085,6 +2088,7 @@ static bool cnn__sync_optimizer(cnn_graph *g, unsigned side);
 static bool cnn__sync_average(cnn_graph *g, unsigned side);
 static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n, long step);
 static bool cnn__mix_on_device(cnn_graph *g, float share);
+static const char *cnn__device_error(cnn_graph *g);
 static double cnn__squares_on_device(cnn_graph *g);
 static bool cnn__shorten_on_device(cnn_graph *g, float factor);
 
@@ -2093,7 +2097,7 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     cnn_backend *dev = config.backend;
     cnn_graph   *g = CNN_MALLOC(sizeof *g);
     if (!g) {
-        if (dev && dev->close) dev->close(dev);
+        if (dev && dev->close && !dev->graph) dev->close(dev);
         return NULL;
     }
     memset(g, 0, sizeof *g);
@@ -2129,6 +2133,13 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
         cnn__fail(g, config.at, "cnn_new", "threads is %d: it must be 1 to %d, or 0 for the default",
                   config.threads, (int)CNN__MOST_THREADS);
     if (dev && dev->error[0]) cnn__fail(g, config.at, "cnn_new", "%s", dev->error);
+    if (dev && dev->close && dev->graph) {
+        cnn__fail(g, config.at, "cnn_new", "the backend belongs to another graph");
+        g->config.backend = NULL;
+    } else if (dev && dev->close) dev->graph = g;
+    if (dev && !(dev->name && dev->alloc && dev->release && dev->upload && dev->download && dev->clear))
+        cnn__fail(g, config.at, "cnn_new", "a backend has a name, alloc, release, upload, download and "
+                  "clear: one of these is NULL");
     if (dev && config.rows)
         cnn__fail(g, config.at, "cnn_new", ".rows are for the CPU: those of a device belong to its backend");
     if (config.optimizer->slots < 0 || config.optimizer->slots > CNN_MAX_SLOTS)
@@ -2654,8 +2665,19 @@ static float cnn__label_weight(const cnn__target *target, ptrdiff_t i)
    twin cnn__fast_NAME in Part II. */
 #define CNN__KERNEL(name, ...) static void cnn__##name(__VA_ARGS__), cnn__fast_##name(__VA_ARGS__)
 
-/* How many threads a loop of so many simple steps is worth. */
-static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work);
+/* Work is shared among threads in one place, see >>threads: job is done for the units 0 .. units-1, in ranges
+   from <= i < to; no two threads do one range at a time with the same number `thread`. work: multiply-adds; a
+   simple step of a loop, which waits for memory, counts as CNN__SIMPLE. */
+#define CNN__SIMPLE 4.0
+typedef void cnn__job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread);
+static void  cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cnn__job *job, const void *of);
+
+/* Of a room whose one loop goes forward, y from x, if dx is NULL, else backward, dx from y->grad. */
+typedef struct { cnn_tensor *y; float *dx; } cnn__pass;
+static void cnn__share_pass(cnn_tensor *y, float *dx, double steps, ptrdiff_t units, cnn__job *job)
+{
+    cnn__share_out(&y->graph->cpu, CNN__SIMPLE * steps, units, job, &(cnn__pass){ y, dx });
+}
 
 /* C (m,n) = op(A) op(B) + beta C, row-major: A is (m,k), or (k,m) if ta; B is (k,n), or (n,k) if tb; from row
    to row it is lda, ldb, ldc floats. beta 0 does not read C. Bytes of scratch: cnn__gemm_scratch. */
@@ -2678,8 +2700,7 @@ CNN__KERNEL(conv_backward_data, const cnn__cpu *cpu, const cnn__conv *conv, floa
                                 const float *w, bool clear, void *scratch);
 CNN__KERNEL(conv_backward_weights, const cnn__cpu *cpu, const cnn__conv *conv, float *dw, float *db,
                                    const float *x, const float *dy, void *scratch);
-static void cnn__conv_mend_weights(const cnn__cpu *cpu, const cnn__conv *conv, float *dw, const float *x,
-                                   const float *dy);
+static void cnn__conv_mend_weights(const cnn__conv *conv, float *dw, const float *x, const float *dy);
 static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *conv);
 CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *conv, int pass);
 
@@ -3105,48 +3126,18 @@ static bool cnn__backward_node(cnn__node *v)
 /* The gradient of x starts at zero when the first of its users adds to it; not before, as until then other
    arrays may use its memory. Nothing is to be done for parameters (cnn_backward zeroes them all at once),
    where x->grad takes the place of v's own gradient (the room then sets it), and for rooms that clear it. */
+static void cnn__zero_job(const void *x, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    memset(((const cnn_tensor *)x)->grad + from, 0, (size_t)(to - from) * sizeof(float));
+}
 static void cnn__start_grad(const cnn__node *v, const cnn__node *x)
 {
     const bool first = x->t.needs_grad && x->t.kind != CNN_PARAM && x->grad_first == v->t.index;
-    const bool clears = (v->t.op->flags & CNN_CLEARS_GRAD) && &x->t == v->t.in[0]
-                        && !(v->kernel && v->kernel->backward);
-    if (!first || x->grad_alias == v || clears) return;
-    enum { PIECE = 1 << 16 };
-    const ptrdiff_t n = cnn__len(x->t.shape);
-    CNN__PARALLEL_FOR(cnn__threads_for(&x->t.graph->cpu, n))
-    for (ptrdiff_t i = 0; i < n; i += PIECE)
-        memset(x->t.grad + i, 0, (size_t)cnn__min(PIECE, n - i) * sizeof *x->t.grad);
-}
-
-/* ---- What rooms may ask while they run ---- */
-
-CNN_API void *cnn_scratch(const cnn_tensor *y)  { return y->graph->arena[CNN_ARENA_SCRATCH]; }
-CNN_API int   cnn_threads(const cnn_tensor *y)  { return y->graph->cpu.threads; }
-CNN_API bool  cnn_grad_is_new(const cnn_tensor *y)
-{
-    return y->in[0]->kind != CNN_PARAM && cnn__of(y->in[0])->grad_first == y->index;
-}
-
-CNN_API bool cnn_grad_is_first(const cnn_tensor *y, int i)
-{
-    const cnn_tensor *x = y->in[i];
-    return x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index && cnn__which_operand(y, x) == i;
-}
-CNN_API bool cnn_is_exact(const cnn_tensor *y) { return y->graph->cpu.exact; }
-
-/* The stream of a node in this training step. */
-static uint64_t cnn__stream(const cnn_tensor *y)
-{
-    return ((uint64_t)(y->graph->draw + 1u) << 32) | (uint32_t)y->index;
-}
-
-CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
-{
-    return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
-}
-CNN_API void cnn_random_key(const cnn_tensor *y, uint64_t *key, uint64_t *stream)
-{
-    *key = y->graph->config.seed, *stream = cnn__stream(y);
+    const bool clears = (v->t.op->flags & CNN_CLEARS_GRAD) && &x->t == v->t.in[0] &&
+                        !(v->kernel && v->kernel->backward);
+    const int n = cnn__len(x->t.shape);
+    if (first && x->grad_alias != v && !clears)
+        cnn__share_out(&x->t.graph->cpu, CNN__SIMPLE * n, n, cnn__zero_job, &x->t);
 }
 
 /* ---- Three rooms: dense, tanh, mse ----
@@ -3511,21 +3502,26 @@ static const cnn_optimizer cnn__sgd = { "sgd", 1, cnn__sgd_update, cnn__sgd_fiel
 
 /* Floats from, from + 1, ... of the flat vectors. The update is element by element, so cutting the vectors
    into blocks for threads cannot change a bit. */
+typedef struct { cnn_graph *g; const cnn_step_args *a; size_t from, n; long step; } cnn__updating;
+enum { CNN__UPDATED = 1 << 14 };                      /* floats of a block */
+static void cnn__update_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn__updating *u = of;
+    const cnn_optimizer *o = u->g->config.optimizer;
+    for (; from < to; from++) {
+        const size_t first = (size_t)from * CNN__UPDATED, rest = u->n - first, at = u->from + first;
+        float       *slot[CNN_MAX_SLOTS] = { NULL };
+        for (int s = 0; s < o->slots && s < CNN_MAX_SLOTS; s++)
+            slot[s] = u->g->arena[CNN_ARENA_OPTIMIZER] + (size_t)s * u->g->n_trained + at;
+        o->update(u->g->arena[CNN_ARENA_PARAMS] + at, u->g->arena[CNN_ARENA_GRADS] + at, slot,
+                  rest < CNN__UPDATED ? rest : CNN__UPDATED, u->a, u->step);
+    }
+}
 static void cnn__update_on_host(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n, long step)
 {
-    enum { BLOCK = 1 << 14 };
-    const cnn_optimizer *o = g->config.optimizer;
-    float *w = g->arena[CNN_ARENA_PARAMS] + from, *state = g->arena[CNN_ARENA_OPTIMIZER] + from;
-    const float *dw = g->arena[CNN_ARENA_GRADS] + from;
-    int blocks = (int)((n + BLOCK - 1) / BLOCK), threads = blocks < 8 ? 1 : g->cpu.threads;
-    CNN__PARALLEL_FOR(threads)
-    for (int k = 0; k < blocks; k++) {
-        size_t first = (size_t)k * BLOCK, rest = n - first;
-        float *slot[CNN_MAX_SLOTS] = { NULL };
-        for (int s = 0; s < o->slots && s < CNN_MAX_SLOTS; s++)
-            slot[s] = state + (size_t)s * g->n_trained + first;
-        o->update(w + first, dw + first, slot, rest < BLOCK ? rest : BLOCK, a, step);
-    }
+    const cnn__updating u = { g, a, from, n, step };
+    cnn__share_out(&g->cpu, CNN__SIMPLE * (double)n, (ptrdiff_t)(n + CNN__UPDATED - 1) / CNN__UPDATED,
+                   cnn__update_job, &u);
 }
 
 CNN_API bool cnn_step_(cnn_step_args a)
@@ -3557,6 +3553,33 @@ CNN_API bool cnn_step_(cnn_step_args a)
 
    dense stands in chapter 1 of the API, tanh in 4, mse in 7: their rooms are in >>hour.
    ======================================================================================================== */
+
+/* ---- What rooms may ask while they run ---- */
+
+CNN_API void *cnn_scratch(const cnn_tensor *y)  { return y->graph->arena[CNN_ARENA_SCRATCH]; }
+CNN_API int   cnn_threads(const cnn_tensor *y)  { return y->graph->cpu.threads; }
+CNN_API bool  cnn_grad_is_first(const cnn_tensor *y, int i)
+{
+    const cnn_tensor *x = y->in[i];
+    return x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index && cnn__which_operand(y, x) == i;
+}
+CNN_API bool  cnn_grad_is_new(const cnn_tensor *y) { return cnn_grad_is_first(y, 0); }
+CNN_API bool  cnn_is_exact(const cnn_tensor *y)    { return y->graph->cpu.exact; }
+
+/* The stream of a node in this training step. */
+static uint64_t cnn__stream(const cnn_tensor *y)
+{
+    return ((uint64_t)(y->graph->draw + 1u) << 32) | (uint32_t)y->index;
+}
+
+CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
+{
+    return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
+}
+CNN_API void cnn_random_key(const cnn_tensor *y, uint64_t *key, uint64_t *stream)
+{
+    *key = y->graph->config.seed, *stream = cnn__stream(y);
+}
 
 /* ---- Windows: what convolution and pooling share, along one axis ---- */
 
@@ -3750,7 +3773,7 @@ static void cnn__conv_gradient(cnn_tensor *y, const cnn__conv *conv, float *db, 
     cnn_tensor     *w = y->in[1];
     const bool      alone = y->graph->from_zero && cnn__of(w)->grad_first == y->index;
     cnn__conv_backward_weights(cpu, conv, w->grad, db, x, dy, scratch);
-    if (alone) cnn__conv_mend_weights(cpu, conv, w->grad, x, dy);
+    if (alone) cnn__conv_mend_weights(conv, w->grad, x, dy);
 }
 static void cnn__conv2d_backward(cnn_tensor *y)
 {
@@ -4070,12 +4093,12 @@ static void cnn__bin(int i, int size, int bins, int *from, int *to)
 {
     *from = (int)((int64_t)i * size / bins), *to = (int)(((int64_t)(i + 1) * size + bins - 1) / bins);
 }
-/* dx NULL: y from x; else dx from y->grad. */
-static void cnn__adaptive_avg_pool_run(cnn_tensor *y, float *dx)
+static void cnn__adaptive_pool_job(const void *of, ptrdiff_t first, ptrdiff_t last, int thread CNN__UNUSED)
 {
-    const cnn_shape in = y->in[0]->shape, out = y->shape;
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(in)))
-    for (ptrdiff_t plane = 0; plane < (ptrdiff_t)out.n * out.c; plane++)
+    const cnn_tensor *y = ((const cnn__pass *)of)->y;
+    float            *dx = ((const cnn__pass *)of)->dx;
+    const cnn_shape   in = y->in[0]->shape, out = y->shape;
+    for (ptrdiff_t plane = first; plane < last; plane++)
         for (int i = 0; i < cnn__plane(out); i++) {
             const ptrdiff_t at = plane * cnn__plane(in), to = plane * cnn__plane(out) + i;
             int             y0, y1, x0, x1;
@@ -4092,11 +4115,14 @@ static void cnn__adaptive_avg_pool_run(cnn_tensor *y, float *dx)
 }
 static void cnn__adaptive_avg_pool_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
-    cnn__adaptive_avg_pool_run(y, NULL);
+    const cnn_shape s = y->in[0]->shape;
+    cnn__share_pass(y, NULL, cnn__len(s), s.n * s.c, cnn__adaptive_pool_job);
 }
 static void cnn__adaptive_avg_pool_backward(cnn_tensor *y)
 {
-    if (y->in[0]->grad) cnn__adaptive_avg_pool_run(y, y->in[0]->grad);
+    const cnn_shape s = y->in[0]->shape;
+    float *dx = y->in[0]->grad;
+    if (dx) cnn__share_pass(y, dx, cnn__len(s), s.n * s.c, cnn__adaptive_pool_job);
 }
 static const cnn_field cnn__adaptive_avg_pool_fields[] = {
     CNN_FIELD('i', cnn_adaptive_avg_pool_args, height, .range = CNN__FROM_1),
@@ -4253,15 +4279,15 @@ static bool cnn__group_norm_shape(cnn_tensor *y)
                         y->in[0]->shape.c, cnn__shape_text(y->in[0]).s);
     return cnn__as_input(y);
 }
-static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__sample_norm_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
+    const cnn_tensor      *y = ((const cnn__pass *)of)->y;
     const cnn__sample_norm norm = cnn__sample_norm_of(y);
     const float *w = cnn__data(norm.w), *b = cnn__data(norm.b);
-    float       *saved = mode == CNN_TRAIN ? y->saved : NULL;
+    float       *saved = y->graph->mode == CNN_TRAIN ? y->saved : NULL;
     const ptrdiff_t rows = (ptrdiff_t)y->shape.n * norm.groups;
     const cnn__cpu one = { y->graph->cpu.isa, 1, false };
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (ptrdiff_t row = 0; row < rows; row++) {
+    for (ptrdiff_t row = from; row < to; row++) {
         const float *x = y->in[0]->data + row * norm.k;
         float        mean = 0, rest = 0, variance = 0;
         if (norm.centred) cnn__fast_channel_moments(&one, &mean, &rest, &variance, x, 1, 1, norm.k);
@@ -4277,6 +4303,11 @@ static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
         }
     }
 }
+static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
+{
+    const int groups = cnn__sample_norm_of(y).groups;
+    cnn__share_pass(y, NULL, cnn__len(y->shape), y->shape.n * groups, cnn__sample_norm_job);
+}
 /* sum[0] = sum dy, sum[1] = sum dy (x - mean - rest), over n elements: often one, in layer_norm. */
 static void cnn__moments_of(const cnn__cpu *cpu, double sum[2], const float *x, const float *dy, float mean,
                             float rest, ptrdiff_t n)
@@ -4287,23 +4318,21 @@ static void cnn__moments_of(const cnn__cpu *cpu, double sum[2], const float *x, 
         sum[0] += (double)dy[i], sum[1] += (double)(dy[i] * (x[i] - mean));
     sum[1] -= (double)rest * sum[0];
 }
-static void cnn__sample_norm_backward(cnn_tensor *y)
+static void cnn__sample_norm_dx_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
+    const cnn_tensor      *y = ((const cnn__pass *)of)->y;
     const cnn__sample_norm norm = cnn__sample_norm_of(y);
-    const cnn__cpu *cpu = &y->graph->cpu;
-    const ptrdiff_t all = cnn__len(y->shape);
-    const float    *saved = y->saved, *rest = saved + 2 * (ptrdiff_t)y->shape.n * norm.groups;
-    const float    *w = cnn__data(norm.w), *x = y->in[0]->data, *dy = y->grad;
-    float          *dx = y->in[0]->grad, *dw = cnn__grad(norm.w), *db = cnn__grad(norm.b);
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, all))
-    for (ptrdiff_t row = 0; row < (dx ? (ptrdiff_t)y->shape.n * norm.groups : 0); row++) {
+    const float *saved = y->saved, *rest = saved + 2 * (ptrdiff_t)y->shape.n * norm.groups;
+    const float *w = cnn__data(norm.w), *x = y->in[0]->data, *dy = y->grad;
+    float       *dx = y->in[0]->grad;
+    for (ptrdiff_t row = from; row < to; row++) {
         const float     mean = saved[2 * row], rstd = saved[2 * row + 1];
         const ptrdiff_t at = row * norm.k, weight = at % norm.period / norm.share;
         double          sum = 0, moment = 0;
         for (ptrdiff_t i = 0; i < norm.k; i += norm.share) {
             const double factor = w ? (double)w[weight + i / norm.share] : 1.0;
             double       part[2];
-            cnn__moments_of(cpu, part, x + at + i, dy + at + i, mean, rest[row], norm.share);
+            cnn__moments_of(&y->graph->cpu, part, x + at + i, dy + at + i, mean, rest[row], norm.share);
             sum += factor * part[0], moment += factor * part[1];
         }
         const double slope = moment * (double)rstd * (double)rstd / (double)norm.k;
@@ -4315,18 +4344,33 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
                 dx[at + i] += (factor * dy[at + i] - d - (x[at + i] - mean) * m) * rstd;
         }
     }
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, all))
-    for (ptrdiff_t i = 0; i < (dw || db ? norm.period / norm.share : 0); i++) {
+}
+static void cnn__sample_norm_dw_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn_tensor      *y = ((const cnn__pass *)of)->y;
+    const cnn__sample_norm norm = cnn__sample_norm_of(y);
+    const float *saved = y->saved, *rest = saved + 2 * (ptrdiff_t)y->shape.n * norm.groups;
+    float       *dw = cnn__grad(norm.w), *db = cnn__grad(norm.b);
+    for (ptrdiff_t i = from; i < to; i++) {
         double sum = 0, moment = 0;
-        for (ptrdiff_t at = i * norm.share; at < all; at += norm.period) {
+        for (ptrdiff_t at = i * norm.share, all = cnn__len(y->shape); at < all; at += norm.period) {
             const ptrdiff_t row = at / norm.k;
             double          part[2];
-            cnn__moments_of(cpu, part, x + at, dy + at, saved[2 * row], rest[row], norm.share);
+            cnn__moments_of(&y->graph->cpu, part, y->in[0]->data + at, y->grad + at, saved[2 * row],
+                            rest[row], norm.share);
             sum += part[0], moment += (double)saved[2 * row + 1] * part[1];
         }
         if (dw) dw[i] += (float)moment;
         if (db) db[i] += (float)sum;
     }
+}
+static void cnn__sample_norm_backward(cnn_tensor *y)
+{
+    const cnn__sample_norm norm = cnn__sample_norm_of(y);
+    const int all = cnn__len(y->shape);
+    if (y->in[0]->grad) cnn__share_pass(y, NULL, all, y->shape.n * norm.groups, cnn__sample_norm_dx_job);
+    if (cnn__grad(norm.w) || cnn__grad(norm.b))
+        cnn__share_pass(y, NULL, all, norm.period / norm.share, cnn__sample_norm_dw_job);
 }
 static size_t cnn__sample_norm_saved(const cnn_tensor *y)
 {
@@ -4401,21 +4445,21 @@ static void cnn__lrn_sum(float *sum, const float *a, const float *b, const float
     }
 }
 enum { CNN__LRN_PIXELS = 256 };
-/* dx NULL: y from x, and s; else dx from y->grad. */
-static void cnn__lrn_run(cnn_tensor *y, float *s, float *dx)
+static void cnn__lrn_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
+    const cnn_tensor   *y = ((const cnn__pass *)of)->y;
     const cnn_lrn_args *t = y->args;
+    float          *dx = ((const cnn__pass *)of)->dx, *s = y->graph->mode == CNN_TRAIN ? y->saved : NULL;
     const int       c = y->shape.c, left = t->size / 2, right = (t->size - 1) / 2;
     const ptrdiff_t plane = cnn__plane(y->shape);
     const float    *x = y->in[0]->data, factor = 2 * t->alpha * t->beta / (float)t->size;
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (int row = 0; row < y->shape.n * c; row++)
+    for (ptrdiff_t row = from; row < to; row++)
         for (ptrdiff_t p = 0; p < plane; p += CNN__LRN_PIXELS) {
             const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS;
             const ptrdiff_t at = row * plane + p;
             const ptrdiff_t first = row / c * c * plane + p;                 /* the same pixel in channel 0 */
             float           sum[CNN__LRN_PIXELS] = { 0 };
-            const int       ch = row % c;
+            const int       ch = (int)(row % c);
             if (dx) cnn__lrn_sum(sum, y->grad + first, y->data + first, s + first, ch - right, ch + left, c,
                                  plane, m);
             else    cnn__lrn_sum(sum, x + first, x + first, NULL, ch - left, ch + right, c, plane, m);
@@ -4428,13 +4472,14 @@ static void cnn__lrn_run(cnn_tensor *y, float *s, float *dx)
             }
         }
 }
-static void cnn__lrn_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__lrn_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
-    cnn__lrn_run(y, mode == CNN_TRAIN ? y->saved : NULL, NULL);
+    cnn__share_pass(y, NULL, cnn__len(y->shape), y->shape.n * y->shape.c, cnn__lrn_job);
 }
 static void cnn__lrn_backward(cnn_tensor *y)
 {
-    if (y->in[0]->grad) cnn__lrn_run(y, y->saved, y->in[0]->grad);
+    float *dx = y->in[0]->grad;
+    if (dx) cnn__share_pass(y, dx, cnn__len(y->shape), y->shape.n * y->shape.c, cnn__lrn_job);
 }
 static size_t cnn__lrn_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(float); }
 static const cnn_field cnn__lrn_fields[] = {
@@ -4659,25 +4704,29 @@ static cnn_shape cnn__prelu_weight(const cnn_tensor *y)         /* a given one m
     const bool one = y->n_in > 1 ? y->in[1]->shape.c == 1 : !((const cnn_prelu_args *)y->args)->per_channel;
     return cnn__vector(one ? 1 : y->shape.c);
 }
-static void cnn__prelu_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
+static void cnn__prelu_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
+    const cnn_tensor *y = ((const cnn__pass *)of)->y;
     const ptrdiff_t plane = cnn__plane(y->shape);
     const int       c = y->shape.c, step = y->in[1]->shape.c == 1 ? 0 : 1;
     const float    *x = y->in[0]->data, *w = y->in[1]->data;
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (int row = 0; row < y->shape.n * c; row++)
+    for (ptrdiff_t row = from; row < to; row++)
         for (ptrdiff_t i = row * plane; i < (row + 1) * plane; i++)
             y->data[i] = x[i] > 0 ? x[i] : w[row % c * step] * x[i];
 }
-static void cnn__prelu_backward(cnn_tensor *y)
+static void cnn__prelu_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
+    cnn__share_pass(y, NULL, cnn__len(y->shape), y->shape.n * y->shape.c, cnn__prelu_job);
+}
+static void cnn__prelu_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn_tensor *y = ((const cnn__pass *)of)->y;
     const ptrdiff_t plane = cnn__plane(y->shape);
     const int       n = y->shape.n, c = y->shape.c, step = y->in[1]->shape.c == 1 ? 0 : 1;
     const float    *x = y->in[0]->data, *w = y->in[1]->data, *dy = y->grad;
-    float          *dx = y->in[0]->grad, *dw = y->in[1]->grad;
+    float          *dx = y->in[0]->grad;
     double         *sum = cnn_scratch(y);
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (int ch = 0; ch < c; ch++) {
+    for (ptrdiff_t ch = from; ch < to; ch++) {
         sum[ch] = 0;
         for (int s = 0; s < n; s++)
             for (ptrdiff_t i = ((ptrdiff_t)s * c + ch) * plane, end = i + plane; i < end; i++) {
@@ -4685,8 +4734,15 @@ static void cnn__prelu_backward(cnn_tensor *y)
                 if (!(x[i] > 0)) sum[ch] += (double)(dy[i] * x[i]);
             }
     }
-    for (int ch = 1; ch < c && !step; ch++) sum[0] += sum[ch];
-    for (int ch = 0; dw && ch < y->in[1]->shape.c; ch++) dw[ch] += (float)sum[ch];
+}
+static void cnn__prelu_backward(cnn_tensor *y)
+{
+    const int c = y->shape.c, weights = y->in[1]->shape.c;
+    float    *dw = y->in[1]->grad;
+    double   *sum = cnn_scratch(y);
+    cnn__share_pass(y, NULL, cnn__len(y->shape), c, cnn__prelu_back_job);
+    for (int ch = 1; ch < c && weights == 1; ch++) sum[0] += sum[ch];
+    for (int ch = 0; dw && ch < weights; ch++) dw[ch] += (float)sum[ch];
 }
 static size_t cnn__prelu_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(double); }
 static const cnn_field cnn__prelu_fields[] = {
@@ -4745,30 +4801,34 @@ static void cnn__softmax_backward(cnn_tensor *y)
     float *dx = y->in[0]->grad;
     if (dx) cnn__softmax_back(&y->graph->cpu, dx, y->grad, y->data, r.n, r.c, r.plane);
 }
+static void cnn__log_softmax_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn_tensor *y = ((const cnn__pass *)of)->y;
+    float            *dx = ((const cnn__pass *)of)->dx;
+    const cnn__lines  r = cnn__lines_of(y);
+    for (ptrdiff_t i = from; i < to; i++) {
+        const ptrdiff_t first = i / r.plane * r.c * r.plane + i % r.plane, end = first + r.c * r.plane;
+        const float    *x = y->in[0]->data;
+        float           most, rest = 0;
+        double          sum = 0;
+        if (!dx) rest = (float)log(cnn__exp_sum(&most, NULL, x + first, r.c, r.plane));
+        for (ptrdiff_t at = first; at < end; at += r.plane)
+            if (dx) sum += (double)y->grad[at];
+            else    y->data[at] = (x[at] - most) - rest;
+        for (ptrdiff_t at = first; dx && at < end; at += r.plane)
+            dx[at] += y->grad[at] - cnn__exp(y->data[at]) * (float)sum;
+    }
+}
 static void cnn__log_softmax_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__lines r = cnn__lines_of(y);
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (ptrdiff_t i = 0; i < r.n * r.plane; i++) {
-        const ptrdiff_t at = i / r.plane * r.c * r.plane + i % r.plane;
-        const float    *x = y->in[0]->data + at;
-        float           most, rest = (float)log(cnn__exp_sum(&most, NULL, x, r.c, r.plane));
-        for (int k = 0; k < r.c; k++) y->data[at + k * r.plane] = (x[k * r.plane] - most) - rest;
-    }
+    cnn__share_pass(y, NULL, 8.0 * cnn__len(y->shape), r.n * r.plane, cnn__log_softmax_job);
 }
 static void cnn__log_softmax_backward(cnn_tensor *y)
 {
     const cnn__lines r = cnn__lines_of(y);
     float *dx = y->in[0]->grad;
-    if (!dx) return;
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (ptrdiff_t i = 0; i < r.n * r.plane; i++) {
-        const ptrdiff_t first = i / r.plane * r.c * r.plane + i % r.plane, end = first + r.c * r.plane;
-        double          sum = 0;
-        for (ptrdiff_t at = first; at < end; at += r.plane) sum += (double)y->grad[at];
-        for (ptrdiff_t at = first; at < end; at += r.plane)
-            dx[at] += y->grad[at] - cnn__exp(y->data[at]) * (float)sum;
-    }
+    if (dx) cnn__share_pass(y, dx, 8.0 * cnn__len(y->shape), r.n * r.plane, cnn__log_softmax_job);
 }
 static const cnn_field cnn__softmax_fields[] = {
     CNN_FIELD('u', cnn_softmax_args, axis, .preset = CNN_C), { 0 } };
@@ -4889,27 +4949,42 @@ static void cnn__copy_runs(float *to, ptrdiff_t to_step, const float *from, ptrd
 }
 /* Between a, of shape s, and the places of its elements in b: a (+)= b or, with `into`, b (+)= a. What stays
    in order is one run; of the axis above it, each div-th run is `step` from the one before. */
+typedef struct {
+    const cnn_move *m;
+    float *a, *b;
+    bool into;
+    cnn_each *add;
+    int e[4], last;
+    ptrdiff_t run;
+} cnn__moving;
+static void cnn__move_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn__moving *q = of;
+    const cnn_move    *m = q->m;
+    const ptrdiff_t    run = q->run, n = q->e[q->last], div = m->div[q->last], step = m->step[q->last];
+    for (ptrdiff_t row = from; row < to; row++) {
+        ptrdiff_t at = m->at, rest = row;
+        for (int i = q->last - 1; i >= 0; rest /= q->e[i--]) at += cnn__moved(m, i, rest % q->e[i]);
+        for (ptrdiff_t i = 0; i < div && i < n; i++) {
+            float          *mine = q->a + (row * n + i) * run, *other = q->b + at + i * m->within[q->last];
+            const ptrdiff_t count = (n - i + div - 1) / div;
+            if (q->into) cnn__copy_runs(other, step, mine, div * run, count, run, q->add);
+            else         cnn__copy_runs(mine, div * run, other, step, count, run, q->add);
+        }
+    }
+}
 static void cnn__move(const cnn__cpu *cpu, const cnn_move *m, cnn_shape s, float *a, float *b, bool into,
                       bool adds)
 {
-    cnn_each *add = adds ? cnn__each_add(cpu) : NULL;
-    int       e[4], last = 3;
-    ptrdiff_t run = 1, rows = 1;
-    cnn__extents(s, e);
-    for (; last > 0 && m->div[last] == 1 && (e[last] == 1 || m->step[last] == run); last--) run *= e[last];
-    for (int i = 0; i < last; i++) rows *= e[i];
-    const ptrdiff_t n = e[last], div = m->div[last], step = m->step[last];
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(s)))
-    for (ptrdiff_t row = 0; row < rows; row++) {
-        ptrdiff_t at = m->at, rest = row;
-        for (int i = last - 1; i >= 0; rest /= e[i--]) at += cnn__moved(m, i, rest % e[i]);
-        for (ptrdiff_t i = 0; i < div && i < n; i++) {
-            float          *mine = a + (row * n + i) * run, *other = b + at + i * m->within[last];
-            const ptrdiff_t count = (n - i + div - 1) / div;
-            if (into) cnn__copy_runs(other, step, mine, div * run, count, run, add);
-            else      cnn__copy_runs(mine, div * run, other, step, count, run, add);
-        }
-    }
+    cnn__moving q = { m, a, b, into, adds ? cnn__each_add(cpu) : NULL, { 0 }, 3, 1 };
+    int         last = 3;
+    ptrdiff_t   rows = 1;
+    cnn__extents(s, q.e);
+    for (; last > 0 && m->div[last] == 1 && (q.e[last] == 1 || m->step[last] == q.run); last--)
+        q.run *= q.e[last];
+    for (int i = 0; i < last; i++) rows *= q.e[i];
+    q.last = last;
+    cnn__share_out(cpu, CNN__SIMPLE * cnn__len(s), rows, cnn__move_job, &q);
 }
 static void cnn__move_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
@@ -5014,13 +5089,13 @@ static int cnn__pad_source(int mode, int i, int first, int size)
     if (mode == CNN_PAD_REFLECT) return k < 0 ? -k : k > last ? 2 * last - k : k;
     return k < 0 ? 0 : k > last ? last : k;
 }
-/* dx NULL: y from x; else dx from y->grad. */
-static void cnn__pad_around(cnn_tensor *y, float *dx)
+static void cnn__pad_job(const void *of, ptrdiff_t first, ptrdiff_t end, int thread CNN__UNUSED)
 {
+    const cnn_tensor   *y = ((const cnn__pass *)of)->y;
+    float              *dx = ((const cnn__pass *)of)->dx;
     const cnn_pad_args *a = y->args;
     const cnn_shape     x = y->in[0]->shape, s = y->shape;
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(s)))
-    for (ptrdiff_t n = 0; n < s.n; n++)
+    for (ptrdiff_t n = first; n < end; n++)
         for (ptrdiff_t i = 0; i < (ptrdiff_t)s.c * s.h; i++) {
             const int       c = cnn__pad_source(a->mode, (int)(i / s.h), a->front, x.c);
             const int       h = cnn__pad_source(a->mode, (int)(i % s.h), a->top, x.h);
@@ -5035,14 +5110,18 @@ static void cnn__pad_around(cnn_tensor *y, float *dx)
 static void cnn__pad_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn_pad_args *a = y->args;
-    if (a->mode != CNN_PAD_CONSTANT) { cnn__pad_around(y, NULL); return; }
+    if (a->mode != CNN_PAD_CONSTANT) {
+        cnn__share_pass(y, NULL, cnn__len(y->shape), y->shape.n, cnn__pad_job);
+        return;
+    }
     for (int i = 0; i < cnn__len(y->shape); i++) y->data[i] = a->value;
     cnn__move_forward(y, mode);
 }
 static void cnn__pad_backward(cnn_tensor *y)
 {
+    float *dx = y->in[0]->grad;
     if (((const cnn_pad_args *)y->args)->mode == CNN_PAD_CONSTANT) cnn__move_backward(y);
-    else if (y->in[0]->grad) cnn__pad_around(y, y->in[0]->grad);
+    else if (dx) cnn__share_pass(y, dx, cnn__len(y->shape), y->shape.n, cnn__pad_job);
 }
 static const cnn_field cnn__pad_fields[] = {
     CNN_FIELD('i', cnn_pad_args, left, .range = CNN__FROM_0),
@@ -5262,21 +5341,19 @@ static bool cnn__upsample_shape(cnn_tensor *y)
     y->shape = (cnn_shape){ x.n, x.c, a->height ? a->height : x.h * h, a->width ? a->width : x.w * w };
     return true;
 }
-/* dx NULL: y from x; else dx from y->grad. The places along a row are the same for all rows. */
-static void cnn__upsample_run(cnn_tensor *y, float *dx)
+static void cnn__upsample_job(const void *of, ptrdiff_t first, ptrdiff_t end, int thread CNN__UNUSED)
 {
-    const cnn_shape in = y->in[0]->shape, out = y->shape;
-    cnn__filter     filter = cnn__filter_of(y);
-    const bool      bilinear = filter != CNN__NEAREST;
-    cnn__between   *column = cnn_scratch(y);
-    for (int j = 0; j < out.w; j++) column[j] = cnn__source(j, in.w, out.w, filter);
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(out)))
-    for (int plane = 0; plane < out.n * out.c; plane++)
+    const cnn_tensor   *y = ((const cnn__pass *)of)->y;
+    float              *dx = ((const cnn__pass *)of)->dx;
+    const cnn_shape     in = y->in[0]->shape, out = y->shape;
+    const cnn__filter   filter = cnn__filter_of(y);
+    const bool          bilinear = filter != CNN__NEAREST;
+    const cnn__between *column = cnn_scratch(y);
+    for (ptrdiff_t plane = first; plane < end; plane++)
         for (int i = 0; i < out.h; i++) {
             const cnn__between r = cnn__source(i, in.h, out.h, filter);
-            const ptrdiff_t    a = ((ptrdiff_t)plane * in.h + r.a) * in.w;
-            const ptrdiff_t    b = ((ptrdiff_t)plane * in.h + r.b) * in.w;
-            const ptrdiff_t    to = ((ptrdiff_t)plane * out.h + i) * out.w;
+            const ptrdiff_t    a = (plane * in.h + r.a) * in.w, b = (plane * in.h + r.b) * in.w;
+            const ptrdiff_t    to = (plane * out.h + i) * out.w;
             if (!dx) {
                 const float *up = y->in[0]->data + a, *down = y->in[0]->data + b;
                 for (int j = 0; j < out.w; j++) {
@@ -5298,6 +5375,14 @@ static void cnn__upsample_run(cnn_tensor *y, float *dx)
                 }
             }
         }
+}
+/* The places along a row are the same for all rows. */
+static void cnn__upsample_run(cnn_tensor *y, float *dx)
+{
+    cnn__between *column = cnn_scratch(y);
+    for (int j = 0; j < y->shape.w; j++)
+        column[j] = cnn__source(j, y->in[0]->shape.w, y->shape.w, cnn__filter_of(y));
+    cnn__share_pass(y, dx, cnn__len(y->shape), y->shape.n * y->shape.c, cnn__upsample_job);
 }
 static void cnn__upsample_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED) { cnn__upsample_run(y, NULL); }
 static void cnn__upsample_backward(cnn_tensor *y)
@@ -5710,18 +5795,24 @@ CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
 typedef struct { float x, t; } cnn__slope;                                         /* df/dx, df/dt */
 typedef cnn__slope cnn__slopes(const cnn_tensor *y, ptrdiff_t i);
 
+typedef struct { const cnn_tensor *y; cnn__slopes *f; const float *g; ptrdiff_t step; } cnn__sloping;
+static void cnn__slopes_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn__sloping *q = of;
+    float              *dx = q->y->in[0]->grad, *dt = q->y->in[1]->grad;
+    for (ptrdiff_t i = from; i < to; i++) {
+        const cnn__slope s = q->f(q->y, i);
+        if (dx) dx[i] += q->g[i * q->step] * s.x;
+        if (dt) dt[i] += q->g[i * q->step] * s.t;
+    }
+}
 static void cnn__add_slopes(cnn_tensor *y, cnn__slopes *f)
 {
-    const ptrdiff_t n = cnn__len(y->in[0]->shape);
-    float          *dx = y->in[0]->grad, *dt = y->in[1]->grad, one;
-    ptrdiff_t       step;
-    const float    *g = cnn__term_grads(y, (double)n, &one, &step);
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, 8 * n))
-    for (ptrdiff_t i = 0; i < n; i++) {
-        const cnn__slope s = f(y, i);
-        if (dx) dx[i] += g[i * step] * s.x;
-        if (dt) dt[i] += g[i * step] * s.t;
-    }
+    const int    n = cnn__len(y->in[0]->shape);
+    float        one;
+    cnn__sloping q = { .y = y, .f = f };
+    q.g = cnn__term_grads(y, n, &one, &q.step);
+    cnn__share_out(&y->graph->cpu, 8 * CNN__SIMPLE * n, n, cnn__slopes_job, &q);
 }
 static bool cnn__huber_shape(cnn_tensor *y)
 {
@@ -5900,7 +5991,6 @@ static void cnn__dice_backward(cnn_tensor *y)
     float          *dp = y->in[0]->grad, *dt = cnn__dice_labels(y) ? NULL : y->in[1]->grad, one;
     ptrdiff_t       step;
     const float    *g = cnn__term_grads(y, (double)n, &one, &step);
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, 8 * n * plane))
     for (ptrdiff_t i = 0; i < n; i++) {
         double       under;
         const double overlap = cnn__dice_overlap(y, i, &under);
@@ -6069,8 +6159,7 @@ static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *con
    which began at 0, what is not finite is summed again by the formula. What is not finite in channel c of x
    shows in dw[o][c] for every o, and in channel o of dy for every c: so one o and one c tell whether there is
    any, and where there is none the look costs nothing. */
-static void cnn__conv_mend_weights(const cnn__cpu *cpu, const cnn__conv *conv, float *dw, const float *x,
-                                   const float *dy)
+static void cnn__conv_mend_weights(const cnn__conv *conv, float *dw, const float *x, const float *dy)
 {
     const ptrdiff_t in = conv->ic / conv->groups, out = conv->oc / conv->groups,
                     taps = (ptrdiff_t)conv->kh * conv->kw;
@@ -6079,7 +6168,6 @@ static void cnn__conv_mend_weights(const cnn__cpu *cpu, const cnn__conv *conv, f
         for (ptrdiff_t k = 0; k < (o % out ? taps : in * taps); k++)
             fine = isfinite(dw[o * in * taps + k]) && fine;
     if (fine) return;
-    CNN__PARALLEL_FOR(cpu->threads)
     for (ptrdiff_t o = 0; o < conv->oc; o++)
         for (ptrdiff_t k = 0; k < in * taps; k++) {
             const int tap = (int)(k % taps);
@@ -6119,16 +6207,22 @@ static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *y, 
     }
 }
 
+typedef struct { const cnn__pool *pool; float *dx; const float *dy; const int *at; bool clear; } cnn__chosen;
+static void cnn__max_pool_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn__chosen *q = of;
+    const ptrdiff_t in = (ptrdiff_t)q->pool->h * q->pool->w, out = (ptrdiff_t)q->pool->oh * q->pool->ow;
+    for (; from < to; from++) {
+        float *dx = q->dx + from * in;
+        if (q->clear) memset(dx, 0, (size_t)in * sizeof *dx);  /* now, so that it is in the L1 cache below */
+        for (ptrdiff_t i = from * out; i < (from + 1) * out; i++) dx[q->at[i]] += q->dy[i];
+    }
+}
 static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float *dx, const float *dy,
                                const int *at, bool clear)
 {
-    const ptrdiff_t in = (ptrdiff_t)pool->h * pool->w, out = (ptrdiff_t)pool->oh * pool->ow;
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, pool->planes * out))
-    for (int plane = 0; plane < pool->planes; plane++) {
-        float *to = dx + plane * in;
-        if (clear) memset(to, 0, (size_t)in * sizeof *to);   /* now, so that it is in the L1 cache below */
-        for (ptrdiff_t i = plane * out; i < (plane + 1) * out; i++) to[at[i]] += dy[i];
-    }
+    cnn__share_out(cpu, CNN__SIMPLE * pool->planes * pool->oh * pool->ow, pool->planes,
+                   cnn__max_pool_back_job, &(cnn__chosen){ pool, dx, dy, at, clear });
 }
 
 /* An average is divided by the part of its window inside the plane or, with count_pad, inside the padded
@@ -6390,67 +6484,101 @@ static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff
     return sum;
 }
 
-static void cnn__softmax(const cnn__cpu *cpu, float *y, const float *x, int n, int c, ptrdiff_t plane)
+/* Softmax and cross-entropy: a unit is a pixel, and all its channels. */
+typedef struct {
+    int c;
+    ptrdiff_t plane, step;
+    float *y, *dx, *keeps;                         /* keeps: saved, where it is written */
+    double *each;
+    const float *x, *dy, *g, *saved;
+    const cnn__target *target;
+} cnn__pixels;
+static void cnn__share_pixels(const cnn__cpu *cpu, int n, cnn__job *job, const cnn__pixels *q)
 {
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
-    for (ptrdiff_t i = 0; i < n * plane; i++) {
-        const ptrdiff_t at = i / plane * c * plane + i % plane;
-        float           most;
-        const float     share = (float)(1 / cnn__exp_sum(&most, y + at, x + at, c, plane));
-        for (int k = 0; k < c; k++) y[at + k * plane] *= share;
-    }
+    cnn__share_out(cpu, 8 * CNN__SIMPLE * n * (double)q->plane * q->c, n * q->plane, job, q);
 }
 
+static void cnn__softmax_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn__pixels *q = of;
+    for (ptrdiff_t i = from; i < to; i++) {
+        const ptrdiff_t at = i / q->plane * q->c * q->plane + i % q->plane;
+        float           most;
+        const float     share = (float)(1 / cnn__exp_sum(&most, q->y + at, q->x + at, q->c, q->plane));
+        for (int k = 0; k < q->c; k++) q->y[at + k * q->plane] *= share;
+    }
+}
+static void cnn__softmax(const cnn__cpu *cpu, float *y, const float *x, int n, int c, ptrdiff_t plane)
+{
+    cnn__share_pixels(cpu, n, cnn__softmax_job, &(cnn__pixels){ .c = c, .plane = plane, .y = y, .x = x });
+}
+
+static void cnn__softmax_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn__pixels *q = of;
+    const float       *y = q->x, *dy = q->dy;
+    for (ptrdiff_t i = from; i < to; i++) {
+        const ptrdiff_t first = i / q->plane * q->c * q->plane + i % q->plane, end = first + q->c * q->plane;
+        double          dot = 0;
+        for (ptrdiff_t at = first; at < end; at += q->plane) dot += (double)dy[at] * (double)y[at];
+        for (ptrdiff_t at = first; at < end; at += q->plane) q->dx[at] += y[at] * (dy[at] - (float)dot);
+    }
+}
 static void cnn__softmax_back(const cnn__cpu *cpu, float *dx, const float *dy, const float *y, int n, int c,
                               ptrdiff_t plane)
 {
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
-    for (ptrdiff_t i = 0; i < n * plane; i++) {
-        const ptrdiff_t at = i / plane * c * plane + i % plane;
-        double          dot = 0;
-        for (int k = 0; k < c; k++) dot += (double)dy[at + k * plane] * (double)y[at + k * plane];
-        for (int k = 0; k < c; k++)
-            dx[at + k * plane] += y[at + k * plane] * (dy[at + k * plane] - (float)dot);
-    }
+    cnn__share_pixels(cpu, n, cnn__softmax_back_job,
+                      &(cnn__pixels){ .c = c, .plane = plane, .dx = dx, .dy = dy, .x = y });
 }
 
 /* The cross-entropy of each pixel, sum_k q_k (log sum e^x - x_k); saved: for each pixel, most and log sum of
    the above. */
-static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, const float *x,
-                               const cnn__target *target, int n, int c, ptrdiff_t plane)
+static void cnn__cross_entropy_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
-    for (ptrdiff_t i = 0; i < n * plane; i++) {
+    const cnn__pixels *q = of;
+    const cnn__target *target = q->target;
+    const float       *x = q->x;
+    const int          c = q->c;
+    const ptrdiff_t    plane = q->plane;
+    for (ptrdiff_t i = from; i < to; i++) {
         const float *at = x + i / plane * c * plane + i % plane;
         float        most;
         const double rest = log(cnn__exp_sum(&most, NULL, at, c, plane));
         const double e = (double)target->e;
         double       spread = 0;
-        if (saved) saved[2 * i] = most, saved[2 * i + 1] = (float)rest;
-        each[i] = 0;
+        if (q->keeps) q->keeps[2 * i] = most, q->keeps[2 * i + 1] = (float)rest;
+        q->each[i] = 0;
         for (int k = 0; k < c && target->soft; k++) {
             const double v = target->weight ? (double)target->weight[k] : 1;
-            const double q = v * ((1 - e) * (double)target->label[at - x + k * plane] + e / c);
-            if (q != 0) each[i] += q * (rest + (double)(most - at[k * plane]));
+            const double p = v * ((1 - e) * (double)target->label[at - x + k * plane] + e / c);
+            if (p != 0) q->each[i] += p * (rest + (double)(most - at[k * plane]));
         }
         if (target->soft || cnn__ignored(target, i)) continue;
         for (int k = 0; k < c && e > 0; k++)
             spread += (target->weight ? (double)target->weight[k] : 1.0)
                       * (rest + (double)(most - at[k * plane])) / c;
-        each[i] = (1 - e) * (double)cnn__label_weight(target, i)
-                      * (rest + (double)(most - at[(ptrdiff_t)target->label[i] * plane]))
-                  + e * spread;
+        q->each[i] = (1 - e) * (double)cnn__label_weight(target, i)
+                         * (rest + (double)(most - at[(ptrdiff_t)target->label[i] * plane]))
+                     + e * spread;
     }
+}
+static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, const float *x,
+                               const cnn__target *target, int n, int c, ptrdiff_t plane)
+{
+    cnn__share_pixels(cpu, n, cnn__cross_entropy_job,
+                      &(cnn__pixels){ .c = c, .plane = plane, .each = each, .keeps = saved, .x = x,
+                                      .target = target });
 }
 
 /* dx_k += g (softmax(x)_k sum_j q_j - q_k), where g of pixel i is at [i * step] */
-static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, const float *g, ptrdiff_t step,
-                                    const float *saved, const float *x, const cnn__target *target, int n,
-                                    int c,
-                                    ptrdiff_t plane)
+static void cnn__cross_entropy_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
-    for (ptrdiff_t i = 0; i < n * plane; i++) {
+    const cnn__pixels *pixels = of;
+    const cnn__target *target = pixels->target;
+    const float       *x = pixels->x, *saved = pixels->saved;
+    const int          c = pixels->c;
+    const ptrdiff_t    plane = pixels->plane;
+    for (ptrdiff_t i = from; i < to; i++) {
         const ptrdiff_t at = i / plane * c * plane + i % plane;
         if (cnn__ignored(target, i)) continue;
         const float  own = target->soft ? 0 : (1 - target->e) * cnn__label_weight(target, i);
@@ -6465,10 +6593,18 @@ static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, const float 
             const float v = target->weight ? target->weight[k] : 1.0f;
             const float q = target->e / (float)c * v + (target->soft ? (1 - target->e) * p[k * plane] * v
                                                    : k == (int)*p ? own : 0.0f);
-            dx[at + k * plane] +=
-                g[i * step] * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) * all - q);
+            pixels->dx[at + k * plane] += pixels->g[i * pixels->step]
+                * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) * all - q);
         }
     }
+}
+static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, const float *g, ptrdiff_t step,
+                                    const float *saved, const float *x, const cnn__target *target, int n,
+                                    int c, ptrdiff_t plane)
+{
+    cnn__share_pixels(cpu, n, cnn__cross_entropy_back_job,
+                      &(cnn__pixels){ .c = c, .plane = plane, .dx = dx, .g = g, .step = step,
+                                      .saved = saved, .x = x, .target = target });
 }
 
 /* ===========================================================================================================
@@ -6755,18 +6891,25 @@ static bool cnn__update(cnn_graph *g, const cnn_step_args *a, unsigned side)
 /* ---- Clipping ---- */
 
 /* The sum of x^2 in float64, as 64 partial sums of equal parts: the same bits for any number of threads. */
-static double cnn__sum_of_squares(const float *x, size_t n, int threads)
+enum { CNN__PARTS = 64 };
+typedef struct { const float *x; size_t n; double *part; } cnn__squares;
+static void cnn__squares_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
-    enum { PARTS = 64 };
-    double part[PARTS], sum = 0;
-    if (n < 1 << 18) threads = 1;
-    CNN__PARALLEL_FOR(threads)
-    for (int k = 0; k < PARTS; k++) {
-        size_t end = n / PARTS * (size_t)(k + 1) + (k == PARTS - 1 ? n % PARTS : 0);
-        part[k] = 0;
-        for (size_t i = n / PARTS * (size_t)k; i < end; i++) part[k] += (double)x[i] * (double)x[i];
+    const cnn__squares *q = of;
+    for (ptrdiff_t k = from; k < to; k++) {
+        const size_t each = q->n / CNN__PARTS, first = each * (size_t)k;
+        const size_t end = first + each + (k == CNN__PARTS - 1 ? q->n % CNN__PARTS : 0);
+        double       sum = 0;
+        for (size_t i = first; i < end; i++) sum += (double)q->x[i] * (double)q->x[i];
+        q->part[k] = sum;
     }
-    for (int k = 0; k < PARTS; k++) sum += part[k];
+}
+static double cnn__sum_of_squares(const cnn__cpu *cpu, const float *x, size_t n)
+{
+    double part[CNN__PARTS], sum = 0;
+    cnn__share_out(cpu, CNN__SIMPLE * (double)n, CNN__PARTS, cnn__squares_job,
+                   &(cnn__squares){ x, n, part });
+    for (int k = 0; k < CNN__PARTS; k++) sum += part[k];
     return sum;
 }
 
@@ -6775,7 +6918,7 @@ static double cnn__squares_on_host(const cnn_graph *g)
     double sum = 0;
     for (int i = 0; i < g->n_order; i++)
         if (cnn__learns(g->order[i]))
-            sum += cnn__sum_of_squares(g->order[i]->t.grad, cnn_count(&g->order[i]->t), g->cpu.threads);
+            sum += cnn__sum_of_squares(&g->cpu, g->order[i]->t.grad, cnn_count(&g->order[i]->t));
     return sum;
 }
 static bool cnn__shorten_on_host(cnn_graph *g, float factor)
@@ -9376,41 +9519,57 @@ static bool cnn__check_hot(const cnn_tensor *target, const cnn__planes *s, const
     return true;
 }
 
+typedef struct {
+    const cnn_dataset *d;
+    long epoch;
+    uint64_t seed;
+    cnn__batch batch;
+    cnn__planes samples, targets;
+    int channels;                            /* of a target */
+    size_t each, wide;                       /* values of a sample, of its target */
+    float *values, *wanted;
+    const cnn_augment *a;
+    bool mirror;
+} cnn__feeding;
+static void cnn__feed_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn__feeding *q = of;
+    const cnn__batch   *b = &q->batch;
+    const cnn_augment  *a = q->a;
+    const bool          mixed = a && (a->mixup > 0 || a->cutmix > 0);
+    for (size_t i = (size_t)from; i < (size_t)to; i++) {
+        cnn__view view = { .mirror = q->mirror };
+        cnn__mix  mix;
+        if (a) view = cnn__draw_view(q->seed, q->d->shape, a, q->epoch, b->number[i]);
+        if (mixed) mix = cnn__draw_mix(q->seed, q->d, b, a, q->epoch, b->number[i]);
+        const cnn__view *v = a || q->mirror ? &view : NULL;
+        const cnn__mix  *m = mixed ? &mix : NULL;
+        cnn__feed_one(q->values + i * q->each, &q->samples, q->d->shape.c, b->at[i], v, m);
+        if (q->wanted) cnn__feed_one(q->wanted + i * q->wide, &q->targets, q->channels, b->at[i], v, m);
+    }
+}
+
 /* x = (value - mean[c]) / deviation[c]; bytes have only 256 values, so theirs come from a table. a: NULL, or
    what is drawn; mirror: flip every sample. */
 static int cnn__feed(cnn__reader *r, cnn_tensor *x, cnn_tensor *target, int first, const cnn_augment *a,
                      bool mirror)
 {
-    enum { WORTH_A_THREAD = 1 << 16 };                 /* values */
     const cnn_dataset *d = r->d;
     cnn_graph         *g = x->graph;
-    cnn__batch         b;
-    const int          n = cnn__read_batch(r, first, &b);
+    cnn__feeding       q = { .d = d, .epoch = r->epoch, .seed = g->config.seed, .mirror = mirror };
+    const int          n = cnn__read_batch(r, first, &q.batch);
     if (r->error[0]) cnn__fail(g, NULL, "feed", "data set: %s", r->error);
     if (n == 0) return 0;
-    if (a && !cnn__is_changed(a)) a = NULL;
-    const cnn__planes samples = cnn__samples_of(d, &b);
-    cnn__planes       targets = { 0 };
-    if (target) targets = cnn__targets_of(d, &b, target);
-    if (a) targets.outside = a->outside;
-    if ((target && !cnn__check_hot(target, &targets, &b)) || !cnn_set_batch(g, n)) return 0;
-    float *values = cnn_map_write(x), *wanted = values && target ? cnn_map_write(target) : NULL;
-    if (!values || (target && !wanted)) return 0;
-
-    const size_t each = (size_t)cnn__sample(d->shape), wide = target ? (size_t)cnn__sample(target->shape) : 0;
-    const bool   mixed = a && (a->mixup > 0 || a->cutmix > 0);
-    int          threads = each * (size_t)n < WORTH_A_THREAD ? 1 : g->cpu.threads;
-    CNN__PARALLEL_FOR(threads)
-    for (int i = 0; i < n; i++) {
-        cnn__view view = { .mirror = mirror };
-        cnn__mix  mix;
-        if (a) view = cnn__draw_view(g->config.seed, d->shape, a, r->epoch, b.number[i]);
-        if (mixed) mix = cnn__draw_mix(g->config.seed, d, &b, a, r->epoch, b.number[i]);
-        const cnn__view *v = a || mirror ? &view : NULL;
-        const cnn__mix  *m = mixed ? &mix : NULL;
-        cnn__feed_one(values + (size_t)i * each, &samples, d->shape.c, b.at[i], v, m);
-        if (wanted) cnn__feed_one(wanted + (size_t)i * wide, &targets, target->shape.c, b.at[i], v, m);
+    if (a && cnn__is_changed(a)) q.a = a;
+    q.samples = cnn__samples_of(d, &q.batch), q.each = (size_t)cnn__sample(d->shape);
+    if (target) {
+        q.targets = cnn__targets_of(d, &q.batch, target);
+        q.channels = target->shape.c, q.wide = (size_t)cnn__sample(target->shape);
     }
+    if (q.a) q.targets.outside = a->outside;
+    if ((target && !cnn__check_hot(target, &q.targets, &q.batch)) || !cnn_set_batch(g, n)) return 0;
+    if (!(q.values = cnn_map_write(x)) || (target && !(q.wanted = cnn_map_write(target)))) return 0;
+    cnn__share_out(&g->cpu, 8.0 * (double)q.each * n, n, cnn__feed_job, &q);
     return n;
 }
 
@@ -9501,7 +9660,7 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignor
     logits->graph->traffic.downloads += show;
     if (!dev->correct(dev, cnn_place_data(logits), logits->shape, cnn_place_data(labels), anew,
                       show ? &count : NULL))
-        cnn_fail(logits, "%s", dev->error);
+        cnn_fail(logits, "%s", cnn__device_error(logits->graph));
     *right += count;
 }
 
@@ -13335,33 +13494,20 @@ CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
    >>threads ---- 14. Threads
    ======================================================================================================== */
 
-/* Simple steps: below this a parallel region can cost more than it brings. */
-enum { CNN__LARGE = 1 << 17 };
-
-static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work)
-{
-    return work >= CNN__LARGE ? cpu->threads : 1;
-}
-
-/* Threads for so many multiply-adds in so many units. A million take 10 to 30 us, and a parallel region costs
-   1 to 5 us. A float that comes from memory counts as 16. (The tests set 0.) */
+/* Below so many multiply-adds one thread does all. A million take 10 to 30 us, and a parallel region costs 1
+   to 5 us. (The tests set 0.) */
 #ifndef CNN__SERIAL_WORK
 #define CNN__SERIAL_WORK 5e5
 #endif
-static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t units)
-{
-    return work < CNN__SERIAL_WORK ? 1 : (int)cnn__min(cpu->threads, units);
-}
 
 /* The work of all kernels below is divided here. It has units, numbered from 0, that follow from the problem
    alone and are computed alike in whatever range they fall; each thread takes one range of them. So the same
    seed gives the same bits for any number of threads. */
-typedef void cnn__job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread);
-static void cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cnn__job *run, const void *job)
+static void cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cnn__job *job, const void *of)
 {
-    const int threads = cnn__team(cpu, work, units);
+    const int threads = work < CNN__SERIAL_WORK ? 1 : (int)cnn__min(cpu->threads, units);
     CNN__PARALLEL_FOR(threads)
-    for (int i = 0; i < threads; i++) run(job, units * i / threads, units * (i + 1) / threads, i);
+    for (int i = 0; i < threads; i++) job(of, units * i / threads, units * (i + 1) / threads, i);
 }
 
 /* ===========================================================================================================
@@ -14364,7 +14510,8 @@ CNN__ISA_KERNELS(avx512)
     {                                                                                                        \
         const cnn__v_##isa a = cnn__load_##isa(p), b = cnn__load_##isa(p + 4);                               \
         v[0] = cnn__even_##isa(a, b), v[1] = cnn__odd_##isa(a, b);                                           \
-    }                                                                                                        \
+    }
+#define CNN__FOUR_MASKED(isa)                                                                                \
     static inline cnn__v_##isa cnn__masked_##isa(const float *p, cnn__lanes m)                               \
     {                                                                                                        \
         float part[4];                                                                                       \
@@ -14414,6 +14561,7 @@ static inline void cnn__larger_neon(float32x4_t *most, float32x4_t *which, float
     *most = vbslq_f32(take, v, *most), *which = vbslq_f32(take, tag, *which);
 }
 CNN__FOUR_LANES(neon)
+CNN__FOUR_MASKED(neon)
 CNN__ISA_KERNELS(neon)
 #endif
 
@@ -14442,6 +14590,7 @@ static inline void cnn__larger_wasm(v128_t *most, v128_t *which, v128_t v, v128_
     *most = wasm_v128_bitselect(v, *most, take), *which = wasm_v128_bitselect(tag, *which, take);
 }
 CNN__FOUR_LANES(wasm)
+CNN__FOUR_MASKED(wasm)
 static inline void cnn__sum4_wasm(float *sum, v128_t a, v128_t b, v128_t c, v128_t d)
 {
     v128_t r[4] = { a, b, c, d };
@@ -15424,9 +15573,8 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
         if (direct && d->ends && shifted->ends.more[1]) ends.more[1] = shifted->ends.more[1]
             + (to - shifted->y);
         if (direct && d->ends) ends.clip = shifted->ends.clip;
-        shifted->u->micro_then(ni, direct && !d->spill ? nr : stop - j, k1 - k0,
-                         a + i * kc + (k0 - b0) * ni, ni,
-                         NULL, copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
+        shifted->u->micro_then(ni, direct && !d->spill ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni,
+                         ni, NULL, copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
                          direct ? shifted->out_plane : nr, &ends,
                          next && i < 2 * mr ? next + i / mr * shifted->u->lanes : NULL, shifted->plane);
         if (direct) continue;
@@ -17101,13 +17249,26 @@ static void cnn__apply(cnn_each *f, float *y, const float *x, const float *a, co
     }
 }
 
-/* The same for all i < n. */
+/* The same for all i < n. A unit is a piece. */
+typedef struct {
+    const cnn__cpu *cpu;
+    cnn_each *f;
+    float *y;
+    const float *x, *a, *b, *k;
+    ptrdiff_t n;
+    const cnn__tail *tail;
+} cnn__mapping;
+static void cnn__map_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn__mapping *q = of;
+    cnn__apply(q->f, q->y, q->x, q->a, q->b, q->k, from * CNN__PIECE, cnn__min(q->n, to * CNN__PIECE),
+               q->tail);
+}
 static void cnn__map_then(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, const float *a,
                           const float *b, const float *k, ptrdiff_t n, const cnn__tail *tail)
 {
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
-    for (ptrdiff_t i = 0; i < n; i += CNN__PIECE)
-        cnn__apply(f, y, x, a, b, k, i, n - i < CNN__PIECE ? n : i + CNN__PIECE, tail);
+    cnn__share_out(cpu, CNN__SIMPLE * (double)n, cnn__ceil(n, CNN__PIECE), cnn__map_job,
+                   &(cnn__mapping){ cpu, f, y, x, a, b, k, n, tail });
 }
 static void cnn__fast_map(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, const float *a,
                           const float *b, const float *k, ptrdiff_t n)
@@ -17128,12 +17289,16 @@ static void cnn__apply_back(const cnn__cpu *cpu, cnn_each *f, float *dx, const f
         if (dx != dy) add(dx + i, copy, NULL, NULL, m);
     }
 }
+static void cnn__map_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn__mapping *q = of;
+    cnn__apply_back(q->cpu, q->f, q->y, q->x, q->a, q->k, from * CNN__PIECE, cnn__min(q->n, to * CNN__PIECE));
+}
 static void cnn__fast_map_back(const cnn__cpu *cpu, cnn_each *f, float *dx, const float *dy, const float *a,
                                const float *k, ptrdiff_t n)
 {
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
-    for (ptrdiff_t i = 0; i < n; i += CNN__PIECE)
-        cnn__apply_back(cpu, f, dx, dy, a, k, i, n - i < CNN__PIECE ? n : i + CNN__PIECE);
+    cnn__share_out(cpu, CNN__SIMPLE * (double)n, cnn__ceil(n, CNN__PIECE), cnn__map_back_job,
+                   &(cnn__mapping){ cpu, f, dx, dy, a, NULL, k, n, NULL });
 }
 
 /* ---- Broadcasting ----
@@ -17182,24 +17347,26 @@ static const float *cnn__row_of(const float *x, bool row, float *copy, ptrdiff_t
     return copy;
 }
 
-static void cnn__fast_broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
-                                const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs,
-                                const cnn__tail *tail)
+typedef struct { cnn__mapping map; cnn__range range; } cnn__broadcasting;    /* x: dy, or NULL */
+static void cnn__broadcast_job(const void *of, ptrdiff_t first, ptrdiff_t end, int thread CNN__UNUSED)
 {
-    const cnn__range r = cnn__range_of(ys, as, bs);
-    const ptrdiff_t  n = r.n[3], pieces = cnn__ceil(n, CNN__PIECE), all = r.n[0] * r.n[1] * r.n[2] * pieces;
-    const bool       sub = f == cnn__each_sub(cpu), mul = f == cnn__each_mul(cpu);
-    const bool       turned = !r.a[3], one = turned != !r.b[3];
-    const bool       linear = !dy && one && (sub || mul || f == cnn__each_add(cpu));
-    cnn_each        *scale = cnn__each_scale(cpu);
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, all / pieces * n))
-    for (ptrdiff_t i = 0; i < all; i++) {
+    const cnn__mapping *q = &((const cnn__broadcasting *)of)->map;
+    const cnn__range    r = ((const cnn__broadcasting *)of)->range;
+    const cnn__cpu     *cpu = q->cpu;
+    cnn_each           *f = q->f, *scale = cnn__each_scale(cpu);
+    float              *y = q->y;
+    const float        *dy = q->x;
+    const ptrdiff_t     n = r.n[3], pieces = cnn__ceil(n, CNN__PIECE);
+    const bool          sub = f == cnn__each_sub(cpu), mul = f == cnn__each_mul(cpu);
+    const bool          turned = !r.a[3], one = turned != !r.b[3];
+    const bool          linear = !dy && one && (sub || mul || f == cnn__each_add(cpu));
+    for (ptrdiff_t i = first; i < end; i++) {
         const ptrdiff_t row = pieces == 1 ? i : i / pieces, from = (i - row * pieces) * CNN__PIECE;
         const ptrdiff_t plane = row / r.n[2], i2 = row - plane * r.n[2];     /* division takes as long as */
         const ptrdiff_t i0 = plane / r.n[1], i1 = plane - i0 * r.n[1];       /* a dozen elements */
         const ptrdiff_t m = cnn__min(CNN__PIECE, n - from), at = row * n + from;
-        const float    *u = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2] + from * r.a[3];
-        const float    *v = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] + from * r.b[3];
+        const float    *u = q->a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2] + from * r.a[3];
+        const float    *v = q->b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] + from * r.b[3];
         float           left[CNN__PIECE], right[CNN__PIECE];
         if (linear) {                                       /* of a row x and one number: k[0] x + k[1] */
             const float *x = turned ? v : u, number = turned ? *u : *v;
@@ -17212,8 +17379,17 @@ static void cnn__fast_broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, cons
             if (dy || y + at != u) memcpy(y + at, dy ? dy + at : u, (size_t)m * sizeof *y);
             f(y + at, dy ? u : v, dy ? v : NULL, NULL, m);
         }
-        cnn__finish(tail, y, at, m);
+        cnn__finish(q->tail, y, at, m);
     }
+}
+static void cnn__fast_broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
+                                const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs,
+                                const cnn__tail *tail)
+{
+    const cnn__range r = cnn__range_of(ys, as, bs);
+    const ptrdiff_t  n = r.n[3], rows = r.n[0] * r.n[1] * r.n[2];
+    cnn__share_out(cpu, CNN__SIMPLE * (double)(rows * n), rows * cnn__ceil(n, CNN__PIECE),
+                   cnn__broadcast_job, &(cnn__broadcasting){ { cpu, f, y, dy, a, b, NULL, n, tail }, r });
 }
 
 /* Where a step leads for one index over the outer axes that y crosses, and one over those that are summed. */
@@ -17228,7 +17404,14 @@ static ptrdiff_t cnn__offset(const cnn__range *r, const ptrdiff_t step[4], ptrdi
     return offset;
 }
 
-typedef struct { const cnn__cpu *cpu; cnn__range range; const float *a, *b; float p; } cnn__products;
+typedef struct {
+    const cnn__cpu *cpu;
+    cnn__range range;
+    float *y;
+    const float *a, *b;
+    float p;
+    ptrdiff_t own, terms;                                 /* rows or numbers of y; what is summed for each */
+} cnn__products;
 
 /* Term number `term` of the sums in row `own` of y. If they are over the row, *sum += it; else for n columns
    from `from`, to[j] += it. */
@@ -17270,57 +17453,80 @@ static void cnn__add_terms(const cnn__products *q, ptrdiff_t own, ptrdiff_t term
     for (ptrdiff_t j = 0; j < n; j++) to[j] += (float)sum[j];
 }
 
+static void cnn__add_product_job(const void *of, ptrdiff_t first, ptrdiff_t end, int thread CNN__UNUSED)
+{
+    const cnn__products *q = of;
+    const cnn__range    *r = &q->range;
+    const bool           rows = r->y[3] != 0;             /* y is made of rows, or of sums of rows */
+    const ptrdiff_t      n = r->n[3], piece = rows ? CNN__PIECE : n, pieces = cnn__ceil(n, piece);
+    for (ptrdiff_t i = first; i < end; i++) {
+        const ptrdiff_t at = i / pieces, from = i % pieces * piece, m = cnn__min(piece, n - from);
+        float          *to = q->y + cnn__offset(r, r->y, at, 0) + (rows ? from : 0);
+        double          sum = 0;
+        for (ptrdiff_t t = 0; t < q->terms && !rows; t++) cnn__add_term(q, at, t, 0, n, NULL, &sum);
+        if (!rows)              *to += (float)sum;
+        else if (q->terms == 1) cnn__add_term(q, at, 0, from, m, to, NULL);
+        else                    cnn__add_terms(q, at, q->terms, from, m, to);
+    }
+}
 static void cnn__fast_add_product(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
                                   cnn_shape as, cnn_shape bs, float p)
 {
-    const cnn__products q = { cpu, cnn__range_of(ys, as, b ? bs : as), a, b, p };
-    const cnn__range   *r = &q.range;
-    const bool          rows = r->y[3] != 0;              /* y is made of rows, or of sums of rows */
-    const ptrdiff_t     n = r->n[3], piece = rows ? CNN__PIECE : n, pieces = cnn__ceil(n, piece);
-    ptrdiff_t           own = 1, terms = 1;
-    for (int i = 0; i < 3; i++) *(r->y[i] ? &own : &terms) *= r->n[i];
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, own * terms * n))
-    for (ptrdiff_t i = 0; i < own * pieces; i++) {
-        const ptrdiff_t at = i / pieces, from = i % pieces * piece, m = cnn__min(piece, n - from);
-        float          *to = y + cnn__offset(r, r->y, at, 0) + (rows ? from : 0);
-        double          sum = 0;
-        for (ptrdiff_t term = 0; term < terms && !rows; term++) cnn__add_term(&q, at, term, 0, n, NULL, &sum);
-        if (!rows)           *to += (float)sum;
-        else if (terms == 1) cnn__add_term(&q, at, 0, from, m, to, NULL);
-        else                 cnn__add_terms(&q, at, terms, from, m, to);
-    }
+    cnn__products   q = { cpu, cnn__range_of(ys, as, b ? bs : as), y, a, b, p, 1, 1 };
+    const ptrdiff_t n = q.range.n[3];
+    for (int i = 0; i < 3; i++) *(q.range.y[i] ? &q.own : &q.terms) *= q.range.n[i];
+    cnn__share_out(cpu, CNN__SIMPLE * (double)(q.own * q.terms * n),
+                   q.own * (q.range.y[3] ? cnn__ceil(n, CNN__PIECE) : 1), cnn__add_product_job, &q);
 }
 
 /* y of rows: row upon row. Else all rows that become one number are folded into a piece, that by halves. */
-static void cnn__fast_fold(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys,
-                           cnn_shape xs)
+typedef struct { cnn_each *f; float *y; const float *x; cnn__range range; ptrdiff_t terms; } cnn__folding;
+static void cnn__fold_job(const void *of, ptrdiff_t begin, ptrdiff_t end, int thread CNN__UNUSED)
 {
-    const cnn__range r = cnn__range_of(ys, xs, xs);
-    const bool       rows = r.y[3] != 0;
-    const ptrdiff_t  n = r.n[3], piece = cnn__min(CNN__PIECE, n), pieces = cnn__ceil(n, piece);
-    ptrdiff_t        own = rows ? pieces : 1, terms = rows ? 1 : pieces;
-    for (int i = 0; i < 3; i++) *(r.y[i] ? &own : &terms) *= r.n[i];
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, own * terms * piece))
-    for (ptrdiff_t i = 0; i < own; i++) {
+    const cnn__folding *q = of;
+    const cnn__range    r = q->range;
+    const bool          rows = r.y[3] != 0;
+    const ptrdiff_t     n = r.n[3], piece = cnn__min(CNN__PIECE, n), pieces = cnn__ceil(n, piece);
+    for (ptrdiff_t i = begin; i < end; i++) {
         const ptrdiff_t at = rows ? i / pieces : i, first = rows ? i % pieces * piece : 0;
         ptrdiff_t       width = cnn__min(piece, n - first);
         float           part[CNN__PIECE];
-        for (ptrdiff_t k = 0; k < terms; k++) {
+        for (ptrdiff_t k = 0; k < q->terms; k++) {
             const ptrdiff_t from = rows ? first : k % pieces * piece, m = cnn__min(width, n - from);
-            const float    *u = x + cnn__offset(&r, r.a, at, rows ? k : k / pieces) + from;
+            const float    *u = q->x + cnn__offset(&r, r.a, at, rows ? k : k / pieces) + from;
             if (k == 0) memcpy(part, u, (size_t)m * sizeof *part);
-            else        f(part, u, NULL, NULL, m);
+            else        q->f(part, u, NULL, NULL, m);
         }
         for (; !rows && width > 1; width -= width / 2)
-            f(part, part + width - width / 2, NULL, NULL, width / 2);
-        memcpy(y + cnn__offset(&r, r.y, at, 0) + first, part, (size_t)width * sizeof *y);
+            q->f(part, part + width - width / 2, NULL, NULL, width / 2);
+        memcpy(q->y + cnn__offset(&r, r.y, at, 0) + first, part, (size_t)width * sizeof *part);
     }
 }
-
-/* Threads for a pass over all windows. A double: a kernel may be far larger than the planes. */
-static int cnn__pool_threads(const cnn__cpu *cpu, const cnn__pool *pool)
+static void cnn__fast_fold(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys,
+                           cnn_shape xs)
 {
-    return (double)pool->planes * pool->oh * pool->ow * pool->kh * pool->kw < CNN__LARGE ? 1 : cpu->threads;
+    cnn__folding    q = { f, y, x, cnn__range_of(ys, xs, xs), 1 };
+    const ptrdiff_t n = q.range.n[3], piece = cnn__min(CNN__PIECE, n), pieces = cnn__ceil(n, piece);
+    ptrdiff_t       own = 1;
+    *(q.range.y[3] ? &own : &q.terms) = pieces;
+    for (int i = 0; i < 3; i++) *(q.range.y[i] ? &own : &q.terms) *= q.range.n[i];
+    cnn__share_out(cpu, CNN__SIMPLE * (double)(own * q.terms * piece), own, cnn__fold_job, &q);
+}
+
+/* A pass over all windows; a unit is a plane. */
+typedef struct {
+    const cnn__cpu *cpu;
+    const cnn__pool *pool;
+    float *to;
+    int *at;
+    const float *from, *share;
+    bool clear;
+} cnn__pooling;
+static void cnn__share_planes(cnn__job *job, const cnn__pooling *q)
+{
+    const cnn__pool *pool = q->pool;
+    cnn__share_out(q->cpu, CNN__SIMPLE * pool->planes * pool->oh * pool->ow * pool->kh * pool->kw,
+                   pool->planes, job, q);
 }
 
 /* Windows ox .. ox+n of a row, as many as one vector holds, if they lie inside the plane from left to right:
@@ -17341,21 +17547,25 @@ static int cnn__pool_some(const cnn__kernels *isa, const cnn__pool *pool, const 
     return n;
 }
 
-static void cnn__fast_max_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *y, int *at, const float *x)
+static void cnn__max_pool_job(const void *of, ptrdiff_t first_plane, ptrdiff_t planes, int thread CNN__UNUSED)
 {
-    const cnn__kernels *isa = cnn__kernels_of(cpu);
+    const cnn__pooling *q = of;
+    const cnn__pool    *pool = q->pool;
+    float              *y = q->to;
+    int                *at = q->at;
+    const float        *x = q->from;
+    const cnn__kernels *isa = cnn__kernels_of(q->cpu);
     const float *end = x + (ptrdiff_t)pool->planes * pool->h * pool->w;
     const cnn__image image = { pool->h, pool->w, pool->oh, pool->ow, pool->ph, pool->pw, pool->sh };
     const bool all = !at && pool->kh == 3 && pool->kw == 3 && pool->sh == pool->sw && pool->sh <= 2
                      && pool->dh * pool->dw == 1;
-    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, pool))
-    for (int plane = 0; plane < pool->planes; plane++) {
-        const float *in = x + (ptrdiff_t)plane * pool->h * pool->w;
+    for (ptrdiff_t plane = first_plane; plane < planes; plane++) {
+        const float *in = x + plane * pool->h * pool->w;
         if (all) {
-            isa->largest(&image, y + (ptrdiff_t)plane * pool->oh * pool->ow, in);
+            isa->largest(&image, y + plane * pool->oh * pool->ow, in);
             continue;
         }
-        ptrdiff_t    to = (ptrdiff_t)plane * pool->oh * pool->ow;
+        ptrdiff_t    to = plane * pool->oh * pool->ow;
         float        v[CNN__MAX_LANES], which[CNN__MAX_LANES];
         for (int oy = 0; oy < pool->oh; oy++) {
             int y0, y1, x0, x1;
@@ -17381,6 +17591,10 @@ static void cnn__fast_max_pool(const cnn__cpu *cpu, const cnn__pool *pool, float
         }
     }
 }
+static void cnn__fast_max_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *y, int *at, const float *x)
+{
+    cnn__share_planes(cnn__max_pool_job, &(cnn__pooling){ cpu, pool, y, at, x, NULL, false });
+}
 
 /* What lies j columns behind the start of its window: inside the plane for the windows *from <= ox < *to. */
 static void cnn__column(const cnn__pool *pool, int j, int *from, int *to)
@@ -17403,146 +17617,201 @@ static double cnn__window_sum(const cnn__cpu *cpu, const cnn__pool *pool, const 
     return sum;
 }
 
-static void cnn__fast_avg_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *restrict y,
-                               const float *restrict x, const float *share)
+static void cnn__avg_pool_job(const void *of, ptrdiff_t first, ptrdiff_t planes, int thread CNN__UNUSED)
 {
+    const cnn__pooling *q = of;
+    const cnn__pool    *pool = q->pool;
+    const float        *x = q->from, *share = q->share;
     const bool few = (double)pool->kh * pool->kw <= 256;              /* few enough for a sum in float */
-    const cnn__kernels *isa = cnn__kernels_of(cpu);
+    const cnn__kernels *isa = cnn__kernels_of(q->cpu);
     const float *end = x + (ptrdiff_t)pool->planes * pool->h * pool->w;
-    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, pool))
-    for (int plane = 0; plane < pool->planes; plane++)
+    for (ptrdiff_t plane = first; plane < planes; plane++)
         for (int oy = 0; oy < pool->oh; oy++) {
-            float *to = y + ((ptrdiff_t)plane * pool->oh + oy) * pool->ow;
+            float *restrict to = q->to + (plane * pool->oh + oy) * pool->ow;
             float  v[CNN__MAX_LANES];
             int    y0, y1, x0, x1;
             cnn__window(oy, pool->h, pool->kh, pool->sh, pool->ph, pool->dh, &y0, &y1);
-            const float *in = x + (ptrdiff_t)plane * pool->h * pool->w;
+            const float *restrict in = x + plane * pool->h * pool->w;
             for (int ox = 0, n; ox < pool->ow; ox += n) {
                 n = few ? cnn__pool_some(isa, pool, in, end, y0, y1, ox, v, NULL) : 0;
                 cnn__copy(to + ox, v, n);
                 if (n) continue;
                 n = 1, to[ox] = 0;
                 cnn__window(ox, pool->w, pool->kw, pool->sw, pool->pw, pool->dw, &x0, &x1);
-                if (!few) to[ox] = (float)cnn__window_sum(cpu, pool, in, y0, y1, x0, x1);
+                if (!few) to[ox] = (float)cnn__window_sum(q->cpu, pool, in, y0, y1, x0, x1);
                 for (int iy = y0; few && iy < y1; iy += pool->dh)
                     for (int ix = x0; ix < x1; ix += pool->dw) to[ox] += in[(ptrdiff_t)iy * pool->w + ix];
             }
             for (int ox = 0; ox < pool->ow; ox++) to[ox] *= share[oy] * share[pool->oh + ox];
         }
 }
-
-static void cnn__fast_avg_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float *restrict dx,
-                                    const float *restrict dy, const float *share, bool clear)
+static void cnn__fast_avg_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *restrict y,
+                               const float *restrict x, const float *share)
 {
+    cnn__share_planes(cnn__avg_pool_job, &(cnn__pooling){ cpu, pool, y, NULL, x, share, false });
+}
+
+static void cnn__avg_pool_back_job(const void *of, ptrdiff_t first, ptrdiff_t planes, int thread CNN__UNUSED)
+{
+    const cnn__pooling *q = of;
+    const cnn__pool    *pool = q->pool;
+    const float        *share = q->share;
     const ptrdiff_t in = (ptrdiff_t)pool->h * pool->w;
     /* columns that meet the plane in some window */
     const int reach = pool->pw - (pool->ow - 1) * pool->sw;
     const int j0 = reach > 0 ? (int)cnn__ceil(reach, pool->dw) : 0;
     const int j1 = (int)cnn__min(pool->kw, cnn__ceil(pool->w + pool->pw, pool->dw));
-    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, pool))
-    for (int plane = 0; plane < pool->planes; plane++) {
-        if (clear) memset(dx + plane * in, 0, (size_t)in * sizeof *dx);
+    for (ptrdiff_t plane = first; plane < planes; plane++) {
+        float *dx = q->to + plane * in;
+        if (q->clear) memset(dx, 0, (size_t)in * sizeof *dx);
         for (int oy = 0; oy < pool->oh; oy++) {
-            const float *from = dy + ((ptrdiff_t)plane * pool->oh + oy) * pool->ow,
-                        *across = share + pool->oh;
+            const float *restrict from = q->from + (plane * pool->oh + oy) * pool->ow;
+            const float          *across = share + pool->oh;
             int          y0, y1, x0, x1;
             cnn__window(oy, pool->h, pool->kh, pool->sh, pool->ph, pool->dh, &y0, &y1);
             for (int iy = y0; iy < y1; iy += pool->dh)
                 for (int j = j0; j < j1; j++) {
                     cnn__column(pool, j * pool->dw, &x0, &x1);
-                    float *to = dx + ((ptrdiff_t)plane * pool->h + iy) * pool->w + x0 * pool->sw - pool->pw
-                                + j * pool->dw;
+                    float *restrict to = dx + (ptrdiff_t)iy * pool->w + x0 * pool->sw - pool->pw
+                                         + j * pool->dw;
                     for (int ox = x0, step = pool->sw; ox < x1; ox++, to += step)
                         *to += from[ox] * share[oy] * across[ox];
                 }
         }
     }
 }
+static void cnn__fast_avg_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float *restrict dx,
+                                    const float *restrict dy, const float *share, bool clear)
+{
+    cnn__share_planes(cnn__avg_pool_back_job, &(cnn__pooling){ cpu, pool, dx, NULL, dy, share, clear });
+}
 
 /* ---- Batch normalisation: per channel of (N,C,P), P = H*W ---- */
 
+typedef struct {
+    const cnn__cpu *cpu;
+    int n, c;
+    ptrdiff_t plane;
+    float *moment[3], *y, *dw, *db;           /* moment: mean, rest, variance, to be computed */
+    const float *x, *dy, *mean, *rest, *rstd, *w, *b;
+    const cnn__tail *tail;
+} cnn__channels;
+static void cnn__share_channels(ptrdiff_t units, cnn__job *job, const cnn__channels *q)
+{
+    cnn__share_out(q->cpu, CNN__SIMPLE * q->n * q->c * (double)q->plane, units, job, q);
+}
+
 /* About mean, as a float, the squares are larger by rest^2, and the moments below by rest sum dy. */
+static void cnn__moments_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn__channels *q = of;
+    const double count = (double)q->n * (double)q->plane;
+    for (ptrdiff_t i = from; i < to; i++) {
+        const float *x = q->x + i * q->plane;
+        double       sum = 0, squares = 0;
+        for (int s = 0; s < q->n; s++) sum += cnn__sum(q->cpu, x + s * q->c * q->plane, NULL, 0, q->plane);
+        const float  mean = q->moment[0][i] = (float)(sum / count);
+        const double r = sum / count - (double)mean;
+        for (int s = 0; s < q->n; s++)
+            squares += cnn__sum_squares(q->cpu, x + s * q->c * q->plane, NULL, mean, q->plane);
+        q->moment[1][i] = (float)r, squares = squares / count - r * r;
+        q->moment[2][i] = squares < 0 ? 0.0f : (float)squares;
+    }
+}
 static void cnn__fast_channel_moments(const cnn__cpu *cpu, float *mean, float *rest, float *variance,
                                       const float *x, int n, int c, ptrdiff_t plane)
 {
-    const double count = (double)n * (double)plane;
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
-    for (int i = 0; i < c; i++) {
-        double sum = 0, squares = 0;
-        for (int s = 0; s < n; s++) sum += cnn__sum(cpu, x + ((ptrdiff_t)s * c + i) * plane, NULL, 0, plane);
-        mean[i] = (float)(sum / count);
-        const double r = sum / count - (double)mean[i];
-        for (int s = 0; s < n; s++)
-            squares += cnn__sum_squares(cpu, x + ((ptrdiff_t)s * c + i) * plane, NULL, mean[i], plane);
-        rest[i] = (float)r, squares = squares / count - r * r;
-        variance[i] = squares < 0 ? 0.0f : (float)squares;
-    }
+    cnn__share_channels(c, cnn__moments_job, &(cnn__channels){ .cpu = cpu, .n = n, .c = c, .plane = plane,
+                                                               .moment = { mean, rest, variance }, .x = x });
 }
 
+static void cnn__normalize_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn__channels *q = of;
+    cnn_each *f = cnn__each_standardize(q->cpu);
+    for (ptrdiff_t i = from; i < to; i++) {
+        const ptrdiff_t ch = i % q->c;
+        const float     factor = q->w ? q->rstd[ch] * q->w[ch] : q->rstd[ch];
+        const float     k[3] = { q->mean[ch], factor, (q->b ? q->b[ch] : 0.0f)
+                                                      - (q->rest ? q->rest[ch] * factor : 0.0f) };
+        cnn__apply(f, q->y, q->x, NULL, NULL, k, i * q->plane, (i + 1) * q->plane, q->tail);
+    }
+}
 static void cnn__fast_normalize(const cnn__cpu *cpu, float *y, const float *x, const float *mean,
                                 const float *rest, const float *rstd, const float *w, const float *b, int n,
                                 int c, ptrdiff_t plane, const cnn__tail *tail)
 {
-    cnn_each *f = cnn__each_standardize(cpu);
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
-    for (int i = 0; i < n * c; i++) {
-        const int   ch = i % c;
-        const float factor = w ? rstd[ch] * w[ch] : rstd[ch];
-        const float k[3] = { mean[ch], factor, (b ? b[ch] : 0.0f) - (rest ? rest[ch] * factor : 0.0f) };
-        cnn__apply(f, y, x, NULL, NULL, k, i * plane, (i + 1) * plane, tail);
-    }
+    cnn__share_channels((ptrdiff_t)n * c, cnn__normalize_job,
+                        &(cnn__channels){ .cpu = cpu, .n = n, .c = c, .plane = plane, .y = y, .x = x,
+                                          .mean = mean, .rest = rest, .rstd = rstd, .w = w, .b = b,
+                                          .tail = tail });
 }
 
+static void cnn__normalize_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn__channels *q = of;
+    const double count = (double)q->n * (double)q->plane;
+    cnn_each    *f = cnn__each_standardize_back(q->cpu);
+    for (ptrdiff_t i = from; i < to; i++) {
+        double sum = 0, moment = 0;
+        for (int s = 0; s < q->n; s++) {
+            const ptrdiff_t at = ((ptrdiff_t)s * q->c + i) * q->plane;
+            sum += cnn__sum(q->cpu, q->dy + at, NULL, 0, q->plane);
+            moment += cnn__sum_moments(q->cpu, q->x + at, q->dy + at, q->mean[i], q->plane);
+        }
+        const double r = (double)q->rstd[i], more = q->rest ? (double)q->rest[i] : 0;
+        moment -= more * sum;
+        if (q->dw) q->dw[i] += (float)(moment * r);
+        if (q->db) q->db[i] += (float)sum;
+        const double slope = q->rest ? moment * r * r / count : 0;
+        const float  k[4] = { q->rest ? (float)(sum / count - more * slope) : 0, q->mean[i], (float)slope,
+                              q->w ? q->w[i] * q->rstd[i] : q->rstd[i] };
+        for (int s = 0; q->y && s < q->n; s++) {
+            const ptrdiff_t at = ((ptrdiff_t)s * q->c + i) * q->plane;
+            cnn__apply_back(q->cpu, f, q->y, q->dy, q->x, k, at, at + q->plane);
+        }
+    }
+}
 static void cnn__fast_normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float *db, const float *dy,
                                      const float *x, const float *mean, const float *rest,
                                      const float *rstd, const float *w, int n, int c, ptrdiff_t plane)
 {
-    const double count = (double)n * (double)plane;
-    cnn_each    *f = cnn__each_standardize_back(cpu);
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
-    for (int i = 0; i < c; i++) {
-        double sum = 0, moment = 0;
-        for (int s = 0; s < n; s++) {
-            const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
-            sum += cnn__sum(cpu, dy + at, NULL, 0, plane);
-            moment += cnn__sum_moments(cpu, x + at, dy + at, mean[i], plane);
-        }
-        const double r = (double)rstd[i], more = rest ? (double)rest[i] : 0;
-        moment -= more * sum;
-        if (dw) dw[i] += (float)(moment * r);
-        if (db) db[i] += (float)sum;
-        const double slope = rest ? moment * r * r / count : 0;
-        const float  k[4] = { rest ? (float)(sum / count - more * slope) : 0, mean[i], (float)slope,
-                              w ? w[i] * rstd[i] : rstd[i] };
-        for (int s = 0; dx && s < n; s++) {
-            const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
-            cnn__apply_back(cpu, f, dx, dy, x, k, at, at + plane);
-        }
-    }
+    cnn__share_channels(c, cnn__normalize_back_job,
+                        &(cnn__channels){ .cpu = cpu, .n = n, .c = c, .plane = plane, .y = dx, .dw = dw,
+                                          .db = db, .dy = dy, .x = x, .mean = mean, .rest = rest,
+                                          .rstd = rstd, .w = w });
 }
 
 /* ---- Dropout ---- */
 
 /* The random numbers are the cost: four take ten rounds of two 32x32-bit products, so five products for each
    8 bytes moved. */
-static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p,
-                              uint64_t key, uint64_t stream, ptrdiff_t n)
+typedef struct { cnn__mapping map; bool add; uint64_t key, stream; } cnn__dropping;
+static void cnn__dropout_job(const void *of, ptrdiff_t first, ptrdiff_t end, int thread CNN__UNUSED)
 {
     enum { DRAWN = 4 * CNN__COUNTERS };
-    const float k[2] = { p, 1 / (1 - p) };
-    cnn_each   *f = add ? cnn__each_keep_add(cpu) : cnn__each_keep(cpu);
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, 8 * n))
-    for (ptrdiff_t i = 0; i < n; i += CNN__PIECE) {
-        const ptrdiff_t m = cnn__min(CNN__PIECE, n - i);
+    const cnn__dropping *q = of;
+    float               *to = q->map.y;
+    const float         *from = q->map.x;
+    for (ptrdiff_t i = first * CNN__PIECE; i < q->map.n && i < end * CNN__PIECE; i += CNN__PIECE) {
+        const ptrdiff_t m = cnn__min(CNN__PIECE, q->map.n - i);
         float           number[CNN__PIECE];
         for (ptrdiff_t j = 0; j < m; j += DRAWN) {
             uint32_t bits[DRAWN];
-            cnn__philox_some(CNN__COUNTERS, bits, key, stream, (uint64_t)(i + j) / 4);
+            cnn__philox_some(CNN__COUNTERS, bits, q->key, q->stream, (uint64_t)(i + j) / 4);
             for (int e = 0; e < DRAWN; e++) number[j + e] = cnn__uniform(bits[e]);
         }
-        if (!add && to != from) memcpy(to + i, from + i, (size_t)m * sizeof *to);
-        f(to + i, number, from + i, k, m);
+        if (!q->add && to != from) memcpy(to + i, from + i, (size_t)m * sizeof *to);
+        q->map.f(to + i, number, from + i, q->map.k, m);
     }
+}
+static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p,
+                              uint64_t key, uint64_t stream, ptrdiff_t n)
+{
+    cnn_each           *f = add ? cnn__each_keep_add(cpu) : cnn__each_keep(cpu);
+    const float         k[2] = { p, 1 / (1 - p) };
+    const cnn__dropping q = { { cpu, f, to, from, NULL, NULL, k, n, NULL }, add, key, stream };
+    cnn__share_out(cpu, 8 * CNN__SIMPLE * (double)n, cnn__ceil(n, CNN__PIECE), cnn__dropout_job, &q);
 }
 
 /* ===========================================================================================================
@@ -17584,14 +17853,16 @@ static bool cnn__folds(const cnn__node *v)
 }
 
 /* May v, which selects elements of x, do x's backward too, if nobody else uses x? A rectifier without
-   constants passes a gradient or does not, so that the sums of windows that overlap keep their bits. */
+   constants that needs its y alone passes a gradient or does not, so that the sums of windows that overlap
+   keep their bits. (silu needs its x, which is not what v selects.) Not the loss: its gradient is a
+   constant. */
 static bool cnn__can_gate(const cnn__node *v)
 {
     const cnn_graph  *g = v->t.graph;
     const cnn_tensor *x = v->t.n_in ? v->t.in[0] : NULL;
     return x && v->t.op->flags & CNN_SELECTS && x->op && x->op->formula && !x->op->formula->k[0]
-        && x->op->flags & CNN_RECTIFIER && !v->kernel && !cnn__of(x)->kernel && !g->config.backend
-        && !g->config.keep_grads && g->cpu.isa != CNN_ISA_PLAIN;
+        && (x->op->flags & (CNN_RECTIFIER | CNN_READS_X)) == CNN_RECTIFIER && &v->t != g->loss && !v->kernel
+        && !cnn__of(x)->kernel && !g->config.backend && !g->config.keep_grads && g->cpu.isa != CNN_ISA_PLAIN;
 }
 static void cnn__gate(const cnn__node *v)
 {
@@ -17640,6 +17911,16 @@ static unsigned char *cnn__part_on(cnn__node *v, cnn__part part)
     return part == CNN__DATA ? &v->data_on : part == CNN__GRAD ? &v->grad_on : &v->saved_on;
 }
 
+/* What the device says of its failure. One that says nothing has failed all the same, see cnn_leave_device;
+   but where its row said why with cnn_fail, that stands. */
+static const char *cnn__device_error(cnn_graph *g)
+{
+    cnn_backend *dev = g->config.backend;
+    if (!dev->error[0] && !g->error[0])
+        cnn__format(dev->error, sizeof dev->error, "the device failed and does not say why");
+    return dev->error;
+}
+
 /* Make one array of a tensor valid on `side`. Copies only if it is not. */
 static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side)
 {
@@ -17658,7 +17939,7 @@ static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side)
                                                          bytes);
     if (side == CNN__DEVICE) g->traffic.uploads++;
     else g->traffic.downloads++;
-    if (!done) return cnn_fail(t, "%s", dev->error[0] ? dev->error : "copy to or from the device failed");
+    if (!done) return cnn_fail(t, "%s", cnn__device_error(g));
     *on = (unsigned char)(CNN__HOST | CNN__DEVICE);
     return true;
 }
@@ -17676,13 +17957,14 @@ static void cnn__device_forward(cnn__node *v, cnn_mode mode)
 {
     cnn_tensor    *y = &v->t;
     cnn_backend   *dev = y->graph->config.backend;
-    const unsigned side = v->kernel ? CNN__DEVICE : CNN__HOST;
+    const bool     row = v->kernel && v->kernel->forward;
+    const unsigned side = row ? CNN__DEVICE : CNN__HOST;
     for (int k = 0; k < y->n_in; k++)
         if (!cnn__sync(y->in[k], CNN__DATA, side)) return;
     cnn__wrote(y, CNN__DATA, side);
     cnn__wrote(y, CNN__SAVED, side);
-    if (!v->kernel) y->op->forward(y, mode);
-    else if (!v->kernel->forward(dev, y, mode)) cnn_fail(y, "%s", dev->error);
+    if (!row) y->op->forward(y, mode);
+    else if (!v->kernel->forward(dev, y, mode)) cnn_fail(y, "%s", cnn__device_error(y->graph));
     for (int k = 0; k < y->n_in && mode == CNN_TRAIN; k++)           /* running statistics were written */
         if (y->in[k]->kind == CNN_BUFFER) cnn__wrote(y->in[k], CNN__DATA, side);
 }
@@ -17696,7 +17978,7 @@ static bool cnn__zero_grad(cnn_tensor *t, unsigned side)
     cnn__wrote(t, CNN__GRAD, side);
     if (side == CNN__HOST) memset(t->grad, 0, bytes);
     else if (!dev->clear(dev, place.buffer, place.at * sizeof(float), bytes))
-        return cnn_fail(t, "%s", dev->error);
+        return cnn_fail(t, "%s", cnn__device_error(t->graph));
     return true;
 }
 
@@ -17730,7 +18012,7 @@ static bool cnn__device_backward(cnn__node *v)
     if (!cnn__gather_for_backward(v, side)) return false;
     cnn__seen(y, CNN__BEFORE_BACKWARD);
     if (!row) y->op->backward(y);
-    else if (!v->kernel->backward(dev, y)) return cnn_fail(y, "%s", dev->error);
+    else if (!v->kernel->backward(dev, y)) return cnn_fail(y, "%s", cnn__device_error(y->graph));
     for (int k = 0; k < y->n_in; k++)
         if (y->in[k]->needs_grad) cnn__wrote(y->in[k], CNN__GRAD, side);
     if (!y->graph->error[0]) cnn__seen(y, CNN__AFTER_BACKWARD);
@@ -17742,7 +18024,7 @@ static void cnn__device_clear_grads(cnn_graph *g)
     cnn_backend *dev = g->config.backend;
     if (!g->memory.grads) return;
     if (!dev->clear(dev, g->buffer[CNN_ARENA_GRADS], 0, g->memory.grads))
-        cnn__fail(g, NULL, "backward", "%s", dev->error);
+        cnn__fail(g, NULL, "backward", "%s", cnn__device_error(g));
     for (int i = 0; i < g->n_order; i++)
         if (g->order[i]->t.kind == CNN_PARAM) cnn__wrote(&g->order[i]->t, CNN__GRAD, CNN__DEVICE);
 }
@@ -17775,7 +18057,7 @@ static bool cnn__sync_array(cnn_graph *g, const char *what, unsigned char *on, u
     g->traffic.uploads += side == CNN__DEVICE, g->traffic.downloads += side == CNN__HOST;
     if (!(side == CNN__DEVICE ? device->upload(device, buffer, 0, host, bytes)
                               : device->download(device, buffer, 0, host, bytes)))
-        return cnn__fail(g, NULL, what, "%s: %s", device->name, device->error);
+        return cnn__fail(g, NULL, what, "%s: %s", device->name, cnn__device_error(g));
     *on = CNN__HOST | CNN__DEVICE;
     return true;
 }
@@ -17824,7 +18106,7 @@ static bool cnn__mix_on_device(cnn_graph *g, float share)
     for (int i = 0; i < 2; a.at += n[i++]) {
         const cnn_place x = { g->buffer[i ? CNN_ARENA_BUFFERS : CNN_ARENA_PARAMS], 0 };
         if (n[i] && !device->mix(device, a, x, n[i], share))
-            return cnn__fail(g, g->config.at, "average", "%s: %s", device->name, device->error);
+            return cnn__fail(g, g->config.at, "average", "%s: %s", device->name, cnn__device_error(g));
     }
     return true;
 }
@@ -17866,7 +18148,8 @@ static double cnn__squares_on_device(cnn_graph *g)
     for (size_t n; done && (n = cnn__next_learned(g, &i, &at)) > 0; anew = false)
         done = device->squares(device, at, n, anew, NULL);
     if (done && !anew) done = device->squares(device, none, 0, false, &sum), g->traffic.downloads++;
-    return done ? sum : (cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error), NAN);
+    if (done) return sum;
+    return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, cnn__device_error(g)), NAN;
 }
 static bool cnn__shorten_on_device(cnn_graph *g, float factor)
 {
@@ -17875,7 +18158,7 @@ static bool cnn__shorten_on_device(cnn_graph *g, float factor)
     int          i = 0;
     for (size_t n; (n = cnn__next_learned(g, &i, &at)) > 0; )
         if (!device->scale(device, at, n, factor))
-            return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error);
+            return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, cnn__device_error(g));
     return true;
 }
 
@@ -17892,16 +18175,16 @@ static void cnn__close_backend(cnn_graph *g)
     g->n_chunks = 0;
     if (dev && g->average_buffer) dev->release(dev, g->average_buffer);
     g->average_buffer = NULL;
-    if (dev && dev->close) dev->close(dev);
+    if (dev && dev->close) dev->graph = NULL, dev->close(dev);
     g->config.backend = NULL;
 }
 
 /* The row that computes y on the device, or NULL: then the room does, on the host. */
 static const cnn_kernel *cnn__find_kernel(const cnn_backend *dev, const cnn_tensor *y)
 {
-    for (int i = 0; dev && i < dev->n_kernels; i++)
-        if (dev->kernels[i].op == y->op && (!dev->kernels[i].accepts || dev->kernels[i].accepts(dev, y)))
-            return &dev->kernels[i];
+    const cnn_kernel *row = dev ? dev->kernels : NULL;
+    for (int i = 0; row && i < dev->n_kernels; i++, row++)
+        if (row->op == y->op && (!row->accepts || row->accepts(dev, y))) return row;
     return NULL;
 }
 
@@ -17934,7 +18217,7 @@ static bool cnn__open_backend(cnn_graph *g)
         cnn__node *v = g->order[i];
         if (!v->t.op) continue;
         v->kernel = cnn__find_kernel(dev, &v->t);
-        if (!v->kernel) g->traffic.host_nodes++;
+        if (!cnn_on_device(&v->t)) g->traffic.host_nodes++;
         size_t s = v->kernel && dev->scratch ? dev->scratch(dev, &v->t) : 0;
         if (s > scratch) scratch = s;
     }
@@ -17943,7 +18226,7 @@ static bool cnn__open_backend(cnn_graph *g)
     static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };
     for (int i = 0; i < 2; i++)
         if (g->buffer[flat[i]] && !dev->clear(dev, g->buffer[flat[i]], 0, g->arena_bytes[flat[i]]))
-            return cnn__fail(g, g->config.at, "compile", "%s: %s", dev->name, dev->error);
+            return cnn__fail(g, g->config.at, "compile", "%s: %s", dev->name, cnn__device_error(g));
     return true;
 }
 
@@ -17971,8 +18254,8 @@ CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y)
 {
     const cnn_graph *g = y->graph;
     const cnn__node *v = y->index + 1 < g->n_order ? g->order[y->index + 1] : NULL;
-    return v && v->kernel && cnn__of(y)->kernel && v->mark == g->walk && v->alias[g->mode] == cnn__of(y) &&
-           !g->probe ? &v->t : NULL;
+    return v && cnn_on_device(&v->t) && cnn_on_device(y) && v->mark == g->walk && !g->probe &&
+           v->alias[g->mode] == cnn__of(y) ? &v->t : NULL;
 }
 CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
 {
@@ -17981,7 +18264,7 @@ CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
 }
 CNN_API bool cnn_on_device(const cnn_tensor *t)
 {
-    return !cnn__is_nil(t) && t->graph->config.backend && cnn__of(t)->kernel != NULL;
+    return !cnn__is_nil(t) && t->graph->config.backend && cnn__of(t)->kernel && cnn__of(t)->kernel->forward;
 }
 
 /* ---- Leaving the device ---- */

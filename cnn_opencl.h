@@ -4334,7 +4334,7 @@ CNN_API const char *cnn_opencl_report(const cnn_backend *dev)
 
 CNN_API void cnn_opencl_close(cnn_backend *dev)
 {
-    if (dev && dev->close) dev->close(dev);
+    if (dev && dev->close && !dev->graph) dev->close(dev);
 }
 
 CNN_API bool cnn_opencl_tune(cnn_backend *dev, const char *kernel, int count, const char **names,

@@ -22,7 +22,7 @@ typedef struct { const char *name; unsigned bits; } inside_dtype;
     DOOR(return, bool, matches, (const char *pattern, const char *name), (pattern, name)) \
     DOOR(return, cnn__text, decimal, (double v, int digits), (v, digits)) \
     DOOR(, void, print_bar, (FILE *f, const cnn_progress *p), (f, p)) \
-    DOOR(return, double, sum_of_squares, (const float *x, size_t n, int threads), (x, n, threads)) \
+    DOOR(return, double, sum_of_squares, (const cnn__cpu *cpu, const float *x, size_t n), (cpu, x, n)) \
     DOOR(return, int, correct, (const float *score, cnn_shape z, const float *label, int ignored), (score, z, label, ignored)) \
     DOOR(return, size_t, trained_floats, (const cnn_graph *g), (g)) \
     DOOR(return, bool, copy_trained, (cnn_graph *g, float *store, cnn__way way, float decay), (g, store, way, decay)) \

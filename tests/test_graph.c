@@ -1070,7 +1070,7 @@ static bool mirror_squares(cnn_backend *b, cnn_place x, size_t n, bool anew, dou
 {
     mirror *m = (mirror *)b;
     if (anew) m->squares = 0;
-    if (n) m->squares += cnn__sum_of_squares(mirror_floats(x), n, 1);
+    if (n) m->squares += cnn__sum_of_squares(&(cnn__cpu){ .threads = 1 }, mirror_floats(x), n);
     if (take) *take = m->squares;
     return !mirror_fails(b);
 }
