@@ -13799,6 +13799,10 @@ typedef struct {
     void (*pack)(float *to, int r, const float *x, ptrdiff_t si, const ptrdiff_t *at, ptrdiff_t np);
     /* Rows of nr floats one after the other, as micro wants b: to[p*nr + j] = x[at[p] + j], j < nr. */
     void (*panel)(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np);
+    /* Rows of width floats: zeros up to column left, n floats from x on, step from row to row, then zeros.
+       Nothing of x beside these is read. */
+    void (*frame)(float *to, ptrdiff_t width, ptrdiff_t left, const float *x, ptrdiff_t step, ptrdiff_t n,
+                  ptrdiff_t rows);
     /* to[i] = x[2*i], i < n; and its transpose, to[2*i] += v[i]. */
     void (*take_even)(float *to, const float *x, ptrdiff_t n);
     void (*add_even)(float *to, const float *v, ptrdiff_t n);
@@ -14001,6 +14005,28 @@ static inline int cnn__tile_rows(int left, int tall)
             CNN__PREFETCH(row + NV * W), CNN__PREFETCH(row + 2 * NV * W - 1);       /* the next panel */     \
             CNN__UNROLL for (int j = 0; j < NV; j++)                                                         \
                 cnn__store_##isa(to + j * W, cnn__load_##isa(row + j * W));                                  \
+        }                                                                                                    \
+    }
+
+#define CNN__FRAME(isa)                                                                                      \
+    CNN__TARGET_##isa static void cnn__frame_##isa(float *to, ptrdiff_t width, ptrdiff_t left,               \
+                                                   const float *x, ptrdiff_t step, ptrdiff_t n,              \
+                                                   ptrdiff_t rows)                                           \
+    {                                                                                                        \
+        enum { W = CNN__W_##isa };                                                                           \
+        for (ptrdiff_t j = 0; j < width; j += W) {                                                           \
+            const int from = (int)cnn__min(left > j ? left - j : 0, W);                                      \
+            const int end = (int)cnn__min(left + n > j ? left + n - j : 0, W);                               \
+            const bool inside = from == 0 && end == W, whole = j + W <= width;                               \
+            const cnn__m_##isa m = cnn__mask_##isa(cnn__run_of(from, end));                                  \
+            const cnn__m_##isa put = cnn__mask_##isa(cnn__run_of(0, (int)cnn__min(width - j, W)));           \
+            const float *row = x - left + j;                                                                 \
+            float *at = to + j;                                                                              \
+            for (ptrdiff_t r = 0; r < rows; r++, row += step, at += width) {                                 \
+                const cnn__v_##isa v = inside ? cnn__load_##isa(row) : cnn__masked_##isa(row, m);            \
+                if (whole) cnn__store_##isa(at, v);                                                          \
+                else       cnn__put_##isa(at, put, v);                                                       \
+            }                                                                                                \
         }                                                                                                    \
     }
 
@@ -14536,8 +14562,8 @@ static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? mo
 
 /* All kernels of an instruction set, and its row of the table. */
 #define CNN__ISA_KERNELS(isa)                                                                                \
-    CNN__TILE(isa) CNN__MICRO(isa) CNN__TURN(isa) CNN__PACK_ROWS(isa) CNN__PANEL(isa) CNN__TAKE_EVEN(isa)    \
-    CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                                            \
+    CNN__TILE(isa) CNN__MICRO(isa) CNN__TURN(isa) CNN__PACK_ROWS(isa) CNN__PANEL(isa) CNN__FRAME(isa)        \
+    CNN__TAKE_EVEN(isa) CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                        \
     CNN__WINOGRAD_G(isa) CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_X4(isa)                     \
     CNN__WINOGRAD_AT(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                                         \
     CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__SLIDE(isa) CNN__OUTSIDE(isa) CNN__STRIPS(isa)               \
@@ -14547,7 +14573,8 @@ static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? mo
 #define CNN__ISA_ROW(number, isa)                                                                            \
     { number, #isa, cnn__has_##isa, CNN__W_##isa, CNN__MR_##isa, CNN__NV_##isa * CNN__W_##isa,               \
       CNN__TALL_##isa, cnn__micro_##isa, cnn__micro_then_##isa, cnn__turn_##isa, cnn__pack_##isa,            \
-      cnn__panel_##isa, cnn__take_even_##isa, cnn__add_even_##isa, cnn__dot_##isa, cnn__fir_##isa,           \
+      cnn__panel_##isa, cnn__frame_##isa, cnn__take_even_##isa, cnn__add_even_##isa, cnn__dot_##isa,         \
+      cnn__fir_##isa,                                                                                        \
       cnn__winograd_w_##isa, cnn__winograd_x_##isa, cnn__winograd_x4_##isa, cnn__winograd_y_##isa,           \
       cnn__winograd_dy_##isa, cnn__winograd_dw_##isa, cnn__windows_##isa, cnn__largest_##isa,                \
       cnn__depth_##isa, cnn__depth_w_##isa }
@@ -15224,25 +15251,27 @@ static ptrdiff_t cnn__spread_size(const cnn__spread *spread, ptrdiff_t rows)
 static void cnn__spread_copy(const cnn__kernels *isa, const cnn__spread *spread, float *to, ptrdiff_t n,
                              ptrdiff_t first, int planes, int from, int rows)
 {
-    const ptrdiff_t size = cnn__spread_plane(spread, rows);
-    memset(to, 0, (size_t)(planes * spread->a * spread->b * size) * sizeof *to);
+    const ptrdiff_t size = cnn__spread_plane(spread, rows), step = (ptrdiff_t)spread->sh * spread->w;
+    const ptrdiff_t width = spread->width, high = rows + spread->halo;
     for (ptrdiff_t e = 0; e < (ptrdiff_t)planes * spread->a * spread->b; e++, to += size) {
         const int y0 = spread->y0 + from * spread->sh + (int)(e / spread->b % spread->a),
                   x0 = spread->x0 + (int)(e % spread->b);
-        const float *plane = spread->x + (n * spread->planes + first + e / spread->b / spread->a) * spread->h
-                             * spread->w;
-        const int left = x0 >= 0 ? 0 : (-x0 + spread->sw - 1) / spread->sw;
-        const int right = x0 >= spread->w ? 0 : (int)cnn__min((spread->w - x0 + spread->sw - 1) / spread->sw,
-                                                              spread->width);
-        for (int r = 0; r < rows + spread->halo; r++) {
-            const int y = y0 + r * spread->sh;
-            if (y < 0 || y >= spread->h || left >= right) continue;
-            const float *row = plane + (ptrdiff_t)y * spread->w + x0 + left * spread->sw;
-            float *start = to + (ptrdiff_t)r * spread->width + left;
-            if (spread->sw == 1)      cnn__copy(start, row, right - left);
-            else if (spread->sw == 2) isa->take_even(start, row, right - left);
-            else for (int x = 0; x < right - left; x++) start[x] = row[x * spread->sw];
-        }
+        const ptrdiff_t left = x0 >= 0 ? 0 : (-x0 + spread->sw - 1) / spread->sw;
+        const ptrdiff_t right = x0 >= spread->w ? 0 : cnn__min(cnn__ceil(spread->w - x0, spread->sw), width);
+        const ptrdiff_t top = y0 >= 0 ? 0 : cnn__min((-y0 + spread->sh - 1) / spread->sh, high);
+        const ptrdiff_t bottom = y0 >= spread->h || left >= right ? top
+                                 : cnn__min(cnn__ceil(spread->h - y0, spread->sh), high);
+        const float *row = spread->x + (n * spread->planes + first + e / spread->b / spread->a) * spread->h
+                           * spread->w + y0 * (ptrdiff_t)spread->w + x0 + left * spread->sw + top * step;
+        const ptrdiff_t count = bottom > top ? bottom - top : 0, end = (top + count) * width;
+        const bool strided = spread->sw > 1;
+        float *start = to + top * width;
+        memset(to, 0, (size_t)((strided ? end : top * width)) * sizeof *to);
+        memset(to + end, 0, (size_t)(size - end) * sizeof *to);
+        if (!strided) { isa->frame(start, width, left, row, step, right - left, count); continue; }
+        for (ptrdiff_t r = 0; r < count; r++, row += step, start += width)
+            if (spread->sw == 2) isa->take_even(start + left, row, right - left);
+            else for (ptrdiff_t x = left; x < right; x++) start[x] = row[(x - left) * spread->sw];
     }
 }
 
@@ -15362,11 +15391,12 @@ CNN__COLD static void *cnn__take(char *base, size_t *used, size_t count, size_t 
 }
 
 /* What a pass reads and writes: to is y, dx or dw; packed: w, packed for this shape, or NULL. The tail is for
-   y, or NULL; clear is for dx: it begins at zero. */
+   y, or NULL; clear is for dx: it begins at zero. db is summed with dw, unless it is
+   NULL. */
 typedef struct {
     float *to;
     const float *x, *w, *b, *dy;
-    float *packed;
+    float *packed, *db;
     const cnn__tail *tail;
     bool clear;
 } cnn__arrays;
@@ -16006,9 +16036,8 @@ typedef struct {
 
 static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
-    return conv->groups == 1 && conv->sh == 1 && conv->sw == 1 && conv->dh == 1 && conv->dw == 1
-        && cnn__all_meet(conv)
-        && conv->n % cnn__kernels_of(cpu)->nr == 0 && pass != CNN__BACKWARD_WEIGHTS;
+    return (void)pass, conv->groups == 1 && conv->sh == 1 && conv->sw == 1 && conv->dh == 1 && conv->dw == 1
+        && cnn__all_meet(conv) && conv->n % cnn__kernels_of(cpu)->nr == 0;
 }
 
 CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *conv, bool backward,
@@ -16267,11 +16296,12 @@ typedef struct {
     int block, blocks, width;           /* rows of dy at a time, and pixels of a row; borrow: rows of one */
     int side, wide;                     /* taps side by side in X; pixels of a row of X */
     int images, chunks;                 /* images at a time, if these are one block */
-    float *dw;
+    int planes;                         /* of S at a time */
+    float *dw, *db;                     /* db: NULL if it is not wanted, or not summed here */
     const float *dy;
     ptrdiff_t m, k, panel;              /* panel: floats of X */
     ptrdiff_t *at, *whole, *last;       /* places of rows in S; of pixels in X of nr rows, of the last ones */
-    float *partial, *work;
+    float *ones, *partial, *work;       /* ones: for db, a plane of S of them */
     size_t each;
 } cnn__weights;
 
@@ -16296,19 +16326,20 @@ CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__
     q.side = !q.dots && conv->sw == 1 && conv->dw == 1 ? conv->kw : 1, q.wide = q.width + q.side - 1;
     const size_t lines = (size_t)q.images * (size_t)q.block, pixels = lines * (size_t)q.width;
     const ptrdiff_t nr = q.u->nr, window = (ptrdiff_t)conv->kh * conv->kw / q.side;
-    const ptrdiff_t planes = cnn__min(cnn__ceil(nr - 1, window) + 1, q.s.c);
+    q.planes = (int)cnn__min(!q.dots ? cnn__ceil(nr - 1, window) + 1 : q.k <= nr ? q.s.c : 1, q.s.c);
     q.panel = (ptrdiff_t)cnn__round_up((lines * (size_t)q.wide + 1) * (size_t)nr, 16);
     q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
     q.whole = cnn__take(base, used, pixels, sizeof *q.whole);
     q.last = cnn__take(base, used, pixels, sizeof *q.last);
-    q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)(q.chunks - (q.side == 1))),
-                          sizeof *q.partial);
+    q.ones = cnn__take(base, used, q.dots ? (size_t)cnn__spread_plane(&q.s, q.block) : 0, sizeof *q.ones);
+    q.partial = cnn__take(base, used, cnn__mul_size(weights + (size_t)conv->oc,
+                                                    (size_t)(q.chunks - (q.side == 1))), sizeof *q.partial);
     q.each = cnn__add_size((size_t)q.panel, cnn__mul_size(pixels, (size_t)q.m));
     const ptrdiff_t spread = q.borrow ? 0 : q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
     if (!q.borrow && cnn__ceil(conv->ow, q.u->lanes) * q.u->lanes * 10 > conv->ow * 11)
         q.d = (cnn__spread){ dy, conv->oc, conv->oh, conv->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
-    if (q.dots) q.each = (size_t)(spread + cnn__spread_size(&q.d, q.block));
-    else        q.each += (size_t)(planes * spread);
+    if (q.dots) q.each = (size_t)(q.d.width ? 3 * cnn__spread_plane(&q.d, q.block) : 0);
+    q.each += (size_t)(q.planes * spread);
     q.each = cnn__round_up(q.each, 16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
@@ -16337,50 +16368,70 @@ static void cnn__weights_panel(const cnn__weights *weights, float *to, float *s,
     }
 }
 
-/* The same by dot products: the sums run along the pixels of dy where they lie, three output channels by four
-   taps at a time. A run is a row of an image; or, where these fill vectors badly, all of them, dy copied with
-   zeros between its rows. */
-static void cnn__weights_dots(const cnn__weights *weights, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
-                              int from, int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
+/* Sums along the pixels of dy: k0 .. k1 of the taps in x, rows of dw from dy on. If db is not NULL, one tap
+   more meets the ones: its sum is that of dy. */
+typedef struct { cnn__runs r; const float *x, *ones; const ptrdiff_t *at; ptrdiff_t k, step; } cnn__dots;
+static void cnn__dots_of(const cnn__kernels *isa, const cnn__dots *q, int rows, const float *dy, float *dw,
+                         float *db, ptrdiff_t k0, ptrdiff_t k1)
 {
-    const cnn__conv *conv = weights->t;
-    const ptrdiff_t in = (ptrdiff_t)conv->h * conv->w, out = (ptrdiff_t)conv->oh * conv->ow,
-                    window = conv->kh * conv->kw;
-    const ptrdiff_t plane = weights->d.width ? cnn__spread_plane(&weights->d, weights->block) : out;
-    cnn__runs r = { 1, rows, plane, 0, 0 };                         /* borrow: one run */
-    if (weights->d.width)      r.length = (rows - 1) * weights->s.width + conv->ow;
-    else if (!weights->borrow) r = (cnn__runs){ rows, conv->ow, out, conv->ow, weights->s.width };
-    for (ptrdiff_t e = n; e < n + images; e++) {
-        const float *x = work, *dy = weights->dy + (e * conv->oc + g * weights->m) * out + (ptrdiff_t)from
-                         * weights->width;
-        float *copy = work + weights->s.a * weights->s.b * cnn__spread_plane(&weights->s, weights->block);
-        if (weights->d.width)
-            cnn__spread_copy(weights->u, &weights->d, copy, e, g * weights->m, (int)weights->m, from,
-                             weights->block), dy = copy;
-        if (weights->borrow) x = weights->s.x + (e * conv->ic + g * weights->s.c) * in + from;
-        for (ptrdiff_t k = k0, end; k < k1; k = end) {
-            const ptrdiff_t c = weights->borrow ? 0 : k / window;
-            end = weights->borrow ? k1 : cnn__min(k1, (c + 1) * window);
-            if (!weights->borrow) cnn__spread_copy(weights->u, &weights->s, work, e, g * weights->s.c + c, 1,
-                                                   from, weights->block);
-            for (ptrdiff_t j = k; j < end; j += 4) {
-                ptrdiff_t at[4];        /* the last tap again, where no more are left: it is dropped */
-                for (ptrdiff_t z = 0; z < 4; z++) {
-                    const ptrdiff_t tap = cnn__min(j + z, end - 1);
-                    at[z] = weights->borrow ? tap * in : weights->at[tap - c * window];
-                }
-                for (ptrdiff_t i = 0; i < weights->m; i += 3)
-                    weights->u->dot((int)cnn__min(3, weights->m - i), (int)cnn__min(4, end - j), &r,
-                                    dy + i * plane, x,
-                              at, dw + i * weights->k + j, weights->k);
-            }
+    for (ptrdiff_t j = k0; j < k1 + (db != NULL); j += 4) {
+        const int cols = (int)cnn__min(4, k1 - j);
+        const bool more = db && j + 4 > k1;
+        ptrdiff_t at[4];                /* the last tap again, where no more are left: it is dropped */
+        float sum[3][4] = { { 0 } };
+        for (ptrdiff_t z = 0; z < 4; z++) {
+            const ptrdiff_t tap = cnn__min(j + z, k1 - 1);
+            at[z] = q->step ? tap * q->step : q->at[tap];
+        }
+        if (more) at[cols] = q->ones - q->x;
+        isa->dot(rows, more ? cols + 1 : cols, &q->r, dy, q->x, at, more ? sum[0] : dw + j, more ? 4 : q->k);
+        for (ptrdiff_t i = 0; more && i < rows; i++) {
+            for (ptrdiff_t z = 0; z < cols; z++) dw[i * q->k + j + z] += sum[i][z];
+            db[i] += sum[i][cols];
         }
     }
 }
 
+/* The same by dot products: the sums run along the pixels of dy where they lie, three output channels by four
+   taps at a time. A run is a row of an image; or, where these fill vectors badly, all of them, dy copied with
+   zeros between its rows. Few taps: all planes of S are there; else one at a time. */
+static void cnn__weights_dots(const cnn__weights *weights, float *dw, float *db, ptrdiff_t n, int images,
+                              ptrdiff_t g, int from, int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
+{
+    const cnn__conv *conv = weights->t;
+    const cnn__kernels *isa = weights->u;
+    const ptrdiff_t in = (ptrdiff_t)conv->h * conv->w, out = (ptrdiff_t)conv->oh * conv->ow,
+                    window = conv->kh * conv->kw, size = cnn__spread_plane(&weights->s, weights->block);
+    const ptrdiff_t plane = weights->d.width ? cnn__spread_plane(&weights->d, weights->block) : out;
+    float *copy = work + weights->planes * weights->s.a * weights->s.b * size;
+    cnn__dots q = { { 1, rows, plane, 0, 0 }, work, weights->ones, weights->at, weights->k, 0 };
+    if (weights->borrow)       q.step = in;
+    if (weights->d.width)      q.r.length = (rows - 1) * weights->s.width + conv->ow;
+    else if (!weights->borrow) q.r = (cnn__runs){ rows, conv->ow, out, conv->ow, weights->s.width };
+    for (ptrdiff_t e = n; e < n + images; e++)
+        for (ptrdiff_t k = k0, end; k < k1; k = end) {
+            const bool all = weights->borrow || weights->planes == weights->s.c;
+            const ptrdiff_t c = all ? 0 : k / window, first = c * window;
+            end = all ? k1 : cnn__min(k1, first + window);
+            if (weights->borrow) q.x = weights->s.x + (e * conv->ic + g * weights->s.c) * in + from;
+            else cnn__spread_copy(isa, &weights->s, work, e, g * weights->s.c + c, weights->planes, from,
+                                  weights->block);
+            for (ptrdiff_t i = 0; i < weights->m; i += 3) {
+                const int some = (int)cnn__min(3, weights->m - i);
+                const float *dy = weights->dy + (e * conv->oc + g * weights->m + i) * out
+                                  + (ptrdiff_t)from * weights->width;
+                if (weights->d.width)
+                    cnn__spread_copy(isa, &weights->d, copy, e, g * weights->m + i, some, from,
+                                     weights->block), dy = copy;
+                cnn__dots_of(isa, &q, some, dy, dw + i * weights->k + first, db && k == 0 ? db + i : NULL,
+                             k - first, end - first);
+            }
+        }
+}
+
 /* dw += the terms of output rows from .. of images n .. n+images, group g, rows r0 .. r1 of the kernel. */
-static void cnn__weights_block(const cnn__weights *weights, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
-                               int from, ptrdiff_t r0, ptrdiff_t r1, float *work)
+static void cnn__weights_block(const cnn__weights *weights, float *dw, float *db, ptrdiff_t n, int images,
+                               ptrdiff_t g, int from, ptrdiff_t r0, ptrdiff_t r1, float *work)
 {
     const cnn__conv *conv = weights->t;
     const ptrdiff_t out = (ptrdiff_t)conv->oh * conv->ow;
@@ -16388,7 +16439,10 @@ static void cnn__weights_block(const cnn__weights *weights, float *dw, ptrdiff_t
               rows = (int)cnn__min(weights->block, out / weights->width - from);
     const ptrdiff_t run = (ptrdiff_t)rows * weights->width, pixels = images * run;
     if (rows <= 0) return;
-    if (weights->dots) { cnn__weights_dots(weights, dw, n, images, g, from, rows, r0, r1, work); return; }
+    if (weights->dots) {
+        cnn__weights_dots(weights, dw, db, n, images, g, from, rows, r0, r1, work);
+        return;
+    }
     const float *dy = weights->dy + (ptrdiff_t)from * weights->width;
     float tile[CNN__MAX_MR * CNN__MAX_NR], *a = work + weights->panel, *s = a + pixels * weights->m;
     for (ptrdiff_t i = 0, ni; i < weights->m; i += ni) {
@@ -16427,11 +16481,15 @@ static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
         const ptrdiff_t n0 = conv->n * chunk / q->chunks, n1 = conv->n * (chunk + 1) / q->chunks;
         end = cnn__min(to, (e + 1) * panels);
         const ptrdiff_t r0 = (from - e * panels) * nr, r1 = cnn__min((end - e * panels) * nr, rows);
-        float *dw = (chunk < own ? q->dw : q->partial + (chunk - own) * weights) + g * q->m * q->k;
+        float *dw = chunk < own ? q->dw : q->partial + (chunk - own) * (weights + conv->oc);
+        float *db = chunk < own ? q->db : dw + weights;
+        if (!q->db) db = NULL;
+        else        db += g * q->m;
+        dw += g * q->m * q->k;
         for (ptrdiff_t n = n0; n < n1; n += q->images)
             for (int block = 0; block < q->blocks; block++)
-                cnn__weights_block(q, dw, n, (int)cnn__min(q->images, n1 - n), g, block * q->block, r0, r1,
-                                   work);
+                cnn__weights_block(q, dw, db, n, (int)cnn__min(q->images, n1 - n), g, block * q->block, r0,
+                                   r1, work);
     }
 }
 
@@ -16446,17 +16504,120 @@ static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
         const ptrdiff_t at = p / q->width * q->wide + p % q->width;
         q->whole[p] = at * nr, q->last[p] = at * last;
     }
-    memset(q->partial, 0, (size_t)(weights * parts) * sizeof *q->partial);
+    const ptrdiff_t each = weights + conv->oc, ones = q->db ? cnn__spread_plane(&q->s, q->block) : 0;
+    for (ptrdiff_t p = 0; p < ones; p++) q->ones[p] = 1;
+    memset(q->partial, 0, (size_t)(each * parts) * sizeof *q->partial);
     cnn__share_out(cpu, (double)conv->n * conv->oh * conv->ow * (double)weights,
                    (ptrdiff_t)q->chunks * conv->groups * cnn__ceil(rows, nr), cnn__weights_job, q);
-    for (ptrdiff_t c = side > 1; c < parts; c++)
-        cnn__add(side > 1 ? q->partial : q->dw, q->partial + c * weights, weights);
+    for (ptrdiff_t c = side > 1; c < parts; c++) {
+        cnn__add(side > 1 ? q->partial : q->dw, q->partial + c * each, weights);
+        if (q->db) cnn__add(q->db, q->partial + c * each + weights, conv->oc);
+    }
     const float *sums = q->partial;
     float *to = q->dw;
     for (ptrdiff_t r = 0, n; r < conv->oc * rows && side > 1; r += n, sums += n * side) {
         n = cnn__min(nr, rows - r % rows);                      /* the rows that were together in X */
         for (ptrdiff_t e = 0; e < n; e++)
             for (ptrdiff_t j = 0; j < side; j++) *to++ += sums[j * n + e];
+    }
+}
+
+/* ---- Small images, several side by side: backward-weights ----
+
+   The sums run along a vector of images, then along the pixels of a row: dots without tails. Some vectors of
+   images at a time, X[c][y][x][image] with its padding, dY[o][pixel][image]; then threads share rows of dW by
+   parts of the taps. Lower bound: as before; the transpositions move each float once. */
+typedef struct {
+    const cnn__kernels *u;
+    const cnn__conv *t;
+    int some, h, w;                     /* vectors of images at a time; a padded plane of X */
+    ptrdiff_t k, in, out;               /* taps; floats of a vector of images in X, in dY */
+    ptrdiff_t *at, first;               /* of the taps in X; the first vector of images */
+    float *x, *y, *ones, *dw, *db;      /* ones: a plane of X, for db */
+    const float *from_x, *from_dy;
+} cnn__side_w;
+enum { CNN__SIDE_PARTS = 4 };           /* of the taps */
+
+CNN__COLD static cnn__side_w cnn__side_weights_plan(const cnn__cpu *cpu, const cnn__conv *conv,
+                                                    const cnn__arrays *arrays, char *base, size_t *used)
+{
+    enum { FLOATS = 1 << 19 };          /* that stay in the L2 cache */
+    cnn__side_w q = { .u = cnn__kernels_of(cpu), .t = conv, .h = conv->oh + conv->kh - 1,
+                      .w = conv->ow + conv->kw - 1, .dw = arrays->to, .db = arrays->db,
+                      .from_x = arrays->x, .from_dy = arrays->dy };
+    q.k = (ptrdiff_t)conv->ic * conv->kh * conv->kw;
+    q.in = (ptrdiff_t)conv->ic * q.h * q.w * q.u->lanes;
+    q.out = (ptrdiff_t)conv->oc * conv->oh * conv->ow * q.u->lanes;
+    q.some = (int)cnn__min(cnn__ceil(FLOATS, q.in + q.out), conv->n / q.u->lanes);
+    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
+    q.x = cnn__take(base, used, cnn__mul_size((size_t)q.some, (size_t)q.in), sizeof *q.x);
+    q.y = cnn__take(base, used, cnn__mul_size((size_t)q.some, (size_t)q.out), sizeof *q.y);
+    q.ones = cnn__take(base, used, (size_t)(q.in / conv->ic), sizeof *q.ones);
+    return q;
+}
+
+/* A unit is a plane of x or dy of a vector of images. */
+static void cnn__side_turn_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
+{
+    const cnn__side_w *q = job;
+    const cnn__conv *conv = q->t;
+    const ptrdiff_t planes = conv->ic + conv->oc, lanes = q->u->lanes, wide = q->w * lanes;
+    const ptrdiff_t plane = (ptrdiff_t)conv->h * conv->w, out = (ptrdiff_t)conv->oh * conv->ow;
+    const int bottom = (int)cnn__min(q->h, conv->h + conv->ph);
+    const int right = (int)cnn__min(q->w, conv->w + conv->pw);
+    const int rows = cnn__unpadded(conv) ? conv->h : 1;
+    (void)thread;
+    for (; from < to; from++) {
+        const ptrdiff_t b = from / planes, c = from % planes, n = (q->first + b) * lanes, o = c - conv->ic;
+        if (o >= 0) {
+            q->u->pack(q->y + b * q->out + o * out * lanes, (int)lanes,
+                       q->from_dy + (n * conv->oc + o) * out, conv->oc * out, NULL, out);
+            continue;
+        }
+        float *x = q->x + b * q->in + c * q->h * wide;
+        if (rows == 1) memset(x, 0, (size_t)(q->h * wide) * sizeof *x);
+        for (int y = conv->ph; y < bottom; y += rows)           /* unpadded: all rows in one */
+            q->u->pack(x + y * wide + conv->pw * lanes, (int)lanes,
+                       q->from_x + (n * conv->ic + c) * plane + (ptrdiff_t)(y - conv->ph) * conv->w,
+                       conv->ic * plane, NULL, (ptrdiff_t)rows * (right - conv->pw));
+    }
+}
+
+/* A unit is three rows of dW in a part of the taps. */
+static void cnn__side_weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
+{
+    const cnn__side_w *q = job;
+    const cnn__conv *conv = q->t;
+    const ptrdiff_t lanes = q->u->lanes, run = conv->ow * lanes, plane = conv->oh * run;
+    const ptrdiff_t quads = cnn__ceil(q->k, 4);
+    cnn__dots dots = { { conv->oh, run, plane, run, q->w * lanes }, NULL, q->ones, q->at, q->k, 0 };
+    (void)thread;
+    for (; from < to; from++) {
+        const ptrdiff_t i = from / CNN__SIDE_PARTS * 3, part = from % CNN__SIDE_PARTS;
+        const ptrdiff_t k0 = quads * part / CNN__SIDE_PARTS * 4;
+        const ptrdiff_t k1 = cnn__min(q->k, quads * (part + 1) / CNN__SIDE_PARTS * 4);
+        for (ptrdiff_t b = 0; b < cnn__min(q->some, conv->n / lanes - q->first); b++) {
+            dots.x = q->x + b * q->in;
+            cnn__dots_of(q->u, &dots, (int)cnn__min(3, conv->oc - i), q->y + b * q->out + i * plane,
+                         q->dw + i * q->k, q->db && part + 1 == CNN__SIDE_PARTS ? q->db + i : NULL, k0, k1);
+        }
+    }
+}
+
+static void cnn__side_weights_run(const cnn__cpu *cpu, cnn__side_w *q)
+{
+    const cnn__conv *conv = q->t;
+    const ptrdiff_t taps = (ptrdiff_t)conv->kh * conv->kw, vectors = conv->n / q->u->lanes;
+    const double work = (double)conv->oh * conv->ow * conv->oc * (double)q->k * q->u->lanes;
+    for (ptrdiff_t p = 0; p < q->in / conv->ic && q->db; p++) q->ones[p] = 1;
+    for (ptrdiff_t k = 0; k < q->k; k++)
+        q->at[k] = ((k / taps * q->h + k % taps / conv->kw) * q->w + k % conv->kw) * q->u->lanes;
+    for (q->first = 0; q->first < vectors; q->first += q->some) {
+        const ptrdiff_t some = cnn__min(q->some, vectors - q->first);
+        cnn__share_out(cpu, 16.0 * (double)((q->in + q->out) * some), some * (conv->ic + conv->oc),
+                       cnn__side_turn_job, q);
+        cnn__share_out(cpu, work * (double)some, cnn__ceil(conv->oc, 3) * CNN__SIDE_PARTS,
+                       cnn__side_weights_job, q);
     }
 }
 
@@ -17115,7 +17276,9 @@ static void cnn__run_direct(const cnn__cpu *cpu, const cnn__conv *conv, int pass
 {
     if (pass == CNN__BACKWARD_WEIGHTS) {
         cnn__weights q = cnn__weights_plan(cpu, conv, arrays->x, arrays->dy, scratch, used);
-        if (arrays->to) q.dw = arrays->to, cnn__weights_run(cpu, &q);
+        q.dw = arrays->to, q.db = q.dots && !q.borrow ? arrays->db : NULL;
+        if (arrays->to) cnn__weights_run(cpu, &q);
+        if (arrays->db && !q.db) cnn__bias_gradient(cpu, conv, arrays->db, arrays->dy);
         return;
     }
     cnn__shifted q = cnn__shifted_plan(cpu, conv, pass == CNN__BACKWARD_DATA, false, arrays, scratch, used);
@@ -17153,6 +17316,11 @@ static size_t cnn__pack_turned(const cnn__cpu *cpu, const cnn__conv *conv, float
 static void cnn__run_side(const cnn__cpu *cpu, const cnn__conv *conv, int pass, const cnn__arrays *arrays,
                           char *scratch, size_t *used)
 {
+    if (pass == CNN__BACKWARD_WEIGHTS) {
+        cnn__side_w q = cnn__side_weights_plan(cpu, conv, arrays, scratch, used);
+        if (arrays->to) cnn__side_weights_run(cpu, &q);
+        return;
+    }
     const cnn__side side = cnn__side_plan(cpu, conv, pass == CNN__BACKWARD_DATA, arrays, scratch, used);
     if (!arrays->to) return;
     if (!arrays->packed) cnn__side_pack(&side, arrays->w);
@@ -17181,6 +17349,7 @@ static void cnn__run_winograd(const cnn__cpu *cpu, const cnn__conv *conv, int pa
     if (pass == CNN__BACKWARD_WEIGHTS) {
         cnn__wino_w q = cnn__winograd_weights_plan(cpu, conv, arrays, scratch, used);
         if (arrays->to) q.dw = arrays->to, cnn__winograd_weights_run(cpu, &q);
+        if (arrays->db) cnn__bias_gradient(cpu, conv, arrays->db, arrays->dy);
         return;
     }
     const cnn__wino q = cnn__winograd_plan(cpu, conv, 6, pass == CNN__BACKWARD_DATA, arrays, scratch, used);
@@ -17236,6 +17405,7 @@ static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *conv, int pass, 
     q.flat = !weights && cnn__rows_flat(&q);
     cnn__share_out(cpu, work, weights ? conv->ic : (ptrdiff_t)conv->n * conv->ic,
                    weights ? cnn__rows_weights_job : cnn__rows_job, &q);
+    if (arrays->db) cnn__bias_gradient(cpu, conv, arrays->db, arrays->dy);
 }
 
 /* The limits of the rule, as tuned on AVX2 (LeNet, ResNet); tests/bench has the programs that measure them.
@@ -17248,10 +17418,12 @@ enum { CNN__WINOGRAD_LEAST = 16,        /* channels: fewer do not repay the tran
        CNN__COLUMNS_TERMS = 256,        /* of a sum, at least; */
        CNN__COLUMNS_PIXELS = 256,       /* of a plane of dy, at most: where strides or ends of planes leave
                                            lanes of the direct sum empty; a quarter of that with stride 1 */
+       CNN__SIDE_ROWS = 8,              /* of dW, at least: worth turning x; */
        CNN__SIDE_TERMS = 64,            /* of a sum, at least: worth two transpositions */
-       CNN__SIDE_FLOATS = 1 << 17 };    /* of a block of nr images, which should stay in the L2 cache */
+       CNN__SIDE_FLOATS = 1 << 19 };    /* of a block of nr images, which should stay in the L2 cache */
 #define CNN__WINOGRAD_WASTE      1.8    /* the largest ratio, */
 #define CNN__WINOGRAD_WASTE_FEW  1.1    /* of backward-weights with few channels (13x13, 26x26 lose) */
+#define CNN__WINOGRAD_WASTE_SIDE 1.3    /* where images side by side waste nothing */
 #define CNN__WINOGRAD_WASTE_MANY 4.0    /* with many: the direct sum is slow on narrow planes */
 
 /* Vectors of the pixels of a row would be less than 8/9 full. */
@@ -17260,6 +17432,9 @@ CNN__COLD static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *conv,
     const ptrdiff_t nr = cnn__kernels_of(cpu)->nr, pixels = pass == CNN__BACKWARD_DATA ? conv->w : conv->ow;
     const double terms = (double)(pass == CNN__BACKWARD_DATA ? conv->oc : conv->ic) * conv->kh * conv->kw;
     const double floats = (double)conv->ic * conv->h * conv->w + (double)conv->oc * conv->oh * conv->ow;
+    if (pass == CNN__BACKWARD_WEIGHTS)      /* vectors of images; few taps along the rows go another way */
+        return cnn__side_fits(cpu, conv, pass) && conv->kh * conv->kw > 1 && terms > 2 * (double)nr
+            && conv->oc >= CNN__SIDE_ROWS && floats * (double)nr <= CNN__SIDE_FLOATS;
     return cnn__side_fits(cpu, conv, pass) && conv->kh * conv->kw > 1 && terms >= CNN__SIDE_TERMS
         && floats * (double)nr <= CNN__SIDE_FLOATS && cnn__ceil(pixels, nr) * nr * 8 > pixels * 9;
 }
@@ -17275,8 +17450,9 @@ CNN__COLD static bool cnn__winograd_pays(const cnn__cpu *cpu, const cnn__conv *c
     const bool weights = pass == CNN__BACKWARD_WEIGHTS, many = channels >= CNN__WINOGRAD_MANY;
     const double tiles = (double)conv->n * (double)(cnn__ceil(h, side) * cnn__ceil(w, side));
     double waste = CNN__WINOGRAD_WASTE;
-    if (weights && !many) waste = CNN__WINOGRAD_WASTE_FEW;
-    if (weights && many && !cnn__side_pays(cpu, conv, pass)) waste = CNN__WINOGRAD_WASTE_MANY;
+    const bool side_by_side = cnn__side_pays(cpu, conv, pass);
+    if (weights) waste = many && !side_by_side ? CNN__WINOGRAD_WASTE_MANY : CNN__WINOGRAD_WASTE_FEW;
+    else if (side_by_side) waste = CNN__WINOGRAD_WASTE_SIDE;
     return channels >= CNN__WINOGRAD_LEAST && h > 1 && w > 1
         && tiles >= (weights && many ? CNN__WINOGRAD_TILES_MANY : CNN__WINOGRAD_TILES)
         && tiles * side * side <= waste * conv->n * h * w;
@@ -17439,9 +17615,8 @@ static void cnn__fast_conv_backward_data(const cnn__cpu *cpu, const cnn__conv *c
 static void cnn__fast_conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *conv, float *dw, float *db,
                                             const float *x, const float *dy, void *scratch)
 {
-    const cnn__arrays arrays = { .to = dw, .x = x, .dy = dy };
+    const cnn__arrays arrays = { .to = dw, .x = x, .dy = dy, .db = db };
     cnn__conv_run(cpu, conv, CNN__BACKWARD_WEIGHTS, &arrays, scratch);
-    if (db) cnn__bias_gradient(cpu, conv, db, dy);
 }
 
 /* ===========================================================================================================
