@@ -19,7 +19,8 @@
            cnn_free(g);
        }
 
-   Several cores: add -fopenmp. No other flag is needed: the instruction set is chosen at run time.
+   No other flag is needed: the instruction set is chosen at run time, and the threads are the header's own
+   (before glibc 2.34 and on BSD: with -pthread).
 
    What it does not do: shapes that depend on data, recurrent networks, several devices for one graph.
 
@@ -53,10 +54,12 @@
    asked for, what a loss judges (the logits), and those marked with cnn_keep.
 
    Threads. A graph belongs to one thread at a time; different graphs may run in different threads at once, as
-   there is no mutable global; cnn_share gives each thread its view of one net. With -fopenmp one graph uses
-   .threads threads. The same seed gives the same bits for any number of threads: work is divided by the
-   problem, never by the number of threads. After a fork, a graph of the parent's runs in the child on one
-   thread; for a new one say .threads = 1, as OpenMP's threads are the parent's.
+   there is no mutable global; cnn_share gives each thread its view of one net. One graph uses .threads
+   threads: its caller and helpers, which the first large piece of work starts and cnn_free ends. The same
+   seed gives the same bits for any number of threads: work is divided by the problem, never by the number of
+   threads. A helper that cannot be started is missed, no more. After a fork, a graph that has run in the
+   parent runs in the child on one thread. Where several processes share a machine, say .threads or set
+   OMP_NUM_THREADS.
 
    Numbers. All arithmetic is float, as it is written, whatever options the compiler is given (-Ofast,
    -mfpmath=387): for one instruction set gcc and clang give the same bits. Long sums are made in double or in
@@ -189,7 +192,8 @@ typedef struct {
     const char  *at, *said;
     int          max_batch;         /* the largest N; default 1 */
     uint64_t     seed;              /* of initial weights and dropout; every value, 0 too, is a seed */
-    int          threads;           /* at most 1024; default omp_get_max_threads(), 1 without -fopenmp */
+    int          threads;           /* at most 1024; default OMP_NUM_THREADS in the environment, else the
+                                       processors that this process may use; 1 where there are no threads */
     cnn_isa      isa;               /* default: the environment variable CNN_ISA (plain, c, neon, avx2,
                                        avx512, wasm) if set, else the best that this CPU has; one that it
                                        lacks is an error. plain: each kernel is a loop, see >>loops */
@@ -795,8 +799,8 @@ CNN_API void        cnn_dataset_free(cnn_dataset *);
 /* Samples of shape (c,h,w) in memory, and their targets; nothing is copied. Or a stream, for data that are
    larger than memory or made when needed: `fill` is called for each batch. It is shuffled, split, changed and
    resumed as any data set, as the numbers of the samples are drawn here. cnn_fit and cnn_evaluate read one
-   batch ahead in a second thread, while the net computes, if the program is built with -fopenmp or -pthread,
-   or for Windows; each thread of the program that uses the data set calls fill, too. */
+   batch ahead in a second thread, while the net computes, where there are threads; each thread of the program
+   that uses the data set calls fill, too. */
 typedef struct { const char *at, *said; int count, c, h, w;       /* required: count, c; h and w: 1 */
                  const unsigned char *bytes; const float *floats; /* required: one of these, or fill */
                  const int *labels; const float *targets;         /* one of these, or none */
@@ -1564,9 +1568,6 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #else
 #include <errno.h>
 #endif
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #if defined(__unix__) || defined(__APPLE__)
 #define CNN__POSIX 1
 #include <dirent.h>
@@ -1580,19 +1581,34 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #else
 #define CNN__IS_TERMINAL(f) false
 #endif
-#if defined(_WIN32)                     /* a second thread reads data: see cnn__start_thread */
+/* Threads: where a program gets them unasked; before glibc 2.34 and on BSD, with -pthread. */
+#if defined(_WIN32)
 #include <process.h>
 #define CNN__WIN32 1
+struct _RTL_SRWLOCK;
+struct _RTL_CONDITION_VARIABLE;
 __declspec(dllimport) unsigned long __stdcall WaitForSingleObject(void *, unsigned long);
 __declspec(dllimport) int __stdcall CloseHandle(void *);
-#elif defined(__APPLE__) || (defined(__unix__) && (defined(_OPENMP) || defined(_REENTRANT)))
+__declspec(dllimport) void __stdcall AcquireSRWLockExclusive(struct _RTL_SRWLOCK *);
+__declspec(dllimport) void __stdcall ReleaseSRWLockExclusive(struct _RTL_SRWLOCK *);
+__declspec(dllimport) int __stdcall SleepConditionVariableSRW(struct _RTL_CONDITION_VARIABLE *,
+                                                              struct _RTL_SRWLOCK *, unsigned long,
+                                                              unsigned long);
+__declspec(dllimport) void __stdcall WakeConditionVariable(struct _RTL_CONDITION_VARIABLE *);
+#elif defined(__APPLE__) || (defined(__unix__) && (defined(_REENTRANT) || defined(_OPENMP))) || \
+      (defined(__linux__) && (!defined(__GLIBC__) || __GLIBC__ > 2 || __GLIBC_MINOR__ >= 34))
 #include <pthread.h>
 #define CNN__PTHREADS 1
 #endif
-#if defined(_OPENMP) && (defined(__unix__) || defined(__APPLE__))
-#define CNN__PROCESS ((long)getpid())   /* fork copies a process, but not OpenMP's threads: see cnn__usable */
+#if (defined(CNN__WIN32) || defined(CNN__PTHREADS)) && defined(__GCC_HAVE_SYNC_COMPARE_AND_SWAP_4)
+#define CNN__TEAMS 1                    /* and the atomic counters that C99 lacks */
 #else
-#define CNN__PROCESS 0L
+#define CNN__TEAMS 0
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#define CNN__PROCESS ((long)getpid())   /* fork copies a process, but not its threads */
+#else
+#define CNN__PROCESS 1L
 #endif
 
 #if defined(CNN_MALLOC) && defined(CNN_REALLOC) && defined(CNN_FREE)
@@ -1606,16 +1622,6 @@ __declspec(dllimport) int __stdcall CloseHandle(void *);
 #define CNN__ARENAS_ARE_ZERO  true
 #else
 #error "cnn.h: define all of CNN_MALLOC, CNN_REALLOC and CNN_FREE, or none"
-#endif
-
-/* CNN__PARALLEL_FOR(threads): the loop that follows is shared among threads in equal, contiguous parts. Few,
-   coarse regions: libgomp's barrier spins, and a busy neighbour makes each one expensive. */
-#ifdef _OPENMP
-#define CNN__PRAGMA(x) _Pragma(#x)
-#define CNN__PARALLEL_FOR(threads) \
-    CNN__PRAGMA(omp parallel for num_threads(threads) schedule(static) if ((threads) > 1))
-#else
-#define CNN__PARALLEL_FOR(threads) (void)(threads);
 #endif
 
 /* Which instruction sets this translation unit can hold; which one runs is decided in cnn_new. */
@@ -1656,9 +1662,10 @@ __declspec(dllimport) int __stdcall CloseHandle(void *);
 #endif
 
 enum { CNN__ALIGN = 64,                 /* bytes: a cache line, and the widest vector */
-       CNN__MOST_THREADS = 1024 };      /* where a system has no more threads, OpenMP ends the program */
+       CNN__MOST_THREADS = 1024 };
 
-typedef struct { cnn_isa isa; int threads; bool exact; } cnn__cpu;   /* what a fast kernel has to know */
+typedef struct cnn__team cnn__team;                                  /* of threads: see >>threads */
+typedef struct { cnn_isa isa; int threads; bool exact; cnn__team *team; } cnn__cpu;
 
 /* ---- Sizes that cannot overflow ---- */
 
@@ -1831,7 +1838,6 @@ typedef struct cnn__pattern {            /* a list of names */
 struct cnn_graph {
     char         error[CNN_ERROR_SIZE];
     const char  *call;                  /* where the last call was made, for the message */
-    long         process;               /* that made it */
     cnn_config   config;                /* with the defaults filled in */
     cnn__cpu     cpu;
     cnn__block  *blocks;                /* every small piece of memory */
@@ -2063,6 +2069,9 @@ static bool  cnn__resolve_step(cnn_graph *g, const char *what, cnn_step_args *a)
 static bool  cnn__update(cnn_graph *g, const cnn_step_args *a, unsigned side);
 static void  cnn__seen(cnn_tensor *y, cnn__moment moment);
 
+static int       cnn__processors(void);                                /* >>threads */
+static bool      cnn__open_team(cnn__cpu *cpu);
+static void      cnn__close_team(cnn__cpu *cpu);
 static bool      cnn__has_isa(cnn_isa isa);                            /* >>simd */
 static cnn_isa   cnn__best_isa(void);
 static cnn_isa   cnn__isa_named(const char *name, char *names, size_t room);
@@ -2105,16 +2114,12 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
 #define CNN__IS_FUNCTION(name) || (uintptr_t)config.optimizer == (uintptr_t)cnn_##name
     const bool function = false CNN_OPTIMIZERS(CNN__IS_FUNCTION);
     if (!config.optimizer || function) config.optimizer = cnn_sgd();
-#ifdef _OPENMP
-    const int most = omp_get_max_threads();
-    if (!config.threads) config.threads = most < CNN__MOST_THREADS ? most : CNN__MOST_THREADS;
-#else
-    if (config.threads >= 0 && config.threads <= CNN__MOST_THREADS) config.threads = 1;
-#endif
+    if (!config.threads) config.threads = cnn__processors();
+    if (!CNN__TEAMS && config.threads > 0 && config.threads <= CNN__MOST_THREADS) config.threads = 1;
     g->config = config;
     g->batch = config.max_batch, g->batch_unsaid = unsaid;
     g->run = g->written = 1;            /* nodes start with stamp 0: nothing has computed them */
-    g->cpu.threads = config.threads, g->process = CNN__PROCESS;
+    g->cpu.threads = config.threads;
     g->cpu.isa = config.isa, g->cpu.exact = config.exact != 0;
     const char *wish = config.isa == CNN_ISA_AUTO ? getenv("CNN_ISA") : NULL;
     char        names[80];
@@ -2151,6 +2156,7 @@ CNN_API void cnn_free(cnn_graph *g)
 {
     if (!g) return;
     CNN_FREE(g->about);
+    cnn__close_team(&g->cpu);
     cnn__close_backend(g);
     while (g->blocks) {
         cnn__block *next = g->blocks->next;
@@ -3042,12 +3048,9 @@ static bool cnn__begin_forward(cnn_tensor *t, cnn_mode mode)
 
 static float cnn__no_result(void) { return (float)NAN; }
 
-/* May t be written or computed? Not after an error, until it is cleared. what: the call that asks. In the
-   child of a fork, OpenMP would wait for ever for threads that only the parent has: there one thread does
-   all. */
+/* May t be written or computed? Not after an error, until it is cleared. what: the call that asks. */
 static bool cnn__usable(cnn_tensor *t, const char *what)
 {
-    if (!cnn__is_nil(t) && t->graph->process != CNN__PROCESS) t->graph->cpu.threads = 1;
     return !cnn__is_nil(t) && !t->graph->error[0] && cnn__placed(t, what);
 }
 
@@ -4287,7 +4290,7 @@ static void cnn__sample_norm_job(const void *of, ptrdiff_t from, ptrdiff_t to, i
     const float *w = cnn__data(norm.w), *b = cnn__data(norm.b);
     float       *saved = y->graph->mode == CNN_TRAIN ? y->saved : NULL;
     const ptrdiff_t rows = (ptrdiff_t)y->shape.n * norm.groups;
-    const cnn__cpu one = { y->graph->cpu.isa, 1, false };
+    const cnn__cpu one = { y->graph->cpu.isa, 1, false, NULL };
     for (ptrdiff_t row = from; row < to; row++) {
         const float *x = y->in[0]->data + row * norm.k;
         float        mean = 0, rest = 0, variance = 0;
@@ -7610,6 +7613,7 @@ static void cnn__bind(cnn__node *v, cnn_mode mode)
 static bool cnn__place_arenas(cnn_graph *g, const char *what, void *memory)
 {
     const bool zero = !memory && CNN__ARENAS_ARE_ZERO;
+    if (g->cpu.threads > 1 && !cnn__open_team(&g->cpu)) return cnn__no_memory(g, g->config.at, what, 0);
     if (!memory) {
         memory = g->base = CNN__ARENAS(g->memory.total + CNN__ALIGN);
         if (!g->base) return cnn__no_memory(g, g->config.at, what, g->memory.total + CNN__ALIGN);
@@ -9057,9 +9061,18 @@ CNN_API cnn_dataset cnn_split(const cnn_dataset *source, int first, int count)
     return d;
 }
 
-/* ---- One thread beside, where there are threads ---- */
+/* ---- Threads, where there are any; a lock; a bell, which wakes one of those that wait for it ---- */
 
 #if defined(CNN__WIN32)
+typedef struct { void *p; } cnn__lock, cnn__bell;                   /* an SRWLOCK, a CONDITION_VARIABLE */
+#define CNN__SRW(l) ((struct _RTL_SRWLOCK *)(void *)(l))
+#define CNN__INIT_LOCK(l)       ((l)->p = NULL)
+#define CNN__INIT_BELL(b)       ((b)->p = NULL)
+#define CNN__LOCK(l)            AcquireSRWLockExclusive(CNN__SRW(l))
+#define CNN__UNLOCK(l)          ReleaseSRWLockExclusive(CNN__SRW(l))
+#define CNN__WAIT(b, l)         SleepConditionVariableSRW((struct _RTL_CONDITION_VARIABLE *)(void *)(b), \
+                                                          CNN__SRW(l), 0xFFFFFFFF, 0)
+#define CNN__RING(b)            WakeConditionVariable((struct _RTL_CONDITION_VARIABLE *)(void *)(b))
 typedef struct { uintptr_t handle; void (*run)(void *); void *with; } cnn__thread;
 static unsigned __stdcall cnn__run_thread(void *thread)
 {
@@ -9078,6 +9091,14 @@ static void cnn__join_thread(cnn__thread *t)
     CloseHandle((void *)t->handle);
 }
 #elif defined(CNN__PTHREADS)
+typedef pthread_mutex_t cnn__lock;
+typedef pthread_cond_t  cnn__bell;
+#define CNN__INIT_LOCK(l)       pthread_mutex_init(l, NULL)
+#define CNN__INIT_BELL(b)       pthread_cond_init(b, NULL)
+#define CNN__LOCK(l)            pthread_mutex_lock(l)
+#define CNN__UNLOCK(l)          pthread_mutex_unlock(l)
+#define CNN__WAIT(b, l)         pthread_cond_wait(b, l)
+#define CNN__RING(b)            pthread_cond_signal(b)
 typedef struct { pthread_t id; void (*run)(void *); void *with; } cnn__thread;
 static void *cnn__run_thread(void *thread)
 {
@@ -9670,13 +9691,11 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignor
    ======================================================================================================== */
 
 /* Seconds from some moment, for speeds and times left. C99 knows only time(), in whole seconds, and clock(),
-   the processor time of all threads, which stands still while a device works. So: OpenMP's clock with OpenMP,
-   C11's or POSIX's where the system declares it, and clock() for the rest (on Windows it is the wall's). */
+   the processor time of all threads, which stands still while a device works. So: C11's
+   clock or POSIX's where the system declares it, and clock() for the rest (on Windows it is the wall's). */
 static double cnn__seconds(void)
 {
-#if defined(_OPENMP)
-    return omp_get_wtime();
-#elif defined(TIME_UTC)
+#if defined(TIME_UTC)
     struct timespec t;
     timespec_get(&t, TIME_UTC);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
@@ -13497,20 +13516,215 @@ CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
    >>threads ---- 14. Threads
    ======================================================================================================== */
 
-/* Below so many multiply-adds one thread does all. A million take 10 to 30 us, and a parallel region costs 1
-   to 5 us. (The tests set 0.) */
+/* The work of all kernels is divided here, in cnn__share_out. It has units, numbered from 0, that follow from
+   the problem alone and are computed alike in whatever range they fall. So the same seed gives the same bits
+   for any number of threads, whoever does what.
+
+   A graph has a team: its caller, number 0, and helpers, started by the first work that is large enough. The
+   units are cut into ranges, one a thread, and these into pieces. Each thread takes the pieces of its own
+   range, then what the others have left. So the caller never waits for a helper that has not come, but does
+   the work itself; in the end it waits for those that are at their last piece. Helpers wait for new work
+   awake for about as long as it takes to wake one, then asleep. */
+
+/* A thread is worth so many multiply-adds. (The tests set 0.) */
 #ifndef CNN__SERIAL_WORK
-#define CNN__SERIAL_WORK 5e5
+#define CNN__SERIAL_WORK 2.5e5
 #endif
 
-/* The work of all kernels below is divided here. It has units, numbered from 0, that follow from the problem
-   alone and are computed alike in whatever range they fall; each thread takes one range of them. So the same
-   seed gives the same bits for any number of threads. */
+#if CNN__TEAMS
+#define CNN__READ(p)     __atomic_load_n(p, __ATOMIC_SEQ_CST)
+#define CNN__WRITE(p, v) __atomic_store_n(p, v, __ATOMIC_SEQ_CST)
+#define CNN__ADD(p, v)   __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST)           /* returns what was there */
+#define CNN__AND(p, v)   __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST)
+#define CNN__SWAP(p, old, to) \
+    __atomic_compare_exchange_n(p, old, to, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
+#if defined(__x86_64__) || defined(__i386__)
+#define CNN__PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define CNN__PAUSE() __asm__ __volatile__("yield")
+#else
+#define CNN__PAUSE() ((void)0)
+#endif
+
+#ifndef CNN__PIECES
+#define CNN__PIECES 2
+#endif
+#ifndef CNN__SPINS
+#define CNN__SPINS 1000
+#endif
+enum { /* of a range: so much can be taken from a thread that is late */
+       CNN__SEAT = 1 << 16, CNN__OVER = 1 << 30 };
+typedef struct {
+    cnn__team  *team;
+    cnn__thread thread;
+    int         number;
+    long        taken;                       /* pieces of this thread's range */
+    char        apart[CNN__ALIGN];           /* from the next one's cache line */
+} cnn__member;
+struct cnn__team {
+    cnn__job   *job;                         /* the work, or NULL: written while nobody is in */
+    const void *of;
+    ptrdiff_t   units;
+    int         ranges;
+    long        open;                        /* helpers that are in, + CNN__SEAT for each that may come in */
+    long        asleep, waiting;             /* helpers; 1: the caller */
+    int         threads, helpers;            /* wanted; started */
+    long        process;                     /* that started them */
+    cnn__lock   lock;
+    cnn__bell   come, done;
+    cnn__member member[];
+};
+
+/* Do pieces until all are taken. */
+static void cnn__take_pieces(cnn__team *team, int number)
+{
+    const ptrdiff_t all = (ptrdiff_t)team->ranges * CNN__PIECES, each = team->units / all,
+                    more = team->units % all;
+    for (int i = 0; i < team->ranges; i++) {
+        const int range = (number + i) % team->ranges;
+        for (ptrdiff_t k; (k = CNN__ADD(&team->member[range].taken, 1)) < CNN__PIECES; ) {
+            const ptrdiff_t piece = (ptrdiff_t)range * CNN__PIECES + k;
+            const ptrdiff_t from = each * piece + cnn__min(piece, more), to = from + each + (piece < more);
+            if (from < to) team->job(team->of, from, to, number);
+        }
+    }
+}
+
+/* Wake two helpers, if any sleep: each wakes two more. In the child of a fork there are none. */
+static void cnn__call_helpers(cnn__team *team)
+{
+    if (!CNN__READ(&team->asleep) || team->process != CNN__PROCESS) return;
+    CNN__LOCK(&team->lock);
+    CNN__RING(&team->come);
+    CNN__RING(&team->come);
+    CNN__UNLOCK(&team->lock);
+}
+
+/* Wait for work, or for the end. */
+static long cnn__await_work(cnn__team *team)
+{
+    long open;
+    for (int i = 0; i < CNN__SPINS; i++) {
+        if ((open = CNN__READ(&team->open)) >= CNN__SEAT) return open;
+        CNN__PAUSE();
+    }
+    CNN__LOCK(&team->lock);
+    CNN__ADD(&team->asleep, 1);
+    while ((open = CNN__READ(&team->open)) < CNN__SEAT) CNN__WAIT(&team->come, &team->lock);
+    CNN__ADD(&team->asleep, -1);
+    CNN__UNLOCK(&team->lock);
+    return open;
+}
+
+static void cnn__help(void *member)
+{
+    cnn__member *me = member;
+    cnn__team   *team = me->team;
+    for (long open; (open = cnn__await_work(team)) < CNN__OVER; ) {
+        if (!CNN__SWAP(&team->open, &open, open - CNN__SEAT + 1)) continue;
+        if (open >= 2 * CNN__SEAT) cnn__call_helpers(team);
+        cnn__take_pieces(team, me->number);
+        CNN__AND(&team->open, CNN__SEAT - 1);                    /* nothing is left: nobody need come in */
+        if (CNN__ADD(&team->open, -1) > 1 || !CNN__READ(&team->waiting)) continue;
+        CNN__LOCK(&team->lock);
+        CNN__RING(&team->done);
+        CNN__UNLOCK(&team->lock);
+    }
+    cnn__call_helpers(team);
+}
+
+/* Are there helpers? The first time they are started; one that cannot be is missed. */
+static bool cnn__has_helpers(cnn__team *team)
+{
+    for (int i = 1; i < team->threads && !team->process; i++) {
+        cnn__member *m = &team->member[i];
+        m->team = team, m->number = i;
+        if (!cnn__start_thread(&m->thread, cnn__help, m)) break;
+        team->helpers++;
+    }
+    if (!team->process) team->process = CNN__PROCESS;
+    return team->helpers > 0;
+}
+
+static bool cnn__open_team(cnn__cpu *cpu)
+{
+    const size_t bytes = sizeof *cpu->team + (size_t)cpu->threads * sizeof *cpu->team->member;
+    if (!(cpu->team = CNN_MALLOC(bytes))) return false;
+    memset(cpu->team, 0, bytes);
+    cpu->team->threads = cpu->threads;
+    CNN__INIT_LOCK(&cpu->team->lock);
+    CNN__INIT_BELL(&cpu->team->come), CNN__INIT_BELL(&cpu->team->done);
+    return true;
+}
+static void cnn__close_team(cnn__cpu *cpu)
+{
+    cnn__team *team = cpu->team;
+    if (!team) return;
+    CNN__WRITE(&team->open, (long)CNN__OVER);
+    cnn__call_helpers(team);
+    for (int i = 1; i <= team->helpers && team->process == CNN__PROCESS; i++)
+        cnn__join_thread(&team->member[i].thread);
+    CNN_FREE(team);
+}
+
+/* With the helpers, if there are any; not within a job, which the thread that does it then does alone. */
+static bool cnn__shared(cnn__team *team, int threads, ptrdiff_t units, cnn__job *job, const void *of)
+{
+    if (!team || team->job || !cnn__has_helpers(team)) return false;
+    team->job = job, team->of = of, team->units = units, team->ranges = threads;
+    for (int i = 0; i < threads; i++) team->member[i].taken = 0;
+    CNN__WRITE(&team->open, (threads - 1L) * CNN__SEAT);
+    cnn__call_helpers(team);
+    cnn__take_pieces(team, 0);
+    CNN__AND(&team->open, CNN__SEAT - 1);
+    for (int i = 0; CNN__READ(&team->open) && i < CNN__SPINS; i++) CNN__PAUSE();
+    if (CNN__READ(&team->open)) {
+        CNN__LOCK(&team->lock);
+        CNN__WRITE(&team->waiting, 1L);
+        while (CNN__READ(&team->open)) CNN__WAIT(&team->done, &team->lock);
+        CNN__WRITE(&team->waiting, 0L);
+        CNN__UNLOCK(&team->lock);
+    }
+    team->job = NULL;
+    return true;
+}
+#else
+static bool cnn__open_team(cnn__cpu *cpu) { return !cpu->team; }
+static void cnn__close_team(cnn__cpu *cpu) { (void)cpu; }
+static bool cnn__shared(cnn__team *team, int threads, ptrdiff_t units, cnn__job *job, const void *of)
+{
+    return (void)team, (void)threads, (void)units, (void)job, (void)of, false;
+}
+#endif
+
 static void cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cnn__job *job, const void *of)
 {
-    const int threads = work < CNN__SERIAL_WORK ? 1 : (int)cnn__min(cpu->threads, units);
-    CNN__PARALLEL_FOR(threads)
-    for (int i = 0; i < threads; i++) job(of, units * i / threads, units * (i + 1) / threads, i);
+    ptrdiff_t threads = cnn__min(cpu->threads, units);
+    if (CNN__SERIAL_WORK > 0 && work < (double)threads * CNN__SERIAL_WORK)
+        threads = (ptrdiff_t)(work / CNN__SERIAL_WORK);
+    if (threads < 2 || !cnn__shared(cpu->team, (int)threads, units, job, of)) job(of, 0, units, 0);
+}
+
+/* The default of .threads: what OpenMP's variable says, for those who set it, else what the system has. */
+#if defined(__linux__) && defined(__GNUC__)
+int cnn__affinity(int process, size_t bytes, void *set) __asm__("sched_getaffinity"); /* -std=c99 hides it */
+#endif
+static int cnn__processors(void)
+{
+    const char *wish = getenv("OMP_NUM_THREADS");
+    long        n = wish ? strtol(wish, NULL, 10) : 0;
+    if (n > 0) return (int)cnn__min(n, CNN__MOST_THREADS);
+#if defined(__linux__) && defined(__GNUC__)
+    unsigned char set[CNN__MOST_THREADS / 8] = { 0 };
+    if (cnn__affinity(0, sizeof set, set) == 0)
+        for (size_t i = 0; i < 8 * sizeof set; i++) n += set[i / 8] >> i % 8 & 1;
+#endif
+#if defined(CNN__POSIX) && defined(_SC_NPROCESSORS_ONLN)
+    if (n < 1) n = sysconf(_SC_NPROCESSORS_ONLN);
+#elif defined(CNN__WIN32)
+    wish = getenv("NUMBER_OF_PROCESSORS"), n = wish ? strtol(wish, NULL, 10) : 0;
+#endif
+    return n < 1 ? 1 : (int)cnn__min(n, CNN__MOST_THREADS);
 }
 
 /* ===========================================================================================================
@@ -15196,7 +15410,7 @@ static double cnn__conv_work(const cnn__conv *conv)
    the threads. Where S is the image itself, they fill vectors. */
 static int cnn__unit_rows(const cnn__shifted *shifted, ptrdiff_t most)
 {
-    const ptrdiff_t least = cnn__conv_work(shifted->t) < CNN__SERIAL_WORK ? 1 : shifted->borrow
+    const ptrdiff_t least = cnn__conv_work(shifted->t) < 2 * CNN__SERIAL_WORK ? 1 : shifted->borrow
                             && !shifted->turned ? 8 : 4;
     const ptrdiff_t units = (ptrdiff_t)shifted->t->n * shifted->t->groups * cnn__ceil(shifted->m,
                                                                                       shifted->high);
@@ -15444,7 +15658,8 @@ typedef struct {
     const cnn__shifted *q;
     const cnn__phase *p;
     cnn__cut cut;
-    bool overlap;                       /* by row: the last panel ends where the row does */
+    bool overlap;                       /* by row: the last panel ends where the row does; */
+    bool spill;                         /* or goes on in the rows below it, which come later */
     bool ends;                          /* these are the last terms, and the tail is done in registers */
     int from;                           /* the first output row of the block */
     int nx, ny, step, end;              /* pixels of a row; rows; columns of a row and in all */
@@ -15466,17 +15681,18 @@ static void cnn__cut_block(cnn__area *d)
     const int width = shifted->borrow ? rows * p->nx : shifted->s.width;
     d->nx = shifted->borrow ? width : p->nx, d->ny = shifted->borrow ? 1 : rows;
     const bool dense = shifted->col == 1;
+    const bool sets = dense && !shifted->add && cnn__shifted_k(shifted, p->k) == p->k;
     if (shifted->turned) d->cut = CNN__PIXELS;
     else if (dense && width == d->nx && (shifted->row == width || d->ny == 1)) d->cut = CNN__FLAT;
     else if (dense && shifted->row == d->nx && shifted->m > CNN__FEW_PANELS * shifted->u->mr
              && p->k > CNN__KC)
         d->cut = CNN__PIXELS;
-    else if (cnn__ceil(d->nx, nr) * nr <= width || (p->k <= CNN__SHORT_SUM && d->nx >= nr
-                                                    && !shifted->backward))
+    else if (cnn__ceil(d->nx, nr) * nr <= width || (p->k <= CNN__SHORT_SUM && sets
+                                                    && cnn__ceil(d->nx, nr / 2) * nr * 3 <= d->nx * 8))
         d->cut = CNN__BY_ROW;
     else d->cut = CNN__ACROSS;
-    d->overlap = d->cut == CNN__BY_ROW && d->nx >= nr && dense && !shifted->backward
-        && cnn__shifted_k(shifted, p->k) == p->k;
+    const bool free = d->cut == CNN__BY_ROW && sets;
+    d->overlap = free && d->nx >= nr, d->spill = free && d->nx < nr && shifted->row == d->nx;
     d->step = d->cut == CNN__PIXELS ? d->nx : width, d->end = (d->ny - 1) * d->step + d->nx;
 }
 
@@ -15525,7 +15741,9 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
     const int mr = shifted->u->mr, nr = shifted->u->nr, j = r * d->step + x;
     const int stop = (int)cnn__min(j + nr, d->cut == CNN__BY_ROW ? r * d->step + d->nx : d->end);
     const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS;
-    const bool direct = j + nr <= stop && (straight || (shifted->col == 1 && x + nr <= d->nx));
+    const int place = straight ? j : r * (int)shifted->row + x;
+    const bool direct = d->spill ? place + nr <= d->ny * d->nx
+                      : j + nr <= stop && (straight || (shifted->col == 1 && x + nr <= d->nx));
     const bool add = shifted->add || b0 > 0;
     float tile[CNN__MAX_MR * CNN__MAX_NR];
     ptrdiff_t k0 = b0, k1 = b0 + kc;
@@ -15535,20 +15753,20 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
     const float *next = shifted->borrow && k1 > k0 && j + nr < d->end ? d->s + j + nr + d->p->at[k0] : NULL;
     for (ptrdiff_t i = 0; i < in; i += mr, y += mr * shifted->out_plane) {
         const int ni = (int)cnn__min(mr, in - i);
-        float *to = direct ? y + (straight ? j : r * shifted->row + x) : tile;
+        float *to = direct ? y + place : tile;
         cnn__ends ends = { .bias = shifted->bias && b0 == 0 ? shifted->bias + d->g * shifted->m + ic + i
                           : NULL,
                            .more = { direct && add ? to : NULL } };
         if (direct && d->ends && shifted->ends.more[1]) ends.more[1] = shifted->ends.more[1]
             + (to - shifted->y);
         if (direct && d->ends) ends.clip = shifted->ends.clip;
-        shifted->u->micro_then(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni, ni,
-                         NULL, copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
+        shifted->u->micro_then(ni, direct && !d->spill ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni,
+                         ni, NULL, copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
                          direct ? shifted->out_plane : nr, &ends,
                          next && i < 2 * mr ? next + i / mr * shifted->u->lanes : NULL, shifted->plane);
         if (direct) continue;
         cnn__put_tile(y, tile, nr, ni, shifted, j, d->step, d->nx, stop, add);
-        if (d->ends) cnn__complete_rows(shifted->tail, shifted->y, y - shifted->y + j, stop - j, ni,
+        if (d->ends) cnn__complete_rows(shifted->tail, shifted->y, y - shifted->y + place, stop - j, ni,
                                         shifted->out_plane);
     }
 }
@@ -15617,7 +15835,7 @@ static void cnn__shifted_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, p
     if (shifted->turned) { cnn__turned_terms(d, b0, kc, ic, in, a); return; }
     const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS, last = b0 + kc == d->p->k;
     cnn__area block = *d;
-    block.ends = shifted->fits && last && (straight || d->overlap);
+    block.ends = shifted->fits && last && (straight || d->overlap || d->spill);
     ptrdiff_t done = 0;
     for (int r = 0, x = 0; r * d->step + x < d->end; ) {
         if (d->overlap && x + nr > d->nx) x = d->nx - nr;       /* some pixels twice: the same values */
@@ -16008,19 +16226,21 @@ typedef struct {
 CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *conv, const float *x,
                                                 const float *dy, char *base, size_t *used)
 {
-    enum { LENGTH = 512,                /* pixels: a panel of taps and one of dy stay in the L2 cache */
+    enum { LENGTH = 512,                /* pixels: a panel of taps and one of dy stay in the L2 cache; */
+           DOTS_LENGTH = 1024,          /* a plane of x and three of dy in L1 */
            CHUNKED = 1 << 17 };         /* weights: with more, the sums of chunks take too long to add */
     cnn__weights q = { .u = cnn__kernels_of(cpu), .t = conv, .s = cnn__spread_forward(conv, x), .dy = dy };
     q.m = conv->oc / conv->groups, q.k = (ptrdiff_t)q.s.c * conv->kh * conv->kw;
     q.borrow = cnn__pointwise_fits(cpu, conv, 0), q.width = q.borrow ? 1 : conv->ow;
     const int rows = q.borrow ? conv->oh * conv->ow : conv->oh;
-    q.blocks = (int)cnn__ceil(rows, LENGTH > q.width ? LENGTH / q.width : 1);
+    q.dots = q.m == 1 || (q.k <= q.u->nr && conv->ow >= q.u->lanes);
+    const int length = q.dots ? DOTS_LENGTH : LENGTH;
+    q.blocks = (int)cnn__ceil(rows, length > q.width ? length / q.width : 1);
     q.block = (int)cnn__ceil(rows, q.blocks);
     const size_t weights = (size_t)conv->oc * (size_t)q.k;
     q.chunks = weights <= CHUNKED ? (int)cnn__min(cnn__ceil(conv->n, 4), 8) : 1;
     q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(conv->n, q.chunks),
                                                 cnn__ceil(LENGTH, (ptrdiff_t)rows * q.width));
-    q.dots = q.m == 1 || (q.k <= q.u->nr && conv->ow >= q.u->lanes);
     q.side = !q.dots && conv->sw == 1 && conv->dw == 1 ? conv->kw : 1, q.wide = q.width + q.side - 1;
     const size_t lines = (size_t)q.images * (size_t)q.block, pixels = lines * (size_t)q.width;
     const ptrdiff_t nr = q.u->nr, window = (ptrdiff_t)conv->kh * conv->kw / q.side;
@@ -16033,7 +16253,7 @@ CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__
                           sizeof *q.partial);
     q.each = cnn__add_size((size_t)q.panel, cnn__mul_size(pixels, (size_t)q.m));
     const ptrdiff_t spread = q.borrow ? 0 : q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
-    if (!q.borrow && conv->ow < q.u->lanes)
+    if (!q.borrow && cnn__ceil(conv->ow, q.u->lanes) * q.u->lanes * 10 > conv->ow * 11)
         q.d = (cnn__spread){ dy, conv->oc, conv->oh, conv->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
     if (q.dots) q.each = (size_t)(spread + cnn__spread_size(&q.d, q.block));
     else        q.each += (size_t)(planes * spread);
@@ -16066,8 +16286,8 @@ static void cnn__weights_panel(const cnn__weights *weights, float *to, float *s,
 }
 
 /* The same by dot products: the sums run along the pixels of dy where they lie, three output channels by four
-   taps at a time. A run is a row of an image; or, where rows are short, all of them, dy copied with zeros
-   between its rows. */
+   taps at a time. A run is a row of an image; or, where these fill vectors badly, all of them, dy copied with
+   zeros between its rows. */
 static void cnn__weights_dots(const cnn__weights *weights, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
                               int from, int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
 {

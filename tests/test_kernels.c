@@ -14,7 +14,16 @@ static const int team[] = { 1, 2, 3, 8 };
 #ifndef MOST_WORK                       /* shapes of more multiply-adds are left out: tests/emulated.sh */
 #define MOST_WORK INFINITY
 #endif
-static const cnn__cpu plain = { CNN_ISA_PLAIN, 1, false };     /* the loops that students read */
+/* So many threads, whose team stays until the program ends. */
+static cnn__cpu cpu_of(cnn_isa isa, int threads)
+{
+    static cnn__team *one[9];
+    cnn__cpu cpu = { isa, threads, false, one[threads] };
+    if (threads > 1 && !cpu.team && CNN__TEAMS && !cnn__open_team(&cpu)) exit(2);
+    one[threads] = cpu.team;
+    return cpu;
+}
+static const cnn__cpu plain = { CNN_ISA_PLAIN, 1, false, NULL };     /* the loops that students read */
 
 /* A buffer with 16 guard floats behind it, filled with NaN. */
 enum { GUARD = 16 };
@@ -89,7 +98,7 @@ static void check_gemm(cnn_isa isa, int m, int n, int k, bool ta, bool tb, float
             }
         }
     for (int t = 0; t < 4; t++) {
-        const cnn__cpu cpu = { isa, team[t], false };
+        const cnn__cpu cpu = cpu_of(isa, team[t]);
         const size_t bytes = cnn__gemm_scratch(&cpu, m, n, k), sn = (bytes + 3) / 4;
         float *scratch = poisoned(sn), *c = poisoned(cn);
         memcpy(c, c0, cn * sizeof *c);
@@ -300,7 +309,7 @@ static void largest_of_tile(double *v, size_t n, int h, int w, int side)
    backward-data, which has none, then sets dx. */
 static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, const cnn__algorithm *by)
 {
-    const cnn__algorithm *runs = by ? by : cnn__conv_rule(&(cnn__cpu){ isa, 1, false }, t, pass);
+    const cnn__algorithm *runs = by ? by : cnn__conv_rule(&(cnn__cpu){ isa, 1, false, NULL }, t, pass);
     const bool winograd = runs->run == cnn__run_winograd, ruled = !by && winograd, clear = pass == BACKWARD_DATA && bias;
     const double tolerance = winograd ? 2e-5 : 3e-6;
     const size_t plane = (size_t)(t->oh * t->ow);
@@ -323,7 +332,7 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, con
                         pass == FORWARD ? t->ow : pass == BACKWARD_DATA ? t->w : t->kw,
                         pass == BACKWARD_WEIGHTS ? t->kh : t->kh == 3 ? 4 : 2);
     for (int q = 0; q < 4; q++) {
-        const cnn__cpu cpu = { isa, team[q], false };
+        const cnn__cpu cpu = cpu_of(isa, team[q]);
         size_t bytes = 0, used = 0;                     /* what this pass has planned, so that no more is touched */
         runs->run(&cpu, t, pass, &(cnn__arrays){ .to = NULL }, NULL, &bytes);
         CHECK(by || bytes <= cnn__conv_scratch(&cpu, t));
@@ -362,7 +371,7 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, con
 /* The rule's choice and every algorithm that can do the shape. */
 static void check_all(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
 {
-    const cnn__cpu cpu = { isa, 1, false };
+    const cnn__cpu cpu = cpu_of(isa, 1);
     const cnn__algorithm *rule = cnn__conv_rule(&cpu, t, pass);
     if ((double)t->n * t->oc * t->oh * t->ow * (t->ic / t->groups) * t->kh * t->kw > (double)MOST_WORK) return;
     check_conv(isa, t, pass, bias, NULL);
@@ -378,7 +387,7 @@ static void check_all(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
    dropped, nor by the zeros of a padding. Winograd is left out, as it mixes whole tiles. */
 static void check_stays(cnn_isa isa, const cnn__conv *t, int pass)
 {
-    const cnn__cpu cpu = { isa, 2, false };
+    const cnn__cpu cpu = cpu_of(isa, 2);
     const size_t xn = (size_t)(t->n * t->ic * t->h * t->w), wn = (size_t)(t->oc * (t->ic / t->groups) * t->kh * t->kw);
     const size_t yn = (size_t)(t->n * t->oc * t->oh * t->ow), in_n = pass ? yn : xn, out_n = pass ? xn : yn;
     float *in = random_floats(in_n), *w = random_floats(wn), *clean = random_floats(out_n), *out = random_floats(out_n);
@@ -409,7 +418,7 @@ static void check_stays(cnn_isa isa, const cnn__conv *t, int pass)
 
 static void nan_stays(cnn_isa isa)
 {
-    const cnn__cpu cpu = { isa, 1, false };
+    const cnn__cpu cpu = cpu_of(isa, 1);
     for (int pass = FORWARD; pass <= BACKWARD_DATA; pass++)
         for (int i = 0; i < 60; i++) {
             const cnn__conv side = shape(2 * cnn__kernels_of(&cpu)->nr, 6, 14, 14, 16, 5, 1, 0, 1, 1);
@@ -422,7 +431,7 @@ static void nan_stays(cnn_isa isa)
 /* What the rule picks, by the name that the summary gives it. */
 static void names(cnn_isa isa)
 {
-    const cnn__cpu cpu = { isa, 1, false };
+    const cnn__cpu cpu = cpu_of(isa, 1);
     const int many = 2 * cnn__kernels_of(&cpu)->nr;
     const cnn__conv direct = shape(1, 3, 9, 9, 8, 3, 1, 1, 1, 1), pointwise = shape(1, 24, 28, 28, 8, 1, 1, 0, 1, 1);
     const cnn__conv wide = shape(1, 6, 9, 9, 6, 5, 1, 2, 1, 6), rows = shape(1, 6, 9, 9, 6, 3, 1, 1, 1, 6);
@@ -470,7 +479,7 @@ static void conv(cnn_isa isa, int pass)
         const cnn__conv t = random_shape();
         check_all(isa, &t, pass, test_chance(60));
     }
-    const cnn__cpu cpu = { isa, 1, false };
+    const cnn__cpu cpu = cpu_of(isa, 1);
     const int nr = cnn__kernels_of(&cpu)->nr;
     const cnn__conv lenet = shape(2 * nr, 6, 14, 14, 16, 5, 1, 0, 1, 1);
     const cnn__algorithm *side = cnn__conv_rule(&cpu, &lenet, pass);
@@ -512,7 +521,7 @@ static void check_pool(cnn_isa isa, const cnn__pool *t, bool strange)
     }
     cnn__pool_shares(t, share);
     for (int q = 0; q < 4; q++) {
-        const cnn__cpu cpu = { isa, team[q], false };
+        const cnn__cpu cpu = cpu_of(isa, team[q]);
         float *most = poisoned(yn), *alone = poisoned(yn), *mean = poisoned(yn);
         int *at = test_alloc(yn * sizeof *at);
         cnn__max_pool(&cpu, t, most, at, x), cnn__max_pool(&cpu, t, alone, NULL, x);
@@ -565,7 +574,7 @@ static void pooling(cnn_isa isa)
 static void vast_windows(cnn_isa isa)
 {
     const cnn__pool t = { 1 << 18, 1, 1, 2, 2, 1 << 24, 1 << 24, 1, 1, 1 << 23, 1 << 23, 1 << 23, 1 << 23, 1, 1, false };
-    const cnn__cpu cpu = { isa, 2, false };
+    const cnn__cpu cpu = cpu_of(isa, 2);
     float *x = random_floats((size_t)t.planes), *most = poisoned(4 * (size_t)t.planes), *mean = poisoned(4 * (size_t)t.planes);
     float share[4], *dx = poisoned((size_t)t.planes);
     cnn__pool_shares(&t, share);
