@@ -902,7 +902,7 @@ static const char *const cnncl_source[] = {
     {
         BASE(y) BASE(x) ITEM(i, n)
         const float v = factor * x[element(xs, coordinates(ys, i))] + offset;
-        y[i] = beta == 0.0f ? v : beta * y[i] + v;
+        ADD(y[i], v)
     }
     __kernel void stretch(ARRAY(y), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n, int plain,
                           int op, int how, float k0, float k1)
@@ -961,7 +961,7 @@ static const char *const cnncl_source[] = {
     {
         BASE(y) BASE(x) BASE(u) ITEM(j, n)
         const float sum = factor * fold_part(x, xs, u, us, how, ys, j, 0, count, 1);
-        y[j] = beta == 0.0f ? sum : beta * y[j] + sum;
+        ADD(y[j], sum)
     }
     GROUP_KERNEL void fold_group(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int how, int n,
                                  int count, int length, float beta, float factor)
@@ -972,7 +972,7 @@ static const char *const cnncl_source[] = {
             fold_part(x, xs, u, us, how, ys, j, z * length + (int)get_local_id(0),
                       min(count, z * length + length), GROUP), part, GROUP);
         y += (size_t)z * n + j;
-        if (get_local_id(0) == 0) y[0] = beta == 0.0f ? sum : beta * y[0] + sum;
+        if (get_local_id(0) == 0) ADD(y[0], sum)
     }
     /* element i of a, as cnn_move tells its place in b: the one is beta times itself + the other; into = 1
        writes b */
@@ -984,8 +984,8 @@ static const char *const cnncl_source[] = {
         const shape c = coordinates(as, i);
         const int p = at + moved(c.n, div.n, step_.n, within.n) + moved(c.c, div.c, step_.c, within.c)
                     + moved(c.h, div.h, step_.h, within.h) + moved(c.w, div.w, step_.w, within.w);
-        if (into) b[p] = beta == 0.0f ? a[i] : beta * b[p] + a[i];
-        else      a[i] = beta == 0.0f ? b[p] : beta * a[i] + b[p];
+        if (into) ADD(b[p], a[i])
+        else ADD(a[i], b[p])
     }),
 
     /* A padded axis: place i of y, counted from the first of x, is this place of x, of n; -1: none. mode: 1
@@ -1466,7 +1466,7 @@ static const char *const cnncl_source[] = {
                                (uint2)((uint)key, (uint)(key >> 32)));
         const uint bits = i % 4 == 0 ? r.x : i % 4 == 1 ? r.y : i % 4 == 2 ? r.z : r.w;
         const float v = (float)(bits >> 8) * (1.0f / 16777216.0f) < p ? 0.0f : x[i] * (1.0f / (1.0f - p));
-        y[i] = beta == 0.0f ? v : beta * y[i] + v;
+        ADD(y[i], v)
     }),
 
     /* Batch norm over (N,P) of x (N,C,P), with what follows in y's place: y = f(w h + b + other), h = (x -
@@ -2329,16 +2329,17 @@ static bool cnncl_run(cnncl *d, int kernel, int x, int y, int z, const cnncl_arg
    >>cl-gemm ---- 5. Products and sums
    ======================================================================================================== */
 
+enum { CNNCL_MOST_ITEMS = 1 << 30 };        /* the kernels count in ints */
 static cnn_place cnncl_place_at(cnn_place p, size_t more) { return (cnn_place){ p.buffer, p.at + more }; }
 
 /* n floats = v. Not by clEnqueueFillBuffer: some drivers read its pattern late, when it is gone from the
    stack. */
 static bool cnncl_fill(cnncl *d, cnn_place y, size_t n, float v)
 {
-    enum { MOST = 1 << 30 };
-    for (int part; n > 0; n -= (size_t)part, y.at += (size_t)part) {
-        part = n < MOST ? (int)n : MOST;
-        if (!CNNCL_RUN(d, fill, part, 1, 1, CNNCL_ARRAY(y), CNNCL_INT(part), CNNCL_FLOAT(v))) return false;
+    for (size_t part; n > 0; n -= part, y.at += part) {
+        part = n < CNNCL_MOST_ITEMS ? n : CNNCL_MOST_ITEMS;
+        if (!CNNCL_RUN(d, fill, (int)part, 1, 1, CNNCL_ARRAY(y), CNNCL_INT((int)part), CNNCL_FLOAT(v)))
+            return false;
     }
     return true;
 }
@@ -3628,16 +3629,24 @@ static bool cnncl_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w, 
                             CNNCL_FLOAT((float)scale), CNNCL_FLOAT(a->alpha), CNNCL_FLOAT(a->eps));
 }
 
+/* y = beta y + factor x, of any n. */
+static bool cnncl_linear(cnn_backend *dev, cnn_place y, size_t n, float beta, float factor, cnn_place x)
+{
+    bool good = true;
+    for (size_t part; n > 0 && good; n -= part, y.at += part, x.at += part) {
+        part = n < CNNCL_MOST_ITEMS ? n : CNNCL_MOST_ITEMS;
+        const cnn_shape s = { 1, 1, 1, (int)part };
+        good = cnncl_spread(cnncl_of(dev), y, s, beta, factor, x, s, 0);
+    }
+    return good;
+}
 static bool cnncl_scale(cnn_backend *dev, cnn_place x, size_t n, float factor)
 {
-    cnn_shape s = { 1, 1, 1, (int)n };
-    return cnncl_spread(cnncl_of(dev), x, s, 0, factor, x, s, 0);
+    return cnncl_linear(dev, x, n, 0, factor, x);
 }
-
 static bool cnncl_mix(cnn_backend *dev, cnn_place a, cnn_place x, size_t n, float share)
 {
-    cnn_shape s = { 1, 1, 1, (int)n };
-    return cnncl_spread(cnncl_of(dev), a, s, 1 - share, share, x, s, 0);
+    return cnncl_linear(dev, a, n, 1 - share, share, x);
 }
 
 /* Groups for a running sum: always as many, as each adds to what it has. */
@@ -3649,8 +3658,11 @@ static bool cnncl_squares(cnn_backend *dev, cnn_place x, size_t n, bool anew, do
     cnn_place  sums = { d->slices, CNNCL_SLICES };
     float      part[CNNCL_SUMS];
     const int  groups = cnncl_running(d);
-    if (n && !CNNCL_RUN(d, squares, groups, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(x), CNNCL_INT((int)n),
-                        CNNCL_INT(anew))) return false;
+    for (size_t some; n > 0; n -= some, x.at += some, anew = false) {
+        some = n < CNNCL_MOST_ITEMS ? n : CNNCL_MOST_ITEMS;
+        if (!CNNCL_RUN(d, squares, groups, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(x), CNNCL_INT((int)some),
+                       CNNCL_INT(anew))) return false;
+    }
     if (!take) return true;
     if (!cnncl_download(dev, d->slices, sums.at * sizeof *part, part,
                         (size_t)groups * sizeof *part)) return false;
