@@ -94,7 +94,7 @@ $(B)/inside_types.h: tests/inside.awk $(HEADERS) | $(B)
 	awk -f $< $(INC)/cnn.h >$@
 
 $(B)/zoo.h: examples/zoo.c | $(B)
-	sed -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' $< >$@
+	sed -e '/^#define CNN_STATIC/d' -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' $< >$@
 
 ASAN := -fsanitize=address,undefined $(THREADS)
 TSAN := -fsanitize=thread -pthread

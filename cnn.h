@@ -77,7 +77,8 @@
    because C leaves the order of evaluation of arguments open.
 
    Switches, to be defined before the include that has CNN_IMPLEMENTATION:
-       CNN_STATIC                     every function is static: the library is private to one .c file
+       CNN_STATIC                     every function is static: the library is private to one .c file, which
+                                      compiles in two thirds of the time: what it does not use is left out
        CNN_MALLOC(bytes)              all three or none: your allocator
        CNN_REALLOC(p, bytes)
        CNN_FREE(p)
@@ -1220,8 +1221,8 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_RECTIFIER = 32,      /* about half of y is zero, as for relu: weights before it start larger (He et
                                    al. 2015) */
        CNN_INPLACE_GRAD = 64,   /* backward may be run with in[0]->grad == y->grad: it sets then, not adds */
-       CNN_CLEARS_GRAD = 128,   /* y has one operand, and backward clears in[0]->grad itself, or sets it,
-                                   where cnn_grad_is_new(y) */
+       CNN_CLEARS_GRAD = 128,   /* backward clears in[0]->grad itself, or sets it, before it adds to another
+                                   operand's, where cnn_grad_is_new(y) */
        CNN_PROBABILITIES = 256, /* y holds probabilities, which a loss of logits must not be given */
        CNN_JOINABLE = 512,      /* forward also applies the formulas of the nodes that run in place of y */
        CNN_BATCH_STATISTICS = 1024, /* CNN_TRAIN takes mean and variance over the batch: one value has none;
@@ -1663,7 +1664,7 @@ enum { CNN__ALIGN = 64,                 /* bytes: a cache line, and the widest v
        CNN__MOST_THREADS = 1024 };
 
 typedef struct cnn__team cnn__team;                                  /* of threads: see >>threads */
-typedef struct { cnn_isa isa; int threads; bool exact; cnn__team *team; } cnn__cpu;
+typedef struct { cnn_isa isa; int threads; bool exact; struct cnn__team *team; } cnn__cpu;
 
 /* ---- Sizes that cannot overflow ---- */
 
@@ -2680,8 +2681,8 @@ CNN__KERNEL(gemm, const cnn__cpu *cpu, float *c, int ldc, float beta, const floa
                   const float *b, int ldb, bool tb, int m, int n, int k, void *scratch);
 static size_t cnn__gemm_scratch(const cnn__cpu *cpu, int m, int n, int k);
 
-/* y = conv(x, w) + b, where b may be NULL; dx += dy w; dw += dy x and, unless it is NULL, db += sum dy: the
-   formulas stand in the room of conv2d. Bytes of scratch for any of the three: cnn__conv_scratch.
+/* y = conv(x, w) + b, where b may be NULL; dx += dy w, from zero if clear; dw += dy x and, unless it is NULL,
+   db += sum dy: the formulas stand in the room of conv2d. Bytes of scratch for each: cnn__conv_scratch.
    packed: w as cnn__conv_pack has left it for this shape, or NULL; then the tail. cnn__conv_pack returns its
    floats, 0 where the kernel takes w as it lies, and packs if to is not NULL; cnn__conv_packed: the most for
    this batch or a smaller one. */
@@ -2692,7 +2693,7 @@ static size_t cnn__conv_pack(const cnn__cpu *cpu, const cnn__conv *conv, float *
                              void *scratch);
 static size_t cnn__conv_packed(const cnn__cpu *cpu, const cnn__conv *conv);
 CNN__KERNEL(conv_backward_data, const cnn__cpu *cpu, const cnn__conv *conv, float *dx, const float *dy,
-                                const float *w, void *scratch);
+                                const float *w, bool clear, void *scratch);
 CNN__KERNEL(conv_backward_weights, const cnn__cpu *cpu, const cnn__conv *conv, float *dw, float *db,
                                    const float *x, const float *dy, void *scratch);
 static void cnn__conv_mend_weights(const cnn__conv *conv, float *dw, const float *x, const float *dy);
@@ -3125,41 +3126,11 @@ static void cnn__zero_job(const void *x, ptrdiff_t from, ptrdiff_t to, int threa
 static void cnn__start_grad(const cnn__node *v, const cnn__node *x)
 {
     const bool first = x->t.needs_grad && x->t.kind != CNN_PARAM && x->grad_first == v->t.index;
-    const bool clears = (v->t.op->flags & CNN_CLEARS_GRAD) && !(v->kernel && v->kernel->backward);
+    const bool clears = (v->t.op->flags & CNN_CLEARS_GRAD) && &x->t == v->t.in[0] &&
+                        !(v->kernel && v->kernel->backward);
     const int n = cnn__len(x->t.shape);
     if (first && x->grad_alias != v && !clears)
         cnn__share_out(&x->t.graph->cpu, CNN__SIMPLE * n, n, cnn__zero_job, &x->t);
-}
-
-/* ---- What rooms may ask while they run ---- */
-
-CNN_API void *cnn_scratch(const cnn_tensor *y)  { return y->graph->arena[CNN_ARENA_SCRATCH]; }
-CNN_API int   cnn_threads(const cnn_tensor *y)  { return y->graph->cpu.threads; }
-CNN_API bool  cnn_grad_is_new(const cnn_tensor *y)
-{
-    return y->in[0]->kind != CNN_PARAM && cnn__of(y->in[0])->grad_first == y->index;
-}
-
-CNN_API bool cnn_grad_is_first(const cnn_tensor *y, int i)
-{
-    const cnn_tensor *x = y->in[i];
-    return x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index && cnn__which_operand(y, x) == i;
-}
-CNN_API bool cnn_is_exact(const cnn_tensor *y) { return y->graph->cpu.exact; }
-
-/* The stream of a node in this training step. */
-static uint64_t cnn__stream(const cnn_tensor *y)
-{
-    return ((uint64_t)(y->graph->draw + 1u) << 32) | (uint32_t)y->index;
-}
-
-CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
-{
-    return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
-}
-CNN_API void cnn_random_key(const cnn_tensor *y, uint64_t *key, uint64_t *stream)
-{
-    *key = y->graph->config.seed, *stream = cnn__stream(y);
 }
 
 /* ---- Three rooms: dense, tanh, mse ----
@@ -3315,7 +3286,8 @@ static void cnn__dense_backward(cnn_tensor *y)
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *x = y->in[0], *w = y->in[1], *b = cnn_operand(y, "bias");
     if (x->grad)
-        cnn__gemm(cpu, x->grad, k, 1, y->grad, units, false, w->data, k, false, n, k, units, cnn_scratch(y));
+        cnn__gemm(cpu, x->grad, k, cnn_grad_is_new(y) ? 0.0f : 1.0f, y->grad, units, false, w->data, k, false,
+                  n, k, units, cnn_scratch(y));
     if (w->grad)
         cnn__gemm(cpu, w->grad, k, 1, y->grad, units, true, x->data, k, false, units, k, n, cnn_scratch(y));
     if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
@@ -3346,7 +3318,7 @@ static const cnn_owned cnn__dense_owned[] = {
 CNN__ROOM cnn_op_dense = {
     .name = "dense", .shape = cnn__dense_shape, .forward = cnn__dense_forward,
     .backward = cnn__dense_backward, .scratch = cnn__dense_scratch, .macs = cnn__dense_macs,
-    .flags = CNN_READS_X, .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields,
+    .flags = CNN_READS_X | CNN_CLEARS_GRAD, .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields,
     .owned = cnn__dense_owned };
 
 CNN__UNARY(cnn_dense_, dense, cnn_dense_args)
@@ -3575,6 +3547,33 @@ CNN_API bool cnn_step_(cnn_step_args a)
    dense stands in chapter 1 of the API, tanh in 4, mse in 7: their rooms are in >>hour.
    ======================================================================================================== */
 
+/* ---- What rooms may ask while they run ---- */
+
+CNN_API void *cnn_scratch(const cnn_tensor *y)  { return y->graph->arena[CNN_ARENA_SCRATCH]; }
+CNN_API int   cnn_threads(const cnn_tensor *y)  { return y->graph->cpu.threads; }
+CNN_API bool  cnn_grad_is_first(const cnn_tensor *y, int i)
+{
+    const cnn_tensor *x = y->in[i];
+    return x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index && cnn__which_operand(y, x) == i;
+}
+CNN_API bool  cnn_grad_is_new(const cnn_tensor *y) { return cnn_grad_is_first(y, 0); }
+CNN_API bool  cnn_is_exact(const cnn_tensor *y)    { return y->graph->cpu.exact; }
+
+/* The stream of a node in this training step. */
+static uint64_t cnn__stream(const cnn_tensor *y)
+{
+    return ((uint64_t)(y->graph->draw + 1u) << 32) | (uint32_t)y->index;
+}
+
+CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
+{
+    return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
+}
+CNN_API void cnn_random_key(const cnn_tensor *y, uint64_t *key, uint64_t *stream)
+{
+    *key = y->graph->config.seed, *stream = cnn__stream(y);
+}
+
 /* ---- Windows: what convolution and pooling share, along one axis ---- */
 
 /* Padded by `pad` before and `end` behind it. */
@@ -3774,7 +3773,8 @@ static void cnn__conv2d_backward(cnn_tensor *y)
     const cnn__conv conv = cnn__conv_of(y);
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *x = y->in[0], *w = y->in[1], *b = cnn_operand(y, "bias");
-    if (x->grad) cnn__conv_backward_data(cpu, &conv, x->grad, y->grad, w->data, cnn_scratch(y));
+    if (x->grad)
+        cnn__conv_backward_data(cpu, &conv, x->grad, y->grad, w->data, cnn_grad_is_new(y), cnn_scratch(y));
     if (w->grad) cnn__conv_gradient(y, &conv, cnn__grad(b), x->data, y->grad, cnn_scratch(y));
     else if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
 }
@@ -3814,8 +3814,8 @@ CNN__ROOM cnn_op_conv2d = {
     .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
     .backward = cnn__conv2d_backward, .scratch = cnn__conv2d_scratch, .packed = cnn__conv2d_packed,
     .macs = cnn__conv2d_macs,
-    .flags = CNN_READS_X | CNN_JOINABLE, .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields,
-    .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm };
+    .flags = CNN_READS_X | CNN_JOINABLE | CNN_CLEARS_GRAD, .args_size = sizeof(cnn_conv2d_args),
+    .fields = cnn__conv2d_fields, .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm };
 
 CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
 
@@ -3880,11 +3880,11 @@ static void cnn__conv_transpose2d_forward(cnn_tensor *y, cnn_mode mode CNN__UNUS
     const cnn__conv conv = cnn__transpose_of(y);
     const int       plane = cnn__plane(y->shape);
     const float    *bias = cnn__data(cnn_operand(y, "bias"));
-    for (int i = 0; i < y->shape.n * y->shape.c; i++) {
-        const float b = bias ? bias[i % y->shape.c] : 0.0f;
-        for (ptrdiff_t j = (ptrdiff_t)i * plane, end = j + plane; j < end; j++) y->data[j] = b;
-    }
-    cnn__conv_backward_data(&y->graph->cpu, &conv, y->data, y->in[0]->data, y->in[1]->data, cnn_scratch(y));
+    for (int i = 0; bias && i < y->shape.n * y->shape.c; i++)
+        for (ptrdiff_t j = (ptrdiff_t)i * plane, end = j + plane; j < end; j++)
+            y->data[j] = bias[i % y->shape.c];
+    cnn__conv_backward_data(&y->graph->cpu, &conv, y->data, y->in[0]->data, y->in[1]->data, !bias,
+                            cnn_scratch(y));
 }
 /* cnn__conv_forward sets, but gradients are added: so there is a place between. */
 static size_t cnn__transpose_dx_bytes(const cnn_tensor *y)
@@ -6081,10 +6081,10 @@ static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *conv, float 
 }
 
 static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *conv, float *dx, const float *dy,
-                                    const float *w, void *scratch)
+                                    const float *w, bool clear, void *scratch)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_conv_backward_data(cpu, conv, dx, dy, w, scratch);
+        cnn__fast_conv_backward_data(cpu, conv, dx, dy, w, clear, scratch);
         return;
     }
     const int in = conv->ic / conv->groups, out = conv->oc / conv->groups;
@@ -6104,7 +6104,8 @@ static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *conv, 
             sum += (double)w[cnn__at(o, c % in, i, j, in, conv->kh, conv->kw)]
                  * (double)dy[cnn__at(n, o, y / conv->sh, x / conv->sw, conv->oc, conv->oh, conv->ow)];
         }
-        dx[cnn__at(n, c, iy, ix, conv->ic, conv->h, conv->w)] += (float)sum;
+        float *to = &dx[cnn__at(n, c, iy, ix, conv->ic, conv->h, conv->w)];
+        *to = (clear ? 0 : *to) + (float)sum;
     }
 }
 
@@ -14684,7 +14685,8 @@ CNN__ISA_KERNELS(avx512)
     {                                                                                                        \
         const cnn__v_##isa a = cnn__load_##isa(p), b = cnn__load_##isa(p + 4);                               \
         v[0] = cnn__even_##isa(a, b), v[1] = cnn__odd_##isa(a, b);                                           \
-    }                                                                                                        \
+    }
+#define CNN__FOUR_MASKED(isa)                                                                                \
     static inline cnn__v_##isa cnn__masked_##isa(const float *p, cnn__lanes m)                               \
     {                                                                                                        \
         float part[4];                                                                                       \
@@ -14734,6 +14736,7 @@ static inline void cnn__larger_neon(float32x4_t *most, float32x4_t *which, float
     *most = vbslq_f32(take, v, *most), *which = vbslq_f32(take, tag, *which);
 }
 CNN__FOUR_LANES(neon)
+CNN__FOUR_MASKED(neon)
 CNN__ISA_KERNELS(neon)
 #endif
 
@@ -14762,6 +14765,7 @@ static inline void cnn__larger_wasm(v128_t *most, v128_t *which, v128_t v, v128_
     *most = wasm_v128_bitselect(v, *most, take), *which = wasm_v128_bitselect(tag, *which, take);
 }
 CNN__FOUR_LANES(wasm)
+CNN__FOUR_MASKED(wasm)
 static inline void cnn__sum4_wasm(float *sum, v128_t a, v128_t b, v128_t c, v128_t d)
 {
     v128_t r[4] = { a, b, c, d };
@@ -15291,8 +15295,14 @@ CNN__COLD static void *cnn__take(char *base, size_t *used, size_t count, size_t 
 }
 
 /* What a pass reads and writes: to is y, dx or dw; packed: w, packed for this shape, or NULL. The tail is for
-   y, or NULL. */
-typedef struct { float *to; const float *x, *w, *b, *dy; float *packed; const cnn__tail *tail; } cnn__arrays;
+   y, or NULL; clear is for dx: it begins at zero. */
+typedef struct {
+    float *to;
+    const float *x, *w, *b, *dy;
+    float *packed;
+    const cnn__tail *tail;
+    bool clear;
+} cnn__arrays;
 static void cnn__apply(cnn_each *f, float *y, const float *x, const float *a, const float *b, const float *k,
                        ptrdiff_t from, ptrdiff_t to, const cnn__tail *tail);
 static void cnn__map_then(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, const float *a,
@@ -15339,6 +15349,7 @@ typedef struct {
     const cnn__conv *t;
     cnn__spread s;
     bool backward, borrow;              /* borrow: S would be the image itself (1x1, stride 1, no padding) */
+    bool clear, add;                    /* each block begins at zero; sums are added to what is there */
     bool rows_first;                    /* the order of k is (i,c,j), not (c,i,j) as the weights lie: rows of
                                            the kernel that fall outside the image can be left out, where a
                                            panel of pixels is no longer than a row */
@@ -15714,7 +15725,7 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
     const int stop = (int)cnn__min(j + nr, d->cut == CNN__BY_ROW ? r * d->step + d->nx : d->end);
     const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS;
     const bool direct = j + nr <= stop && (straight || (shifted->col == 1 && x + nr <= d->nx));
-    const bool add = shifted->backward || b0 > 0;
+    const bool add = shifted->add || b0 > 0;
     float tile[CNN__MAX_MR * CNN__MAX_NR];
     ptrdiff_t k0 = b0, k1 = b0 + kc;
     if (d->p->rows > 1) cnn__skip_rows(d, r, d->cut == CNN__BY_ROW ? r : (stop - 1) / d->step, &k0, &k1);
@@ -15841,6 +15852,9 @@ static void cnn__shifted_block(const cnn__shifted *shifted, ptrdiff_t n, ptrdiff
                                + from * shifted->row;
     else           cnn__spread_copy(shifted->u, &shifted->s, copy, n, g * shifted->s.c, shifted->s.c, from,
                                     shifted->block);
+    const ptrdiff_t out = cnn__min(shifted->block * shifted->row, shifted->out_plane - from * shifted->row);
+    for (ptrdiff_t i = i0; i < i1 && shifted->clear; i++)
+        memset(y + i * shifted->out_plane, 0, (size_t)out * sizeof *y);
     for (int f = 0; f < shifted->n_phases; f++) {
         const cnn__phase *p = d.p = &shifted->phase[f];
         if (!p->k || p->ny <= from) continue;
@@ -15851,7 +15865,7 @@ static void cnn__shifted_block(const cnn__shifted *shifted, ptrdiff_t n, ptrdiff
             const int width = shifted->borrow ? d.nx : shifted->s.width, end = (d.ny - 1) * width + d.nx;
             shifted->u->fir(end, p->k, p->a + g * p->k, d.s, p->at, shifted->bias ? shifted->bias[g] : 0.0f,
                             d.panel);
-            cnn__put_tile(d.y, d.panel, end, 1, shifted, 0, width, d.nx, end, shifted->backward);
+            cnn__put_tile(d.y, d.panel, end, 1, shifted, 0, width, d.nx, end, shifted->add);
             cnn__complete(shifted->tail, shifted->y, d.y - shifted->y, d.y - shifted->y + (d.ny - 1)
                           * shifted->row + d.nx);
             continue;
@@ -15879,10 +15893,13 @@ static void cnn__shifted_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
     }
 }
 
-static void cnn__shifted_run(const cnn__cpu *cpu, const cnn__shifted *shifted)
+static void cnn__shifted_run(const cnn__cpu *cpu, cnn__shifted *shifted, bool clear)
 {
     const cnn__conv *conv = shifted->t;
     cnn__shifted_pack(cpu, shifted);
+    /* a single phase meets each pixel once, and sets it */
+    shifted->clear = clear && !(shifted->n_phases == 1 && shifted->phase->k);
+    shifted->add = shifted->backward && (!clear || shifted->clear);
     cnn__share_out(cpu, cnn__conv_work(conv), (ptrdiff_t)conv->n * conv->groups * shifted->blocks
                    * cnn__ceil(shifted->m, shifted->high),
                    cnn__shifted_job, shifted);
@@ -15906,7 +15923,7 @@ static cnn__conv cnn__turned(const cnn__conv *conv)
    the two transpositions move each float twice. */
 typedef struct {
     const cnn__kernels *u;
-    bool backward;
+    bool backward, add;
     int c, m, h, w, oh, ow, kh, kw, ph, pw;         /* of the pass */
     ptrdiff_t blocks, in, out, k;       /* floats of an image, of its result; terms of a sum */
     ptrdiff_t *at;                      /* of terms, in the order (i,j,c), from the first one met on */
@@ -15927,7 +15944,8 @@ CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *
                                           const cnn__arrays *arrays, char *base, size_t *used)
 {
     const cnn__conv p = backward ? cnn__turned(conv) : *conv;
-    cnn__side side = { .u = cnn__kernels_of(cpu), .backward = backward, .c = p.ic, .m = p.oc, .h = p.h,
+    cnn__side side = { .u = cnn__kernels_of(cpu), .backward = backward, .add = backward && !arrays->clear,
+                      .c = p.ic, .m = p.oc, .h = p.h,
                       .w = p.w,
                     .oh = p.oh, .ow = p.ow, .kh = p.kh, .kw = p.kw, .ph = p.ph, .pw = p.pw,
                     .y = arrays->to, .x = backward ? arrays->dy : arrays->x, .bias = arrays->b,
@@ -15984,8 +16002,8 @@ static void cnn__side_block(const cnn__side *side, ptrdiff_t block, ptrdiff_t i0
     side->u->pack(s, (int)part, sums, nr, NULL, nr);
     for (ptrdiff_t n = 0; n < nr; n++, s += part) {
         float *to = side->y + (block * nr + n) * side->out + i0 * plane;
-        if (side->backward) cnn__add(to, s, part);
-        else             cnn__copy(to, s, part);
+        if (side->add) cnn__add(to, s, part);
+        else           cnn__copy(to, s, part);
         cnn__complete(side->tail, side->y, to - side->y, to - side->y + part);
     }
 }
@@ -16032,6 +16050,7 @@ typedef struct {
     ptrdiff_t *at;                      /* places in a packed panel */
     float *work, *dx;
     const float *dy, *w;
+    bool clear;
     size_t each;
 } cnn__columns;
 
@@ -16045,7 +16064,7 @@ CNN__COLD static cnn__columns cnn__columns_plan(const cnn__cpu *cpu, const cnn__
 {
     enum { PIXELS = 384, TERMS = 512 };         /* for which a panel of the weights is copied; of a sum */
     cnn__columns q = { .u = cnn__kernels_of(cpu), .t = conv, .k = conv->oc, .dy = arrays->dy, .w = arrays->w,
-                      .dx = arrays->to };
+                      .dx = arrays->to, .clear = arrays->clear };
     q.channels = (int)cnn__min(q.u->nr, conv->ic), q.kb = cnn__min(q.k, TERMS);
     q.images = (int)cnn__min(conv->n, cnn__ceil(PIXELS, (ptrdiff_t)conv->oh * conv->ow));
     q.pixels = (ptrdiff_t)q.images * conv->oh * conv->ow;
@@ -16124,6 +16143,9 @@ static void cnn__columns_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
         const ptrdiff_t n = from / parts * q->images, c = from % parts * q->channels;
         const ptrdiff_t pixels = cnn__min(q->images, conv->n - n) * conv->oh * conv->ow;
         const ptrdiff_t end = cnn__min(c + q->channels, conv->ic) * taps;
+        const ptrdiff_t in = (ptrdiff_t)conv->h * conv->w;
+        for (ptrdiff_t e = n; e < n + q->images && e < conv->n && q->clear; e++)
+            memset(q->dx + (e * conv->ic + c) * in, 0, (size_t)((end / taps - c) * in) * sizeof *q->dx);
         if (packed != n) cnn__columns_pack(q, a, packed = n, pixels);
         for (ptrdiff_t j = c * taps; j < end; j += nr) {
             const int nj = (int)cnn__min(nr, end - j);
@@ -16378,7 +16400,7 @@ static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
    backward-data is the same with dy for x, the kernel turned by 180 degrees, and padding K - 1 - P. */
 typedef struct {
     const cnn__kernels *u;
-    bool backward, once;                /* once: all tiles are one block, which meets each weight once */
+    bool backward, add, once;           /* once: all tiles are one block, which meets each weight once */
     const float *packed;                /* the weights, transformed already, or NULL */
     int k, side;                        /* kernels (k,k), tiles of output (side,side) */
     int c, m, h, w, oh, ow, ph, pw, th, tw;     /* tiles of an image: (th, tw) */
@@ -16405,8 +16427,8 @@ CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__co
 {
     enum { PANELS = 4 };
     const cnn__conv p = backward ? cnn__turned(conv) : *conv;
-    cnn__wino wino = { .u = cnn__kernels_of(cpu), .backward = backward, .k = p.kh, .side = 7 - p.kh,
-                      .c = p.ic,
+    cnn__wino wino = { .u = cnn__kernels_of(cpu), .backward = backward, .add = backward && !arrays->clear,
+                      .k = p.kh, .side = 7 - p.kh, .c = p.ic,
                     .m = p.oc, .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw,
                     .y = arrays->to, .x = backward ? arrays->dy : arrays->x, .weights = arrays->w,
                     .bias = arrays->b,
@@ -16548,7 +16570,7 @@ static void cnn__put_patch(const cnn__wino *wino, float *y, const float *patch, 
               wide = (int)cnn__min(wino->side, wino->ow - x0);
     y += (ptrdiff_t)y0 * wino->ow + x0;
     for (int r = 0; r < high; r++, y += wino->ow, patch += 4)
-        for (int z = 0; z < wide; z++) y[z] = wino->backward ? y[z] + patch[z] : patch[z];
+        for (int z = 0; z < wide; z++) y[z] = wino->add ? y[z] + patch[z] : patch[z];
 }
 
 /* Rows i0 .. i1 of the weights, transformed in a, times the tiles in v, and transformed back. */
@@ -16576,13 +16598,12 @@ static void cnn__winograd_rows(const cnn__wino *wino, const float *a, ptrdiff_t 
         }
         for (ptrdiff_t c = 0; c < rows; c++, sums += isa->nr) {
             isa->winograd_y(wino->side, sums, wino->ms, wino->bias ? wino->bias[i0 + c] : 0.0f, wino->clip,
-                            tile, row,
-                          wino->backward);
+                            tile, row, wino->add);
             for (int l = 0; l < isa->lanes; l++) {
                 if (tile[l] != patch[l]) { tile[l] += out; continue; }
                 if (j + l < count)
                     cnn__put_patch(wino, wino->y + at.image[l] + c * out, patch[l], at.y[l], at.x[l]);
-                if (wino->backward) memset(patch[l], 0, 16 * sizeof **patch);
+                if (wino->add) memset(patch[l], 0, 16 * sizeof **patch);
             }
         }
     }
@@ -16845,7 +16866,7 @@ typedef struct {
     float *to;
     const float *from, *dy, *w, *b;
     const cnn__tail *tail;
-    bool flat, ends;                    /* vectors of several rows; the tail is a clip, done in registers */
+    bool add, flat, ends;               /* vectors of several rows; the tail is a clip, done in registers */
     const float *clip;
     cnn__lanes bits[CNN__ROWS_FLAT][10];
     float *work;                        /* stride 2, backward: for each thread a plane of dy, zeros between */
@@ -16897,7 +16918,7 @@ static void cnn__rows_job(const void *job, ptrdiff_t first, ptrdiff_t last, int 
         for (int e = 0; e < 9; e++) k[e] = q->w[c * 9 + (back ? 8 - e : e)];
         if (back) from = cnn__rows_dy(q, from, thread);
         q->u->depth(&q->image, q->flat ? q->bits : NULL, q->to + i * out, from, k,
-                    q->b ? q->b[c] : 0.0f, back, q->clip);
+                    q->b ? q->b[c] : 0.0f, q->add, q->clip);
         if (!q->ends) cnn__complete(q->tail, q->to, i * out, (i + 1) * out);
     }
 }
@@ -16930,9 +16951,8 @@ static void cnn__run_direct(const cnn__cpu *cpu, const cnn__conv *conv, int pass
         if (arrays->to) q.dw = arrays->to, cnn__weights_run(cpu, &q);
         return;
     }
-    const cnn__shifted q = cnn__shifted_plan(cpu, conv, pass == CNN__BACKWARD_DATA, false, arrays, scratch,
-                                             used);
-    if (arrays->to) cnn__shifted_run(cpu, &q);
+    cnn__shifted q = cnn__shifted_plan(cpu, conv, pass == CNN__BACKWARD_DATA, false, arrays, scratch, used);
+    if (arrays->to) cnn__shifted_run(cpu, &q, arrays->clear);
 }
 static size_t cnn__pack_shifted(const cnn__cpu *cpu, const cnn__conv *conv, bool turned, float *to,
                                 const float *w, char *scratch)
@@ -16954,8 +16974,8 @@ static void cnn__run_turned(const cnn__cpu *cpu, const cnn__conv *conv, int pass
                             char *scratch, size_t *used)
 {
     (void)pass;                                         /* forward */
-    const cnn__shifted shifted = cnn__shifted_plan(cpu, conv, false, true, arrays, scratch, used);
-    if (arrays->to) cnn__shifted_run(cpu, &shifted);
+    cnn__shifted shifted = cnn__shifted_plan(cpu, conv, false, true, arrays, scratch, used);
+    if (arrays->to) cnn__shifted_run(cpu, &shifted, false);
 }
 static size_t cnn__pack_turned(const cnn__cpu *cpu, const cnn__conv *conv, float *to, const float *w,
                                char *scratch)
@@ -17026,7 +17046,7 @@ static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *conv, int pass, 
     cnn__rows q = { .u = cnn__kernels_of(cpu), .t = conv, .pass = pass, .image = backward ? turned : image,
                     .to = arrays->to, .from = backward ? arrays->dy : arrays->x, .dy = arrays->dy,
                     .w = arrays->w, .b = arrays->b,
-                    .tail = arrays->tail, .work = zeros, .each = each };
+                    .tail = arrays->tail, .add = backward && !arrays->clear, .work = zeros, .each = each };
     cnn__ends ends;
     q.ends = cnn__ends_of(cpu, arrays->tail, &ends) && !ends.more[1], q.clip = q.ends ? ends.clip : NULL;
     q.flat = !weights && cnn__rows_flat(&q);
@@ -17211,10 +17231,9 @@ static void cnn__fast_conv_forward(const cnn__cpu *cpu, const cnn__conv *conv, f
 }
 
 static void cnn__fast_conv_backward_data(const cnn__cpu *cpu, const cnn__conv *conv, float *dx,
-                                         const float *dy,
-                                         const float *w, void *scratch)
+                                         const float *dy, const float *w, bool clear, void *scratch)
 {
-    const cnn__arrays arrays = { .to = dx, .dy = dy, .w = w };
+    const cnn__arrays arrays = { .to = dx, .dy = dy, .w = w, .clear = clear };
     cnn__conv_run(cpu, conv, CNN__BACKWARD_DATA, &arrays, scratch);
 }
 
@@ -17983,8 +18002,9 @@ static bool cnn__gather_for_backward(cnn__node *v, unsigned side)
         if (cnn__which_operand(y, x) < k) continue;                  /* it was here before */
         if ((y->op->flags & CNN_READS_X) && !cnn__sync(x, CNN__DATA, side)) return false;
         if (!x->needs_grad) continue;
+        const bool clears = k == 0 && (y->op->flags & CNN_CLEARS_GRAD);
         const bool first = cnn_grad_is_first(y, k), sets = cnn__of(x)->grad_alias == v
-            || (side == CNN__HOST ? y->op->flags & CNN_CLEARS_GRAD : y->graph->config.backend->sets_grads);
+            || (side == CNN__HOST ? clears : y->graph->config.backend->sets_grads);
         if (first && sets) cnn__wrote(x, CNN__GRAD, side);
         else if (!(first ? cnn__zero_grad(x, side) : cnn__sync(x, CNN__GRAD, side))) return false;
     }

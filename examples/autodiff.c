@@ -14,6 +14,7 @@
    These lines stand below in plain C, and the library's gradients are compared with them: that is what
    automatic differentiation is, the same lines, found by walking the recorded graph from J back to the
    parameters. */
+#define CNN_STATIC                      /* the only file: what it does not use is not compiled */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 

@@ -11,6 +11,7 @@
 
    The chain rule, in one line: the gradient of a node is the sum, over the arrows that leave it, of the
    gradient at the arrow's end times the local derivative of the arrow. Here d_x means dJ/dx, J the loss. */
+#define CNN_STATIC                      /* the only file: what it does not use is not compiled */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 

@@ -16,6 +16,7 @@
    The weights judged are those at the end of the last epoch (of fast and best: their moving average), once,
    on the 10,000 test pictures. The answer to a picture is the mean over six views of it, as Jordan does; two
    more figures say what the picture and its mirror image, and the picture alone, give. */
+#define CNN_STATIC                      /* the only file: what it does not use is not compiled */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 #include <time.h>

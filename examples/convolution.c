@@ -5,6 +5,7 @@
    Blurs, sharpens and finds edges with the fixed 3x3 kernels of every lecture, and writes each result as
    a picture into build/ (or here, if there is no build/). Without a picture it draws one. Then it shows
    by example how size, padding and stride of a convolution make the size of its output. */
+#define CNN_STATIC                      /* the only file: what it does not use is not compiled */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 

@@ -6,6 +6,7 @@
    An operation is one struct cnn_op: a rule for the shape, a forward and a backward function. Nothing in
    cnn.h has to be edited or registered; the planner, the training loop and the gradient check treat it
    like their own. */
+#define CNN_STATIC                      /* the only file: what it does not use is not compiled */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 

@@ -17,6 +17,7 @@
 
    A fifth of the pictures is held back to judge by. The model file, folder.safetensors, has the names of the
    classes, and how pictures are normalised. */
+#define CNN_STATIC                      /* the only file: what it does not use is not compiled */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 

@@ -12,6 +12,7 @@
 
    Leaves lenet.safetensors (the model), lenet.svg and lenet.csv (the curves) in build/, or here if there
    is none. */
+#define CNN_STATIC                      /* the only file: what it does not use is not compiled */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 

@@ -10,6 +10,7 @@
    Every recipe is SGD with Nesterov momentum under one cycle of the learning rate. The whole training set is
    learned, no part of the test set chooses anything, and the weights judged are those of the last epoch. With
    several seeds the last line is their median. */
+#define CNN_STATIC                      /* the only file: what it does not use is not compiled */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 #include <time.h>

@@ -12,6 +12,7 @@
    draw the same zeros on each rank, for different samples.
 
    The data are the digits in examples/data, which each rank reads. Ends with the accuracy on the test set. */
+#define CNN_STATIC                      /* the only file: what it does not use is not compiled */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 #include <mpi.h>

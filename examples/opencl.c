@@ -7,6 +7,7 @@
 
    Compiling needs OpenCL's headers (Debian: opencl-c-headers); the libraries are looked for when the program
    runs, so it starts on a machine without them, says so, and trains on the CPU. */
+#define CNN_STATIC                      /* the only file: what it does not use is not compiled */
 #define CNN_IMPLEMENTATION
 #define CNN_OPENCL_IMPLEMENTATION
 #include "../cnn.h"

@@ -9,6 +9,7 @@
    The file holds the architecture as well as the weights, so nothing here says "LeNet". A picture that
    has not the size of the model's input is prepared as MNIST's digits were: the ink is cut out, brought
    to 5/7 of the size with its proportions kept, and laid with its centre of mass in the middle. */
+#define CNN_STATIC                      /* the only file: what it does not use is not compiled */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 

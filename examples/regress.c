@@ -7,6 +7,7 @@
    function of its number and the epoch, so no epoch repeats another, and a training that is resumed sees the
    same pictures. Judged are 512 pictures of another stream, by the mean absolute error, and by R2 = 1 - sum
    (y-t)^2 / sum (t-mean)^2: 1 is perfect, 0 what a constant would reach. */
+#define CNN_STATIC                      /* the only file: what it does not use is not compiled */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 

@@ -8,6 +8,7 @@
    256 pictures that it has not seen, by intersection over union: of the pixels that are of a class, or taken
    for it, the share that are both. At the end build/segment.png (or segment.png) shows eight of them, a row
    each: picture, truth, and what the net made of it. */
+#define CNN_STATIC                      /* the only file: what it does not use is not compiled */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 #include <time.h>

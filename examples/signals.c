@@ -5,6 +5,7 @@
    One window a line: 64 values of the x axis of an accelerometer, 64 of y, 64 of z, and last the class, from
    0. Without a file, signals.csv is made first: walking, running, and a fall, which is one hit at some time
    in random noise. The net is three 1-D convolutions: signals are (N,C,1,W), as PyTorch's (N,C,W). */
+#define CNN_STATIC                      /* the only file: what it does not use is not compiled */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 

@@ -8,6 +8,7 @@
 
    PPM is read as it is; for JPEG and PNG hand cnn_load_folder a .decode around stb_image.h. The net that was learned is
    written to transfer.safetensors, with the names of the classes, as predict.c wants it. */
+#define CNN_STATIC                      /* the only file: what it does not use is not compiled */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 

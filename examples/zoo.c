@@ -4,6 +4,7 @@
        ./zoo resnet18            build one, print its summary, run it once on noise
        ./zoo resnet18 --train    one training step on noise
    "Multiply-adds" are those of convolutions and matrix products for one image. */
+#define CNN_STATIC                      /* the only file: what it does not use is not compiled */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 #include <stdarg.h>

@@ -31,7 +31,7 @@ ALL='lenet5 keras resnet20 mobilenet_v2'
 if have gcc; then CC=gcc; else CC=${CC:-cc}; fi
 if [ -n "$OBJECT" ]; then
     mkdir -p "$BUILD/linked/examples"
-    sed -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' examples/zoo.c >"$BUILD/linked/examples/zoo.c"
+    sed -e '/^#define CNN_STATIC/d' -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' examples/zoo.c >"$BUILD/linked/examples/zoo.c"
     build reference $CC -std=c99 -O2 -I"$BUILD/linked" "$OBJECT" || end
 else build reference $CC -std=c99 -O2 || end; fi
 ISAS=

@@ -133,7 +133,7 @@ for e in examples/*.c; do
         continue
     fi
     ok "$e" $CC -std=c99 -Wall -Wextra -I"$INC" -fsyntax-only "$e"
-    sed -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' "$e" >"$BUILD/$n"
+    sed -e '/^#define CNN_STATIC/d' -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' "$e" >"$BUILD/$n"
     ok "$e, linked" $CC -std=c99 -O2 -Wall -Wextra $HEADS -I"$INC" "$BUILD/$n" "$BUILD/impl.o" -o "$BUILD/${n%.c}" -lm
 done
 

@@ -13,7 +13,7 @@ THREADS=-pthread; printf 'int main(void) { return 0; }\n' | $CC -x c - -pthread 
 # linked FILE PROGRAM EDITS...: PROGRAM, of an example without its implementation, after sed's EDITS.
 linked() {
     file=$1 program=$2; shift 2
-    sed -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' "$@" "$file" >"$dir/$program.c"
+    sed -e '/^#define CNN_STATIC/d' -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' "$@" "$file" >"$dir/$program.c"
     $CC -std=c99 -O1 $THREADS -include math.h -include stdlib.h -include string.h -I. "$dir/$program.c" "$OBJECT" -o "$dir/$program" -lm 2>&1
 }
 

@@ -226,10 +226,11 @@ static void references(void)
             float *out = random_floats(n);
             double *want = test_alloc(n * sizeof *want), *size = test_alloc(n * sizeof *size);
             for (size_t k = 0; k < n; k++)
-                want[k] = pass ? (double)out[k] : i % 2 ? (double)b[k / plane % oc] : 0, size[k] = fabs(want[k]);
+                want[k] = pass == BACKWARD_DATA && i % 2 ? 0 : pass ? (double)out[k] : i % 2 ? (double)b[k / plane % oc] : 0,
+                size[k] = fabs(want[k]);
             reference(&t, pass, want, size, x, w, dy);
             if (pass == FORWARD)            cnn__conv_forward(&plain, &t, out, x, w, i % 2 ? b : NULL, NULL, NULL, NULL);
-            else if (pass == BACKWARD_DATA) cnn__conv_backward_data(&plain, &t, out, dy, w, NULL);
+            else if (pass == BACKWARD_DATA) cnn__conv_backward_data(&plain, &t, out, dy, w, i % 2, NULL);
             else                            cnn__conv_backward_weights(&plain, &t, out, i % 2 ? db : NULL, x, dy, NULL);
             compare(passes[pass], out, want, size, n, 1e-5);
             drop(out), free(want), free(size);
@@ -257,7 +258,7 @@ static void check_packed(const cnn__cpu *cpu, const cnn__conv *t, const cnn__alg
     float *packed = n ? poisoned(n) : NULL, *out = poisoned(on);
     size_t used = 0, bytes = 0;
     if (n) by->pack(cpu, t, packed, w, (char *)scratch);
-    const cnn__arrays o = { out, x, n ? NULL : w, b, NULL, packed, NULL };
+    const cnn__arrays o = { out, x, n ? NULL : w, b, NULL, packed, NULL, false };
     by->run(cpu, t, FORWARD, &(cnn__arrays){ .packed = packed }, NULL, &bytes);
     by->run(cpu, t, FORWARD, &o, (char *)scratch, &used);
     CHECK(!memcmp(out, want, on * sizeof *out) && guarded(out, on) && guarded(scratch, sn));
@@ -304,11 +305,12 @@ static void largest_of_tile(double *v, size_t n, int h, int w, int side)
             }
 }
 
-/* by: NULL = what the rule picks, through the functions that rooms call. */
+/* by: NULL = what the rule picks, through the functions that rooms call. bias: with a bias or its gradient;
+   backward-data, which has none, then sets dx. */
 static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, const cnn__algorithm *by)
 {
     const cnn__algorithm *runs = by ? by : cnn__conv_rule(&(cnn__cpu){ isa, 1, false, NULL }, t, pass);
-    const bool winograd = runs->run == cnn__run_winograd, ruled = !by && winograd;
+    const bool winograd = runs->run == cnn__run_winograd, ruled = !by && winograd, clear = pass == BACKWARD_DATA && bias;
     const double tolerance = winograd ? 2e-5 : 3e-6;
     const size_t plane = (size_t)(t->oh * t->ow);
     const size_t xn = (size_t)(t->n * t->ic * t->h * t->w), wn = (size_t)(t->oc * (t->ic / t->groups) * t->kh * t->kw);
@@ -318,7 +320,7 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, con
     double *want = test_alloc(on * sizeof *want), *size = test_alloc(on * sizeof *size);
     double *db_want = test_alloc((size_t)t->oc * sizeof *db_want), *db_size = test_alloc((size_t)t->oc * sizeof *db_size);
     for (size_t i = 0; i < on; i++) {
-        want[i] = pass != FORWARD ? (double)out0[i] : bias ? (double)b[i / plane % (size_t)t->oc] : 0;
+        want[i] = clear ? 0 : pass != FORWARD ? (double)out0[i] : bias ? (double)b[i / plane % (size_t)t->oc] : 0;
         size[i] = fabs(want[i]);
     }
     for (int i = 0; i < t->oc; i++) db_want[i] = (double)b[i], db_size[i] = fabs((double)b[i]);
@@ -336,13 +338,13 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, con
         CHECK(by || bytes <= cnn__conv_scratch(&cpu, t));
         const size_t sn = (bytes + 3) / 4;
         float *scratch = poisoned(sn), *out = poisoned(on), *db = poisoned((size_t)t->oc);
-        if (pass != FORWARD) memcpy(out, out0, on * sizeof *out);
+        if (pass != FORWARD && !clear) memcpy(out, out0, on * sizeof *out);
         memcpy(db, b, (size_t)t->oc * sizeof *db);
         if (by) {
-            by->run(&cpu, t, pass, &(cnn__arrays){ out, x, w, pass == FORWARD && bias ? b : NULL, dy, NULL, NULL }, (char *)scratch, &used);
+            by->run(&cpu, t, pass, &(cnn__arrays){ out, x, w, pass == FORWARD && bias ? b : NULL, dy, NULL, NULL, clear }, (char *)scratch, &used);
             if (bias && pass == BACKWARD_WEIGHTS) cnn__bias_gradient(&cpu, t, db, dy);
         } else if (pass == FORWARD)     cnn__conv_forward(&cpu, t, out, x, w, bias ? b : NULL, NULL, scratch, NULL);
-        else if (pass == BACKWARD_DATA) cnn__conv_backward_data(&cpu, t, out, dy, w, scratch);
+        else if (pass == BACKWARD_DATA) cnn__conv_backward_data(&cpu, t, out, dy, w, clear, scratch);
         else                            cnn__conv_backward_weights(&cpu, t, out, bias ? db : NULL, x, dy, scratch);
         CHECK(guarded(scratch, sn) && guarded(out, on) && guarded(db, (size_t)t->oc));
         if (!q) {
@@ -398,7 +400,7 @@ static void check_stays(cnn_isa isa, const cnn__conv *t, int pass)
     for (size_t i = 0; i < out_n; i++) sum[i] = meets[i] = 0, out[i] = clean[i];
     reference(t, pass, sum, meets, one, ones, one);
     for (int k = 0; k < 2; k++) {
-        if (pass) cnn__conv_backward_data(&cpu, t, k ? out : clean, in, w, scratch);
+        if (pass) cnn__conv_backward_data(&cpu, t, k ? out : clean, in, w, false, scratch);
         else      cnn__conv_forward(&cpu, t, k ? out : clean, in, w, NULL, NULL, scratch, NULL);
         in[at] = NAN;
     }

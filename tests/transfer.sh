@@ -8,7 +8,7 @@ dir=$BUILD/transfer
 rm -rf "$dir" && mkdir -p "$dir/pictures"
 [ -f "$OBJECT" ] || { OBJECT=$dir/cnn.o; $CC -std=c99 -O1 -I"$INC" -c tests/switches/impl.c -o "$OBJECT"; }
 THREADS=; nm "$OBJECT" 2>/dev/null | grep -q pthread_create && THREADS=-pthread
-for e in transfer zoo; do sed -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' examples/$e.c >"$dir/$e.c"; done
+for e in transfer zoo; do sed -e '/^#define CNN_STATIC/d' -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' examples/$e.c >"$dir/$e.c"; done
 cat >"$dir/check.c" <<'END'
 /* check make FILE FOLDER; check compare FILE LEARNED */
 #include <sys/stat.h>

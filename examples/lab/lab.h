@@ -24,6 +24,7 @@
 #pragma GCC diagnostic ignored "-Wunused-parameter"             /* a blank uses none of its parameters */
 #endif
 #ifndef LAB_LINKED
+#define CNN_STATIC
 #define CNN_IMPLEMENTATION
 #endif
 #include "../../cnn.h"

@@ -24,7 +24,7 @@ static void run(void *arg)
     const work *q = arg;
     if (q->kind == 3) cnn__gemm(&cpu, q->y, q->n, 0, q->x, q->ta ? q->m : q->k, q->ta, q->w, q->tb ? q->k : q->n, q->tb, q->m, q->n, q->k, q->scratch);
     if (q->kind == 0) cnn__conv_forward(&cpu, &q->c, q->y, q->x, q->w, q->b, NULL, q->scratch, NULL);
-    if (q->kind == 1) cnn__conv_backward_data(&cpu, &q->c, q->x, q->y, q->w, q->scratch);
+    if (q->kind == 1) cnn__conv_backward_data(&cpu, &q->c, q->x, q->y, q->w, true, q->scratch);
     if (q->kind == 2) cnn__conv_backward_weights(&cpu, &q->c, q->w, q->b, q->x, q->y, q->scratch);
 }
 
