@@ -654,8 +654,7 @@ enum { CNN_MEAN, CNN_SUM, CNN_NONE };
 typedef struct { const char *at, *said; cnn_tensor *logits, *labels; /* required: (N,C,H,W) and (N,1,H,W) */
                  float smoothing;  /* label smoothing in [0,1) (Szegedy et al. 2016) */
                  cnn_tensor *class_weights; /* (1,C,1,1), a constant: a weighted mean; default none */
-                 int ignore_index; /* labels with this value do not count (PyTorch's is -100); default none;
-                                      to leave out class 0, give it a class weight of 0 */
+                 int ignore_index; /* labels with this value do not count (PyTorch's is -100); default none */
                  int reduction;
                  const char *name; } cnn_softmax_cross_entropy_args;
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);
@@ -1297,7 +1296,8 @@ typedef struct { void *buffer; size_t at; } cnn_place;
 
 struct cnn_backend {
     const char *name;
-    void *(*alloc)   (cnn_backend *, size_t bytes); /* NULL after an error */
+    void *(*alloc)   (cnn_backend *, size_t bytes); /* NULL after an error. These five and the name are
+                                                       required */
     void  (*release) (cnn_backend *, void *buffer);
     /* at in bytes */
     bool  (*upload)  (cnn_backend *, void *buffer, size_t at, const void *from, size_t bytes);
@@ -1325,6 +1325,7 @@ struct cnn_backend {
                                zeroed then; also in y's place, with CNN_INPLACE_GRAD */
     size_t max_bytes;       /* the largest buffer that alloc gives; 0: no limit. The activations take several
                                of them, where one would be larger. */
+    const cnn_graph *graph; /* set by cnn_new, if there is a close, until that: one graph at a time */
     char   error[CNN_ERROR_SIZE];
 };
 CNN_API cnn_place   cnn_place_data (const cnn_tensor *); /* for the rows of a backend, while they run */
@@ -2096,6 +2097,7 @@ static bool cnn__sync_optimizer(cnn_graph *g, unsigned side);
 static bool cnn__sync_average(cnn_graph *g, unsigned side);
 static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n, long step);
 static bool cnn__mix_on_device(cnn_graph *g, float share);
+static const char *cnn__device_error(cnn_graph *g);
 static double cnn__squares_on_device(cnn_graph *g);
 static bool cnn__shorten_on_device(cnn_graph *g, float factor);
 
@@ -2104,7 +2106,7 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     cnn_backend *dev = config.backend;
     cnn_graph   *g = CNN_MALLOC(sizeof *g);
     if (!g) {
-        if (dev && dev->close) dev->close(dev);
+        if (dev && dev->close && !dev->graph) dev->close(dev);
         return NULL;
     }
     memset(g, 0, sizeof *g);
@@ -2136,6 +2138,13 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
         cnn__fail(g, config.at, "cnn_new", "threads is %d: it must be 1 to %d, or 0 for the default",
                   config.threads, (int)CNN__MOST_THREADS);
     if (dev && dev->error[0]) cnn__fail(g, config.at, "cnn_new", "%s", dev->error);
+    if (dev && dev->close && dev->graph) {
+        cnn__fail(g, config.at, "cnn_new", "the backend belongs to another graph");
+        g->config.backend = NULL;
+    } else if (dev && dev->close) dev->graph = g;
+    if (dev && !(dev->name && dev->alloc && dev->release && dev->upload && dev->download && dev->clear))
+        cnn__fail(g, config.at, "cnn_new", "a backend has a name, alloc, release, upload, download and "
+                  "clear: one of these is NULL");
     if (dev && config.rows)
         cnn__fail(g, config.at, "cnn_new", ".rows are for the CPU: those of a device belong to its backend");
     if (config.optimizer->slots < 0 || config.optimizer->slots > CNN_MAX_SLOTS)
@@ -2641,12 +2650,14 @@ typedef struct {
 
 /* What the labels ask for: for class k of pixel i, q_k = v_k ((1-e) p_k + e/C), p_k = [k = label] or, where
    labels are soft, label[k]; v_k the weight of class k, or 1 without weights. Where the label is `ignore`
-   every q_k is 0; 0 ignores none. */
+   every q_k is 0; none is CNN__NO_LABEL, which lies beyond all that can be one. */
+#define CNN__NO_LABEL INT_MIN
+#define CNN__IGNORES(args) CNN_FIELD('i', args, ignore_index, .preset = CNN__NO_LABEL)
 typedef struct { const float *label, *weight; float e; int ignore; bool soft; } cnn__target;
 
 static bool cnn__ignored(const cnn__target *target, ptrdiff_t i)
 {
-    return target->ignore && !target->soft && target->label[i] == (float)target->ignore;
+    return !target->soft && target->label[i] == (float)target->ignore;
 }
 static float cnn__label_weight(const cnn__target *target, ptrdiff_t i)
 {
@@ -5712,7 +5723,7 @@ static size_t cnn__cross_entropy_scratch(const cnn_tensor *y)
 }
 static const cnn_field cnn__cross_entropy_fields[] = {
     CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing, .range = "[0,1)"),
-    CNN_FIELD('i', cnn_softmax_cross_entropy_args, ignore_index),
+    CNN__IGNORES(cnn_softmax_cross_entropy_args),
     CNN__REDUCTION(cnn_softmax_cross_entropy_args), { 0 } };
 CNN__ROOM cnn_op_softmax_cross_entropy = {
     .name = "softmax_cross_entropy", .shape = cnn__labelled_shape, .forward = cnn__cross_entropy_forward,
@@ -5758,7 +5769,7 @@ static void cnn__nll_backward(cnn_tensor *y)
         if (!cnn__ignored(&target, i)) dx[cnn__at_label(y, i)] -= g[i * step] * cnn__label_weight(&target, i);
 }
 static const cnn_field cnn__nll_fields[] = {
-    CNN_FIELD('i', cnn_nll_args, ignore_index), CNN__REDUCTION(cnn_nll_args), { 0 } };
+    CNN__IGNORES(cnn_nll_args), CNN__REDUCTION(cnn_nll_args), { 0 } };
 CNN__ROOM cnn_op_nll = {
     .name = "nll", .shape = cnn__labelled_shape, .forward = cnn__nll_forward, .backward = cnn__nll_backward,
     .scratch = cnn__cross_entropy_scratch, .flags = CNN_READS_X | CNN_LOSS,
@@ -5954,7 +5965,7 @@ static double cnn__dice_target(const cnn_tensor *y, ptrdiff_t i, ptrdiff_t pixel
     const ptrdiff_t plane = cnn__plane(y->in[0]->shape), c = y->in[0]->shape.c;
     const int       ignore = ((const cnn_dice_args *)y->args)->ignore_index;
     const float     t = y->in[1]->data[(cnn__dice_labels(y) ? i / c : i) * plane + pixel];
-    if (ignore && t == (float)ignore) return -1;
+    if (t == (float)ignore) return -1;
     return cnn__dice_labels(y) ? t == (float)(i % c) : (double)t;
 }
 /* (2 I + s) / (S + s); *under: S + s */
@@ -5998,7 +6009,7 @@ static void cnn__dice_backward(cnn_tensor *y)
 }
 static const cnn_field cnn__dice_fields[] = {
     CNN_FIELD('f', cnn_dice_args, smooth, .preset = 1e-5, .range = "[0,inf)", .nth = 3),
-    CNN_FIELD('i', cnn_dice_args, ignore_index), CNN__REDUCTION(cnn_dice_args), { 0 } };
+    CNN__IGNORES(cnn_dice_args), CNN__REDUCTION(cnn_dice_args), { 0 } };
 CNN__ROOM cnn_op_dice = {
     .name = "dice", .shape = cnn__dice_shape, .forward = cnn__dice_forward, .backward = cnn__dice_backward,
     .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_dice_args), .fields = cnn__dice_fields };
@@ -9628,7 +9639,7 @@ static bool cnn__is_largest(const float *s, size_t plane, int classes, int k)
         right = c < k ? s[(size_t)c * plane] < best : s[(size_t)c * plane] <= best;
     return right;
 }
-/* ignored: a label that does not count, 0 for none. */
+/* ignored: a label that does not count. */
 static int cnn__correct(const float *score, cnn_shape z, const float *label, int ignored)
 {
     int    correct = 0;
@@ -9636,7 +9647,7 @@ static int cnn__correct(const float *score, cnn_shape z, const float *label, int
     for (size_t i = 0; i < (size_t)z.n * plane; i++) {
         const int k = label[i] >= 0 && label[i] < (float)z.c ? (int)label[i] : -1;
         correct += cnn__is_largest(score + i / plane * (size_t)z.c * plane + i % plane, plane, z.c,
-                                   ignored && k == ignored ? -1 : k);
+                                   k == ignored ? -1 : k);
     }
     return correct;
 }
@@ -9654,7 +9665,7 @@ static int cnn__correct_but(cnn_tensor *logits, cnn_tensor *labels, int ignored)
 }
 CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
 {
-    return cnn__correct_but(logits, labels, 0);
+    return cnn__correct_but(logits, labels, CNN__NO_LABEL);
 }
 
 /* The same over a pass, into *right. On a device only the sum is read, at the end or where it is shown, so
@@ -9664,7 +9675,7 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignor
 {
     cnn_backend *dev = logits->graph->config.backend;
     int          count = 0;
-    if (!dev || !dev->correct || (ignored > 0 && ignored < logits->shape.c) ||
+    if (!dev || !dev->correct || (ignored >= 0 && ignored < logits->shape.c) ||
         !(cnn__of(logits)->data_on & cnn__of(labels)->data_on & CNN__DEVICE) ||
         !cnn__readable(logits, "correct") || !cnn__same_rows(logits, labels)) {
         *right += cnn__correct_but(logits, labels, ignored);
@@ -9673,7 +9684,7 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignor
     logits->graph->traffic.downloads += show;
     if (!dev->correct(dev, cnn_place_data(logits), logits->shape, cnn_place_data(labels), anew,
                       show ? &count : NULL))
-        cnn_fail(logits, "%s", dev->error);
+        cnn_fail(logits, "%s", cnn__device_error(logits->graph));
     *right += count;
 }
 
@@ -9774,10 +9785,12 @@ static double cnn__batch_weight(const cnn__feed_to *to, int n)
     return weighs && cnn_map_read(to->truth) ? judge->op->weight(judge) : n;
 }
 
-/* The label that the loss leaves out; 0 for none. */
+/* The label that the loss leaves out. */
 static int cnn__void_label(const cnn_tensor *judge)
 {
-    return judge ? (int)cnn__option_named(judge, "ignore_index") : 0;
+    for (const cnn_field *f = judge ? judge->op->fields : NULL; f && f->name; f++)
+        if (strcmp(f->name, "ignore_index") == 0) return (int)cnn__option(f, judge->args);
+    return CNN__NO_LABEL;
 }
 
 /* Is each label a class that the logits tell apart, or left out? Those of a stream are seen when they come.
@@ -9789,7 +9802,7 @@ static bool cnn__check_classes(cnn_graph *g, const char *at, const char *what, c
     int          least = 0, most = 0;
     for (size_t i = 0; d->labels && i < (size_t)d->count * each; i++) {
         const int k = d->labels[(size_t)d->order[i / each] * each + i % each];
-        if (ignored && k == ignored) continue;
+        if (k == ignored) continue;
         if (k < least) least = k;
         if (k > most)  most = k;
     }
@@ -9922,10 +9935,10 @@ static double cnn__r2(const cnn__sums *s, int channels)
 static double cnn__count_judged(const cnn__feed_to *to)
 {
     const size_t n = cnn_count(to->truth);
-    const float  ignored = (float)cnn__void_label(to->judge);
-    const float *label = ignored == 0 ? NULL : cnn_map_read(to->truth);
+    const int    ignored = cnn__void_label(to->judge);
+    const float *label = ignored == CNN__NO_LABEL ? NULL : cnn_map_read(to->truth);
     double       count = label ? 0 : (double)n;
-    for (size_t i = 0; label && i < n; i++) count += label[i] != ignored;
+    for (size_t i = 0; label && i < n; i++) count += label[i] != (float)ignored;
     return count;
 }
 
@@ -13547,7 +13560,7 @@ typedef struct {
     char        apart[CNN__ALIGN];           /* from the next one's cache line */
 } cnn__member;
 struct cnn__team {
-    cnn__job   *job;                         /* the work: written while nobody is in */
+    cnn__job   *job;                         /* the work, or NULL: written while nobody is in */
     const void *of;
     ptrdiff_t   units;
     int         ranges;
@@ -13653,10 +13666,10 @@ static void cnn__close_team(cnn__cpu *cpu)
     CNN_FREE(team);
 }
 
-/* With the helpers, if there are any. */
+/* With the helpers, if there are any; not within a job, which the thread that does it then does alone. */
 static bool cnn__shared(cnn__team *team, int threads, ptrdiff_t units, cnn__job *job, const void *of)
 {
-    if (!team || !cnn__has_helpers(team)) return false;
+    if (!team || team->job || !cnn__has_helpers(team)) return false;
     team->job = job, team->of = of, team->units = units, team->ranges = threads;
     for (int i = 0; i < threads; i++) team->member[i].taken = 0;
     CNN__WRITE(&team->open, (threads - 1L) * CNN__SEAT);
@@ -13664,12 +13677,14 @@ static bool cnn__shared(cnn__team *team, int threads, ptrdiff_t units, cnn__job 
     cnn__take_ranges(team, 0);
     CNN__AND(&team->open, CNN__SEAT - 1);
     for (int i = 0; CNN__READ(&team->open) && i < CNN__SPINS; i++) CNN__PAUSE();
-    if (!CNN__READ(&team->open)) return true;
-    CNN__LOCK(&team->lock);
-    CNN__WRITE(&team->waiting, 1L);
-    while (CNN__READ(&team->open)) CNN__WAIT(&team->done, &team->lock);
-    CNN__WRITE(&team->waiting, 0L);
-    CNN__UNLOCK(&team->lock);
+    if (CNN__READ(&team->open)) {
+        CNN__LOCK(&team->lock);
+        CNN__WRITE(&team->waiting, 1L);
+        while (CNN__READ(&team->open)) CNN__WAIT(&team->done, &team->lock);
+        CNN__WRITE(&team->waiting, 0L);
+        CNN__UNLOCK(&team->lock);
+    }
+    team->job = NULL;
     return true;
 }
 #else
@@ -15643,7 +15658,8 @@ typedef struct {
     const cnn__shifted *q;
     const cnn__phase *p;
     cnn__cut cut;
-    bool overlap;                       /* by row: the last panel ends where the row does */
+    bool overlap;                       /* by row: the last panel ends where the row does; */
+    bool spill;                         /* or goes on in the rows below it, which come later */
     bool ends;                          /* these are the last terms, and the tail is done in registers */
     int from;                           /* the first output row of the block */
     int nx, ny, step, end;              /* pixels of a row; rows; columns of a row and in all */
@@ -15665,17 +15681,18 @@ static void cnn__cut_block(cnn__area *d)
     const int width = shifted->borrow ? rows * p->nx : shifted->s.width;
     d->nx = shifted->borrow ? width : p->nx, d->ny = shifted->borrow ? 1 : rows;
     const bool dense = shifted->col == 1;
+    const bool sets = dense && !shifted->add && cnn__shifted_k(shifted, p->k) == p->k;
     if (shifted->turned) d->cut = CNN__PIXELS;
     else if (dense && width == d->nx && (shifted->row == width || d->ny == 1)) d->cut = CNN__FLAT;
     else if (dense && shifted->row == d->nx && shifted->m > CNN__FEW_PANELS * shifted->u->mr
              && p->k > CNN__KC)
         d->cut = CNN__PIXELS;
-    else if (cnn__ceil(d->nx, nr) * nr <= width || (p->k <= CNN__SHORT_SUM && d->nx >= nr
-                                                    && !shifted->backward))
+    else if (cnn__ceil(d->nx, nr) * nr <= width || (p->k <= CNN__SHORT_SUM && sets
+                                                    && cnn__ceil(d->nx, nr / 2) * nr * 3 <= d->nx * 8))
         d->cut = CNN__BY_ROW;
     else d->cut = CNN__ACROSS;
-    d->overlap = d->cut == CNN__BY_ROW && d->nx >= nr && dense && !shifted->backward
-        && cnn__shifted_k(shifted, p->k) == p->k;
+    const bool free = d->cut == CNN__BY_ROW && sets;
+    d->overlap = free && d->nx >= nr, d->spill = free && d->nx < nr && shifted->row == d->nx;
     d->step = d->cut == CNN__PIXELS ? d->nx : width, d->end = (d->ny - 1) * d->step + d->nx;
 }
 
@@ -15724,7 +15741,9 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
     const int mr = shifted->u->mr, nr = shifted->u->nr, j = r * d->step + x;
     const int stop = (int)cnn__min(j + nr, d->cut == CNN__BY_ROW ? r * d->step + d->nx : d->end);
     const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS;
-    const bool direct = j + nr <= stop && (straight || (shifted->col == 1 && x + nr <= d->nx));
+    const int place = straight ? j : r * (int)shifted->row + x;
+    const bool direct = d->spill ? place + nr <= d->ny * d->nx
+                      : j + nr <= stop && (straight || (shifted->col == 1 && x + nr <= d->nx));
     const bool add = shifted->add || b0 > 0;
     float tile[CNN__MAX_MR * CNN__MAX_NR];
     ptrdiff_t k0 = b0, k1 = b0 + kc;
@@ -15734,20 +15753,20 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
     const float *next = shifted->borrow && k1 > k0 && j + nr < d->end ? d->s + j + nr + d->p->at[k0] : NULL;
     for (ptrdiff_t i = 0; i < in; i += mr, y += mr * shifted->out_plane) {
         const int ni = (int)cnn__min(mr, in - i);
-        float *to = direct ? y + (straight ? j : r * shifted->row + x) : tile;
+        float *to = direct ? y + place : tile;
         cnn__ends ends = { .bias = shifted->bias && b0 == 0 ? shifted->bias + d->g * shifted->m + ic + i
                           : NULL,
                            .more = { direct && add ? to : NULL } };
         if (direct && d->ends && shifted->ends.more[1]) ends.more[1] = shifted->ends.more[1]
             + (to - shifted->y);
         if (direct && d->ends) ends.clip = shifted->ends.clip;
-        shifted->u->micro_then(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni, ni,
-                         NULL, copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
+        shifted->u->micro_then(ni, direct && !d->spill ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni,
+                         ni, NULL, copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
                          direct ? shifted->out_plane : nr, &ends,
                          next && i < 2 * mr ? next + i / mr * shifted->u->lanes : NULL, shifted->plane);
         if (direct) continue;
         cnn__put_tile(y, tile, nr, ni, shifted, j, d->step, d->nx, stop, add);
-        if (d->ends) cnn__complete_rows(shifted->tail, shifted->y, y - shifted->y + j, stop - j, ni,
+        if (d->ends) cnn__complete_rows(shifted->tail, shifted->y, y - shifted->y + place, stop - j, ni,
                                         shifted->out_plane);
     }
 }
@@ -15816,7 +15835,7 @@ static void cnn__shifted_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, p
     if (shifted->turned) { cnn__turned_terms(d, b0, kc, ic, in, a); return; }
     const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS, last = b0 + kc == d->p->k;
     cnn__area block = *d;
-    block.ends = shifted->fits && last && (straight || d->overlap);
+    block.ends = shifted->fits && last && (straight || d->overlap || d->spill);
     ptrdiff_t done = 0;
     for (int r = 0, x = 0; r * d->step + x < d->end; ) {
         if (d->overlap && x + nr > d->nx) x = d->nx - nr;       /* some pixels twice: the same values */
@@ -16207,19 +16226,21 @@ typedef struct {
 CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *conv, const float *x,
                                                 const float *dy, char *base, size_t *used)
 {
-    enum { LENGTH = 512,                /* pixels: a panel of taps and one of dy stay in the L2 cache */
+    enum { LENGTH = 512,                /* pixels: a panel of taps and one of dy stay in the L2 cache; */
+           DOTS_LENGTH = 1024,          /* a plane of x and three of dy in L1 */
            CHUNKED = 1 << 17 };         /* weights: with more, the sums of chunks take too long to add */
     cnn__weights q = { .u = cnn__kernels_of(cpu), .t = conv, .s = cnn__spread_forward(conv, x), .dy = dy };
     q.m = conv->oc / conv->groups, q.k = (ptrdiff_t)q.s.c * conv->kh * conv->kw;
     q.borrow = cnn__pointwise_fits(cpu, conv, 0), q.width = q.borrow ? 1 : conv->ow;
     const int rows = q.borrow ? conv->oh * conv->ow : conv->oh;
-    q.blocks = (int)cnn__ceil(rows, LENGTH > q.width ? LENGTH / q.width : 1);
+    q.dots = q.m == 1 || (q.k <= q.u->nr && conv->ow >= q.u->lanes);
+    const int length = q.dots ? DOTS_LENGTH : LENGTH;
+    q.blocks = (int)cnn__ceil(rows, length > q.width ? length / q.width : 1);
     q.block = (int)cnn__ceil(rows, q.blocks);
     const size_t weights = (size_t)conv->oc * (size_t)q.k;
     q.chunks = weights <= CHUNKED ? (int)cnn__min(cnn__ceil(conv->n, 4), 8) : 1;
     q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(conv->n, q.chunks),
                                                 cnn__ceil(LENGTH, (ptrdiff_t)rows * q.width));
-    q.dots = q.m == 1 || (q.k <= q.u->nr && conv->ow >= q.u->lanes);
     q.side = !q.dots && conv->sw == 1 && conv->dw == 1 ? conv->kw : 1, q.wide = q.width + q.side - 1;
     const size_t lines = (size_t)q.images * (size_t)q.block, pixels = lines * (size_t)q.width;
     const ptrdiff_t nr = q.u->nr, window = (ptrdiff_t)conv->kh * conv->kw / q.side;
@@ -16232,7 +16253,7 @@ CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__
                           sizeof *q.partial);
     q.each = cnn__add_size((size_t)q.panel, cnn__mul_size(pixels, (size_t)q.m));
     const ptrdiff_t spread = q.borrow ? 0 : q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
-    if (!q.borrow && conv->ow < q.u->lanes)
+    if (!q.borrow && cnn__ceil(conv->ow, q.u->lanes) * q.u->lanes * 10 > conv->ow * 11)
         q.d = (cnn__spread){ dy, conv->oc, conv->oh, conv->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
     if (q.dots) q.each = (size_t)(spread + cnn__spread_size(&q.d, q.block));
     else        q.each += (size_t)(planes * spread);
@@ -16265,8 +16286,8 @@ static void cnn__weights_panel(const cnn__weights *weights, float *to, float *s,
 }
 
 /* The same by dot products: the sums run along the pixels of dy where they lie, three output channels by four
-   taps at a time. A run is a row of an image; or, where rows are short, all of them, dy copied with zeros
-   between its rows. */
+   taps at a time. A run is a row of an image; or, where these fill vectors badly, all of them, dy copied with
+   zeros between its rows. */
 static void cnn__weights_dots(const cnn__weights *weights, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
                               int from, int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
 {
@@ -17772,7 +17793,7 @@ static void cnn__normalize_back_job(const void *of, ptrdiff_t from, ptrdiff_t to
 {
     const cnn__channels *q = of;
     const double count = (double)q->n * (double)q->plane;
-    cnn_each    *f = cnn__each_standardize_back(q->cpu);
+    cnn_each    *f = q->rest ? cnn__each_standardize_back(q->cpu) : cnn__each_scale(q->cpu);  /* no 0 Inf */
     for (ptrdiff_t i = from; i < to; i++) {
         double sum = 0, moment = 0;
         for (int s = 0; s < q->n; s++) {
@@ -17781,15 +17802,15 @@ static void cnn__normalize_back_job(const void *of, ptrdiff_t from, ptrdiff_t to
             moment += cnn__sum_moments(q->cpu, q->x + at, q->dy + at, q->mean[i], q->plane);
         }
         const double r = (double)q->rstd[i], more = q->rest ? (double)q->rest[i] : 0;
-        moment -= more * sum;
+        moment -= isfinite(sum) ? more * sum : 0;
         if (q->dw) q->dw[i] += (float)(moment * r);
         if (q->db) q->db[i] += (float)sum;
-        const double slope = q->rest ? moment * r * r / count : 0;
-        const float  k[4] = { q->rest ? (float)(sum / count - more * slope) : 0, q->mean[i], (float)slope,
-                              q->w ? q->w[i] * q->rstd[i] : q->rstd[i] };
+        const double slope = moment * r * r / count;
+        const float  factor = q->w ? q->w[i] * q->rstd[i] : q->rstd[i], once[2] = { factor, 0 };
+        const float  k[4] = { (float)(sum / count - more * slope), q->mean[i], (float)slope, factor };
         for (int s = 0; q->y && s < q->n; s++) {
             const ptrdiff_t at = ((ptrdiff_t)s * q->c + i) * q->plane;
-            cnn__apply_back(q->cpu, f, q->y, q->dy, q->x, k, at, at + q->plane);
+            cnn__apply_back(q->cpu, f, q->y, q->dy, q->x, q->rest ? k : once, at, at + q->plane);
         }
     }
 }
@@ -17874,14 +17895,16 @@ static bool cnn__folds(const cnn__node *v)
 }
 
 /* May v, which selects elements of x, do x's backward too, if nobody else uses x? A rectifier without
-   constants passes a gradient or does not, so that the sums of windows that overlap keep their bits. */
+   constants that needs its y alone passes a gradient or does not, so that the sums of windows that overlap
+   keep their bits. (silu needs its x, which is not what v selects.) Not the loss: its gradient is a
+   constant. */
 static bool cnn__can_gate(const cnn__node *v)
 {
     const cnn_graph  *g = v->t.graph;
     const cnn_tensor *x = v->t.n_in ? v->t.in[0] : NULL;
     return x && v->t.op->flags & CNN_SELECTS && x->op && x->op->formula && !x->op->formula->k[0]
-        && x->op->flags & CNN_RECTIFIER && !v->kernel && !cnn__of(x)->kernel && !g->config.backend
-        && !g->config.keep_grads && g->cpu.isa != CNN_ISA_PLAIN;
+        && (x->op->flags & (CNN_RECTIFIER | CNN_READS_X)) == CNN_RECTIFIER && &v->t != g->loss && !v->kernel
+        && !cnn__of(x)->kernel && !g->config.backend && !g->config.keep_grads && g->cpu.isa != CNN_ISA_PLAIN;
 }
 static void cnn__gate(const cnn__node *v)
 {
@@ -17930,6 +17953,16 @@ static unsigned char *cnn__part_on(cnn__node *v, cnn__part part)
     return part == CNN__DATA ? &v->data_on : part == CNN__GRAD ? &v->grad_on : &v->saved_on;
 }
 
+/* What the device says of its failure. One that says nothing has failed all the same, see cnn_leave_device;
+   but where its row said why with cnn_fail, that stands. */
+static const char *cnn__device_error(cnn_graph *g)
+{
+    cnn_backend *dev = g->config.backend;
+    if (!dev->error[0] && !g->error[0])
+        cnn__format(dev->error, sizeof dev->error, "the device failed and does not say why");
+    return dev->error;
+}
+
 /* Make one array of a tensor valid on `side`. Copies only if it is not. */
 static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side)
 {
@@ -17948,7 +17981,7 @@ static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side)
                                                          bytes);
     if (side == CNN__DEVICE) g->traffic.uploads++;
     else g->traffic.downloads++;
-    if (!done) return cnn_fail(t, "%s", dev->error[0] ? dev->error : "copy to or from the device failed");
+    if (!done) return cnn_fail(t, "%s", cnn__device_error(g));
     *on = (unsigned char)(CNN__HOST | CNN__DEVICE);
     return true;
 }
@@ -17966,13 +17999,14 @@ static void cnn__device_forward(cnn__node *v, cnn_mode mode)
 {
     cnn_tensor    *y = &v->t;
     cnn_backend   *dev = y->graph->config.backend;
-    const unsigned side = v->kernel ? CNN__DEVICE : CNN__HOST;
+    const bool     row = v->kernel && v->kernel->forward;
+    const unsigned side = row ? CNN__DEVICE : CNN__HOST;
     for (int k = 0; k < y->n_in; k++)
         if (!cnn__sync(y->in[k], CNN__DATA, side)) return;
     cnn__wrote(y, CNN__DATA, side);
     cnn__wrote(y, CNN__SAVED, side);
-    if (!v->kernel) y->op->forward(y, mode);
-    else if (!v->kernel->forward(dev, y, mode)) cnn_fail(y, "%s", dev->error);
+    if (!row) y->op->forward(y, mode);
+    else if (!v->kernel->forward(dev, y, mode)) cnn_fail(y, "%s", cnn__device_error(y->graph));
     for (int k = 0; k < y->n_in && mode == CNN_TRAIN; k++)           /* running statistics were written */
         if (y->in[k]->kind == CNN_BUFFER) cnn__wrote(y->in[k], CNN__DATA, side);
 }
@@ -17986,7 +18020,7 @@ static bool cnn__zero_grad(cnn_tensor *t, unsigned side)
     cnn__wrote(t, CNN__GRAD, side);
     if (side == CNN__HOST) memset(t->grad, 0, bytes);
     else if (!dev->clear(dev, place.buffer, place.at * sizeof(float), bytes))
-        return cnn_fail(t, "%s", dev->error);
+        return cnn_fail(t, "%s", cnn__device_error(t->graph));
     return true;
 }
 
@@ -18020,7 +18054,7 @@ static bool cnn__device_backward(cnn__node *v)
     if (!cnn__gather_for_backward(v, side)) return false;
     cnn__seen(y, CNN__BEFORE_BACKWARD);
     if (!row) y->op->backward(y);
-    else if (!v->kernel->backward(dev, y)) return cnn_fail(y, "%s", dev->error);
+    else if (!v->kernel->backward(dev, y)) return cnn_fail(y, "%s", cnn__device_error(y->graph));
     for (int k = 0; k < y->n_in; k++)
         if (y->in[k]->needs_grad) cnn__wrote(y->in[k], CNN__GRAD, side);
     if (!y->graph->error[0]) cnn__seen(y, CNN__AFTER_BACKWARD);
@@ -18032,7 +18066,7 @@ static void cnn__device_clear_grads(cnn_graph *g)
     cnn_backend *dev = g->config.backend;
     if (!g->memory.grads) return;
     if (!dev->clear(dev, g->buffer[CNN_ARENA_GRADS], 0, g->memory.grads))
-        cnn__fail(g, NULL, "backward", "%s", dev->error);
+        cnn__fail(g, NULL, "backward", "%s", cnn__device_error(g));
     for (int i = 0; i < g->n_order; i++)
         if (g->order[i]->t.kind == CNN_PARAM) cnn__wrote(&g->order[i]->t, CNN__GRAD, CNN__DEVICE);
 }
@@ -18065,7 +18099,7 @@ static bool cnn__sync_array(cnn_graph *g, const char *what, unsigned char *on, u
     g->traffic.uploads += side == CNN__DEVICE, g->traffic.downloads += side == CNN__HOST;
     if (!(side == CNN__DEVICE ? device->upload(device, buffer, 0, host, bytes)
                               : device->download(device, buffer, 0, host, bytes)))
-        return cnn__fail(g, NULL, what, "%s: %s", device->name, device->error);
+        return cnn__fail(g, NULL, what, "%s: %s", device->name, cnn__device_error(g));
     *on = CNN__HOST | CNN__DEVICE;
     return true;
 }
@@ -18114,7 +18148,7 @@ static bool cnn__mix_on_device(cnn_graph *g, float share)
     for (int i = 0; i < 2; a.at += n[i++]) {
         const cnn_place x = { g->buffer[i ? CNN_ARENA_BUFFERS : CNN_ARENA_PARAMS], 0 };
         if (n[i] && !device->mix(device, a, x, n[i], share))
-            return cnn__fail(g, g->config.at, "average", "%s: %s", device->name, device->error);
+            return cnn__fail(g, g->config.at, "average", "%s: %s", device->name, cnn__device_error(g));
     }
     return true;
 }
@@ -18156,7 +18190,8 @@ static double cnn__squares_on_device(cnn_graph *g)
     for (size_t n; done && (n = cnn__next_learned(g, &i, &at)) > 0; anew = false)
         done = device->squares(device, at, n, anew, NULL);
     if (done && !anew) done = device->squares(device, none, 0, false, &sum), g->traffic.downloads++;
-    return done ? sum : (cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error), NAN);
+    if (done) return sum;
+    return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, cnn__device_error(g)), NAN;
 }
 static bool cnn__shorten_on_device(cnn_graph *g, float factor)
 {
@@ -18165,7 +18200,7 @@ static bool cnn__shorten_on_device(cnn_graph *g, float factor)
     int          i = 0;
     for (size_t n; (n = cnn__next_learned(g, &i, &at)) > 0; )
         if (!device->scale(device, at, n, factor))
-            return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error);
+            return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, cnn__device_error(g));
     return true;
 }
 
@@ -18182,16 +18217,16 @@ static void cnn__close_backend(cnn_graph *g)
     g->n_chunks = 0;
     if (dev && g->average_buffer) dev->release(dev, g->average_buffer);
     g->average_buffer = NULL;
-    if (dev && dev->close) dev->close(dev);
+    if (dev && dev->close) dev->graph = NULL, dev->close(dev);
     g->config.backend = NULL;
 }
 
 /* The row that computes y on the device, or NULL: then the room does, on the host. */
 static const cnn_kernel *cnn__find_kernel(const cnn_backend *dev, const cnn_tensor *y)
 {
-    for (int i = 0; dev && i < dev->n_kernels; i++)
-        if (dev->kernels[i].op == y->op && (!dev->kernels[i].accepts || dev->kernels[i].accepts(dev, y)))
-            return &dev->kernels[i];
+    const cnn_kernel *row = dev ? dev->kernels : NULL;
+    for (int i = 0; row && i < dev->n_kernels; i++, row++)
+        if (row->op == y->op && (!row->accepts || row->accepts(dev, y))) return row;
     return NULL;
 }
 
@@ -18224,7 +18259,7 @@ static bool cnn__open_backend(cnn_graph *g)
         cnn__node *v = g->order[i];
         if (!v->t.op) continue;
         v->kernel = cnn__find_kernel(dev, &v->t);
-        if (!v->kernel) g->traffic.host_nodes++;
+        if (!cnn_on_device(&v->t)) g->traffic.host_nodes++;
         size_t s = v->kernel && dev->scratch ? dev->scratch(dev, &v->t) : 0;
         if (s > scratch) scratch = s;
     }
@@ -18233,7 +18268,7 @@ static bool cnn__open_backend(cnn_graph *g)
     static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };
     for (int i = 0; i < 2; i++)
         if (g->buffer[flat[i]] && !dev->clear(dev, g->buffer[flat[i]], 0, g->arena_bytes[flat[i]]))
-            return cnn__fail(g, g->config.at, "compile", "%s: %s", dev->name, dev->error);
+            return cnn__fail(g, g->config.at, "compile", "%s: %s", dev->name, cnn__device_error(g));
     return true;
 }
 
@@ -18261,8 +18296,8 @@ CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y)
 {
     const cnn_graph *g = y->graph;
     const cnn__node *v = y->index + 1 < g->n_order ? g->order[y->index + 1] : NULL;
-    return v && v->kernel && cnn__of(y)->kernel && v->mark == g->walk && v->alias[g->mode] == cnn__of(y) &&
-           !g->probe ? &v->t : NULL;
+    return v && cnn_on_device(&v->t) && cnn_on_device(y) && v->mark == g->walk && !g->probe &&
+           v->alias[g->mode] == cnn__of(y) ? &v->t : NULL;
 }
 CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
 {
@@ -18271,7 +18306,7 @@ CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
 }
 CNN_API bool cnn_on_device(const cnn_tensor *t)
 {
-    return !cnn__is_nil(t) && t->graph->config.backend && cnn__of(t)->kernel != NULL;
+    return !cnn__is_nil(t) && t->graph->config.backend && cnn__of(t)->kernel && cnn__of(t)->kernel->forward;
 }
 
 /* ---- Leaving the device ---- */

@@ -1,12 +1,13 @@
 #!/bin/sh
 # examples/mpi.c under mpirun: two and four ranks with their parts of each batch follow one rank with the whole batch,
 # the last batch of an epoch being smaller. Run from the top of the repository; MPICC, BUILD and INC may be set. Ends
-# with `N passed, N failed`. Without MPI it is skipped, and says so.
+# with `N passed, N failed`. Without MPI it is skipped, and says so. OBJECT (the implementation, compiled) may be set.
 MPICC=${MPICC:-mpicc} BUILD=${BUILD:-build}/mpi_test INC=${INC:-.}
 . tests/report.sh
 skip() { echo "    skipped: $1"; end; }
 
 have "$MPICC" && have mpirun || skip 'examples/mpi.c: mpicc or mpirun is not installed'
+export OMP_NUM_THREADS=1                        # ranks share the cores
 mkdir -p "$BUILD"
 printf '#include <mpi.h>\nint main(int n, char **v) { MPI_Init(&n, &v); MPI_Finalize(); return 0; }\n' >"$BUILD/probe.c"
 $MPICC "$BUILD/probe.c" -o "$BUILD/probe" >"$BUILD/probe.log" 2>&1 || skip "examples/mpi.c: $MPICC compiles no program"
@@ -19,7 +20,15 @@ if mpirun --version 2>&1 | grep -q 'Open MPI'; then
 fi
 $RUN -n 2 "$BUILD/probe" >"$BUILD/probe.log" 2>&1 || skip 'examples/mpi.c: mpirun starts no two ranks here'
 
-if out=$($MPICC -std=c99 -O1 -Wall -Wextra -I"$INC" examples/mpi.c -o "$BUILD/mpi" -lm 2>&1) && [ -z "$out" ]; then pass
+# Its own line is checked; with OBJECT the program is linked.
+file=examples/mpi.c OPENMP=
+if [ -f "$OBJECT" ]; then
+    file=$BUILD/mpi.c
+    sed -e '/^#define CNN_IMPLEMENTATION/d' -e '/^#define CNN_STATIC/d' -e 's|"../cnn.h"|"cnn.h"|' examples/mpi.c >"$file"
+    nm "$OBJECT" 2>/dev/null | grep -q GOMP && OPENMP=-fopenmp
+else OBJECT=; fi
+if out=$($MPICC -std=c99 -Wall -Wextra -I"$INC" -fsyntax-only examples/mpi.c 2>&1 &&
+         $MPICC -std=c99 -O1 -Wall -Wextra -include math.h -include stdlib.h -include string.h -I"$INC" "$file" $OBJECT $OPENMP -o "$BUILD/mpi" -lm 2>&1) && [ -z "$out" ]; then pass
 else fail 'examples/mpi.c does not compile without a warning' "$out"; end; fi
 
 for n in 1 2 4; do

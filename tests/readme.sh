@@ -6,9 +6,10 @@
 #   <!-- in: main -->          a fragment: tests/readme.c has it in an empty main
 #   <!-- in: lenet -->         ... or after a small net with its data
 # In a text block `...` is any number of lines; decimal fractions, bytes, speeds and what follows "cpu" vary
-# by machine and are masked. Run from the top of the repository; CC, BUILD and INC (where cnn.h is) may be set.
-# Ends with `N passed, N failed`.
+# by machine and are masked. Run from the top of the repository; CC, BUILD, INC (where cnn.h is) and OBJECT (the
+# implementation, compiled) may be set. Ends with `N passed, N failed`.
 CC=${CC:-cc} BUILD=${BUILD:-build} INC=${INC:-.}
+case $OBJECT in ''|/*) ;; *) OBJECT=$PWD/$OBJECT ;; esac
 . tests/report.sh
 fail() {
     failed=$((failed + 1)); echo "    FAILED: README.md:$1"
@@ -20,11 +21,38 @@ rm -rf "$BUILD/readme" && mkdir -p "$BUILD/readme/blocks" "$BUILD/readme/bin" ||
 work=$(cd "$BUILD/readme" && pwd)
 cp -R cnn*.h LICENSE Makefile README.md examples tests "$work" && cp "$INC/cnn.h" "$work" || exit 1
 
-# `cc` in README is the compiler under test, which optimises a little less, as this test is to be quick.
+# `cc` in README is the compiler under test, which optimises a little less, as this test is to be quick. The first
+# program with an implementation is compiled whole; of the others each line is checked, and then the program is linked
+# with OBJECT.
 set -- $CC
 CC=$(command -v "$1") || exit 1
 shift
-printf '#!/bin/sh\nexec %s "$@" -O1\n' "$CC $*" >"$work/bin/cc" && chmod +x "$work/bin/cc"
+if [ ! -f "$OBJECT" ]; then
+    OBJECT=$work/object.o
+    $CC "$@" -std=c99 -O1 -I"$INC" -c tests/switches/impl.c -o "$OBJECT" || fail '1: the implementation does not compile'
+fi
+OPENMP=; nm "$OBJECT" 2>/dev/null | grep -q GOMP && OPENMP=-fopenmp
+export OBJECT OPENMP WHOLE="$work/whole"
+cat >"$work/bin/cc" <<END
+#!/bin/sh
+cc='$CC $*'
+END
+cat >>"$work/bin/cc" <<'END'
+for word; do case $word in *.c) file=$word ;; esac; done
+if ! grep -qs '^#define CNN_IMPLEMENTATION' "$file"; then :
+elif [ ! -f "$WHOLE" ]; then : >"$WHOLE"
+else
+    $cc "$@" -fsyntax-only || exit 1
+    sed -e '/^#define CNN_IMPLEMENTATION/d' -e '/^#define CNN_STATIC/d' "$file" >"${file%.c}_linked.c"
+    for n in errno float limits math stdarg stdlib string time; do cc="$cc -include $n.h"; done
+    for word; do
+        shift
+        if [ "$word" = "$file" ]; then set -- "$@" "${file%.c}_linked.c" "$OBJECT" $OPENMP; else set -- "$@" "$word"; fi
+    done
+fi
+exec $cc "$@" -O1
+END
+chmod +x "$work/bin/cc"
 PATH=$work/bin:$PATH CC=cc
 cd "$work" || exit 1
 
@@ -69,14 +97,15 @@ for block in $(ls blocks | grep -v 'mark$\|text$' | sort -n); do
     sh:*) sh -e "blocks/$block" >"blocks/$line.out" 2>&1 </dev/null ;;
     c:'in: '*)
         if [ -z "$impl" ]; then                            # with the companion for files, where it is
-            impl=impl.o more=
-            printf '#define CNN_IMPLEMENTATION\n#include "cnn.h"\n' >impl.c
+            impl=$OBJECT more=
             if [ -f cnn_exchange.h ]; then
-                more='-include cnn_exchange.h'; echo '#include "cnn_exchange.h"' >>impl.c; fi
-            cc -std=c99 -I. -c impl.c -o $impl || fail "$line: the implementation does not compile"
+                impl="exchange.o $OBJECT" more='-include cnn_exchange.h'
+                printf '#define CNN_EXCHANGE_IMPLEMENTATION\n#include "cnn_exchange.h"\n' >exchange.c
+                cc -std=c99 -I. -c exchange.c -o exchange.o || fail "$line: cnn_exchange.h does not compile"
+            fi
         fi
         cp "blocks/$block" net.c && cp tests/readme.c .          # side by side, so that __FILE__ is "net.c"
-        cc -std=c99 -Wall -Wextra -Werror "-DIN_${mark#in: }" '-DFRAGMENT="net.c"' $more readme.c $impl \
+        cc -std=c99 -Wall -Wextra -Werror "-DIN_${mark#in: }" '-DFRAGMENT="net.c"' $more readme.c $impl $OPENMP \
             -o net -lm >"blocks/$line.out" 2>&1 && ./net >"blocks/$line.out" 2>&1 </dev/null ;;
     c:) if grep -q '^int main(' "blocks/$block"; then
             cc -std=c99 -Wall -Wextra -Werror -I. "blocks/$block" -o net -lm >"blocks/$line.out" 2>&1 &&

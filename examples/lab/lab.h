@@ -202,13 +202,16 @@ static inline double lab_seconds(void)
     return (double)clock() / CLOCKS_PER_SEC;
 #endif
 }
-/* The median of 1 to 101 runs, after one to warm up, in about half a second. before: NULL, or what has to run
+#ifndef LAB_PATIENCE
+#define LAB_PATIENCE 0.5                                        /* seconds to measure a speed */
+#endif
+/* The median of 1 to 101 runs, after one to warm up, in about LAB_PATIENCE. before: NULL, or what has to run
    before each, and does not count. */
 static inline double lab_median_after(void (*before)(void *), void (*run)(void *), void *user)
 {
     double t[101], start = lab_seconds();
     int    n = -1;
-    for (; n < 101 && (n < 1 || lab_seconds() - start < 0.5); n++) {
+    for (; n < 101 && (n < 1 || lab_seconds() - start < LAB_PATIENCE); n++) {
         if (before) before(user);
         const double now = lab_seconds();
         run(user);
