@@ -13799,6 +13799,10 @@ typedef struct {
     void (*pack)(float *to, int r, const float *x, ptrdiff_t si, const ptrdiff_t *at, ptrdiff_t np);
     /* Rows of nr floats one after the other, as micro wants b: to[p*nr + j] = x[at[p] + j], j < nr. */
     void (*panel)(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np);
+    /* Rows of width floats: zeros up to column left, n floats from x on, step from row to row, then zeros.
+       Nothing of x beside these is read. */
+    void (*frame)(float *to, ptrdiff_t width, ptrdiff_t left, const float *x, ptrdiff_t step, ptrdiff_t n,
+                  ptrdiff_t rows);
     /* to[i] = x[2*i], i < n; and its transpose, to[2*i] += v[i]. */
     void (*take_even)(float *to, const float *x, ptrdiff_t n);
     void (*add_even)(float *to, const float *v, ptrdiff_t n);
@@ -13811,12 +13815,14 @@ typedef struct {
        multiply-add. */
     void (*fir)(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at,
                 float bias, float *y);
-    /* Winograd's transforms of W tiles side by side: of kernels (w), of input (x), back to output (y); of dy
-       and back to dw. See >>conv. */
-    void (*winograd_w)(int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
+    /* Winograd's transforms of W tiles side by side, by 4 or 6 points: of kernels (w), of input (x; x4 by 4),
+       back to output (y) + bias[lane]; of dy and back to dw. See >>conv. Tiles of 2x2 are written as four
+       numbers in a row. */
+    void (*winograd_w)(int points, int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
     void (*winograd_x)(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
-    void (*winograd_y)(int side, const float *m, ptrdiff_t step, float bias, const float *clip,
-                       float *const *y, const ptrdiff_t *row, bool add);
+    void (*winograd_x4)(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
+    void (*winograd_y)(int points, int side, const float *m, ptrdiff_t step, const float *bias,
+                       const float *clip, float *const *y, const ptrdiff_t *row, bool add);
     void (*winograd_dy)(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
     void (*winograd_dw)(const float *u, ptrdiff_t step, float *g);
     /* W windows of a pooling side by side, the first at x, each sw <= 2 further, with kw > 1 if sw is 2.
@@ -14002,6 +14008,28 @@ static inline int cnn__tile_rows(int left, int tall)
         }                                                                                                    \
     }
 
+#define CNN__FRAME(isa)                                                                                      \
+    CNN__TARGET_##isa static void cnn__frame_##isa(float *to, ptrdiff_t width, ptrdiff_t left,               \
+                                                   const float *x, ptrdiff_t step, ptrdiff_t n,              \
+                                                   ptrdiff_t rows)                                           \
+    {                                                                                                        \
+        enum { W = CNN__W_##isa };                                                                           \
+        for (ptrdiff_t j = 0; j < width; j += W) {                                                           \
+            const int from = (int)cnn__min(left > j ? left - j : 0, W);                                      \
+            const int end = (int)cnn__min(left + n > j ? left + n - j : 0, W);                               \
+            const bool inside = from == 0 && end == W, whole = j + W <= width;                               \
+            const cnn__m_##isa m = cnn__mask_##isa(cnn__run_of(from, end));                                  \
+            const cnn__m_##isa put = cnn__mask_##isa(cnn__run_of(0, (int)cnn__min(width - j, W)));           \
+            const float *row = x - left + j;                                                                 \
+            float *at = to + j;                                                                              \
+            for (ptrdiff_t r = 0; r < rows; r++, row += step, at += width) {                                 \
+                const cnn__v_##isa v = inside ? cnn__load_##isa(row) : cnn__masked_##isa(row, m);            \
+                if (whole) cnn__store_##isa(at, v);                                                          \
+                else       cnn__put_##isa(at, put, v);                                                       \
+            }                                                                                                \
+        }                                                                                                    \
+    }
+
 #define CNN__TAKE_EVEN(isa)                                                                                  \
     CNN__TARGET_##isa static void cnn__take_even_##isa(float *to, const float *x, ptrdiff_t n)               \
     {                                                                                                        \
@@ -14144,47 +14172,77 @@ static inline int cnn__tile_rows(int left, int tall)
         for (int i = 0; i < 36; i++) cnn__store_##isa(v + i * step, t[i]);                                   \
     }
 
-#define CNN__WINOGRAD_Y(isa)                                                                                 \
-    CNN__TARGET_##isa static CNN__INLINE void cnn__times_at_##isa(const int side, cnn__v_##isa *m, int s)    \
+#define CNN__WINOGRAD_X4(isa)                                                                                \
+    CNN__TARGET_##isa static CNN__INLINE void cnn__times_bt4_##isa(cnn__v_##isa *d, int s)                   \
     {                                                                                                        \
-        const cnn__v_##isa minus = cnn__set_##isa(-1);                                                       \
-        const cnn__v_##isa p = cnn__add_##isa(m[s], m[2 * s]), q = cnn__fma_##isa(minus, m[2 * s], m[s]);    \
-        const cnn__v_##isa u = cnn__add_##isa(m[3 * s], m[4 * s]),                                           \
-            v = cnn__fma_##isa(minus, m[4 * s], m[3 * s]);                                                   \
-        m[0] = cnn__add_##isa(cnn__add_##isa(m[0], p), u);                                                   \
-        m[s] = cnn__fma_##isa(cnn__set_##isa(2), v, q);                                                      \
-        if (side == 4) {                                                                                     \
-            m[2 * s] = cnn__fma_##isa(cnn__set_##isa(4), u, p);                                              \
-            m[3 * s] = cnn__fma_##isa(cnn__set_##isa(8), v, q);                                              \
-        }                                                                                                    \
-        m[(side - 1) * s] = cnn__add_##isa(m[(side - 1) * s], m[5 * s]);                                     \
-    }                                                                                                        \
-    CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__winograd_at_##isa(const int side, const float *m, ptrdiff_t step, float bias,                  \
-                                const float *clip, float *const *y, const ptrdiff_t *row, bool add)          \
-    {                                                                                                        \
-        cnn__v_##isa t[36];                                                                                  \
-        for (int i = 0; i < 36; i++) t[i] = cnn__load_##isa(m + i * step);                                   \
-        for (int j = 0; j < 6; j++) cnn__times_at_##isa(side, t + j, 6);                                     \
-        for (int i = 0; i < side; i++) {                                                                     \
-            cnn__times_at_##isa(side, t + 6 * i, 1);                                                         \
-            for (int j = 0; j < side; j++)                                                                   \
-                t[6 * i + j] = cnn__add_##isa(t[6 * i + j], cnn__set_##isa(bias));                           \
-            for (int j = 0; clip && j < side; j++)                                                           \
-                t[6 * i + j] = cnn__clip_##isa(t[6 * i + j], cnn__set_##isa(clip[0]),                        \
-                                               cnn__set_##isa(clip[1]));                                     \
-            cnn__scatter4_##isa(t + 6 * i, y, row, i, add);                                                  \
-        }                                                                                                    \
+        const cnn__v_##isa d1 = d[s], d2 = d[2 * s], minus = cnn__set_##isa(-1);                             \
+        d[0]     = cnn__fma_##isa(minus, d2, d[0]);                                                          \
+        d[s]     = cnn__add_##isa(d1, d2);                                                                   \
+        d[2 * s] = cnn__fma_##isa(minus, d1, d2);                                                            \
+        d[3 * s] = cnn__fma_##isa(minus, d1, d[3 * s]);                                                      \
     }                                                                                                        \
     CNN__TARGET_##isa static                                                                                 \
-    void cnn__winograd_y_##isa(int side, const float *m, ptrdiff_t step, float bias, const float *clip,      \
-                               float *const *y, const ptrdiff_t *row, bool add)                              \
+    void cnn__winograd_x4_##isa(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step)       \
     {                                                                                                        \
-        if (side == 4) cnn__winograd_at_##isa(4, m, step, bias, clip, y, row, add);                          \
-        else           cnn__winograd_at_##isa(2, m, step, bias, clip, y, row, add);                          \
+        cnn__v_##isa t[16];                                                                                  \
+        for (int i = 0; i < 4; i++) cnn__gather4_##isa(t + 4 * i, x, row, i, 0);                             \
+        CNN__UNROLL for (int j = 0; j < 4; j++) cnn__times_bt4_##isa(t + j, 4);                              \
+        CNN__UNROLL for (int i = 0; i < 4; i++) cnn__times_bt4_##isa(t + 4 * i, 1);                          \
+        for (int i = 0; i < 16; i++) cnn__store_##isa(v + i * step, t[i]);                                   \
     }
 
-#define CNN__WINOGRAD_W(isa)                                                                                 \
+#define CNN__WINOGRAD_AT(isa)                                                                                \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__times_at_##isa(const int points, const int side, cnn__v_##isa *m, int s)                       \
+    {                                                                                                        \
+        const cnn__v_##isa minus = cnn__set_##isa(-1), last = m[(points - 1) * s];                           \
+        const cnn__v_##isa p = cnn__add_##isa(m[s], m[2 * s]), q = cnn__fma_##isa(minus, m[2 * s], m[s]);    \
+        m[0] = cnn__add_##isa(m[0], p);                                                                      \
+        m[s] = q;                                                                                            \
+        if (points == 6) {                                                                                   \
+            const cnn__v_##isa u = cnn__add_##isa(m[3 * s], m[4 * s]),                                       \
+                v = cnn__fma_##isa(minus, m[4 * s], m[3 * s]);                                               \
+            m[0] = cnn__add_##isa(m[0], u);                                                                  \
+            m[s] = cnn__fma_##isa(cnn__set_##isa(2), v, q);                                                  \
+            if (side == 4) {                                                                                 \
+                m[2 * s] = cnn__fma_##isa(cnn__set_##isa(4), u, p);                                          \
+                m[3 * s] = cnn__fma_##isa(cnn__set_##isa(8), v, q);                                          \
+            }                                                                                                \
+        }                                                                                                    \
+        m[(side - 1) * s] = cnn__add_##isa(m[(side - 1) * s], last);                                         \
+    }
+
+#define CNN__WINOGRAD_Y(isa)                                                                                 \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__winograd_at_##isa(const int points, const int side, const float *m, ptrdiff_t step,            \
+                                const float *bias, const float *clip, float *const *y,                       \
+                                const ptrdiff_t *row, bool add)                                              \
+    {                                                                                                        \
+        cnn__v_##isa t[36], two[4];                                                                          \
+        const cnn__v_##isa b = cnn__load_##isa(bias);                                                        \
+        for (int i = 0; i < points * points; i++) t[i] = cnn__load_##isa(m + i * step);                      \
+        for (int j = 0; j < points; j++) cnn__times_at_##isa(points, side, t + j, points);                   \
+        for (int i = 0; i < side; i++) {                                                                     \
+            cnn__v_##isa *line = t + points * i;                                                             \
+            cnn__times_at_##isa(points, side, line, 1);                                                      \
+            for (int j = 0; j < side; j++) line[j] = cnn__add_##isa(line[j], b);                             \
+            for (int j = 0; clip && j < side; j++)                                                           \
+                line[j] = cnn__clip_##isa(line[j], cnn__set_##isa(clip[0]), cnn__set_##isa(clip[1]));        \
+            if (side == 4) cnn__scatter4_##isa(line, y, row, i, add);                                        \
+            else           two[2 * i] = line[0], two[2 * i + 1] = line[1];                                   \
+        }                                                                                                    \
+        if (side == 2) cnn__scatter4_##isa(two, y, row, 0, add);                                             \
+    }                                                                                                        \
+    CNN__TARGET_##isa static                                                                                 \
+    void cnn__winograd_y_##isa(int points, int side, const float *m, ptrdiff_t step, const float *bias,      \
+                               const float *clip, float *const *y, const ptrdiff_t *row, bool add)           \
+    {                                                                                                        \
+        if (points == 4)    cnn__winograd_at_##isa(4, 2, m, step, bias, clip, y, row, add);                  \
+        else if (side == 4) cnn__winograd_at_##isa(6, 4, m, step, bias, clip, y, row, add);                  \
+        else                cnn__winograd_at_##isa(6, 2, m, step, bias, clip, y, row, add);                  \
+    }
+
+#define CNN__WINOGRAD_G(isa)                                                                                 \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__times_g_##isa(const int k, cnn__v_##isa *o, int s, const cnn__v_##isa *g, int gs)              \
     {                                                                                                        \
@@ -14207,21 +14265,39 @@ static inline int cnn__tile_rows(int left, int tall)
         o[3 * s] = cnn__fma_##isa(d, odd2, q);                                                               \
         o[4 * s] = cnn__fma_##isa(cnn__set_##isa(-1 / 24.f), odd2, q);                                       \
         o[5 * s] = last;                                                                                     \
+    }
+
+#define CNN__WINOGRAD_W(isa)                                                                                 \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__times_g4_##isa(cnn__v_##isa *o, int s, const cnn__v_##isa *g, int gs)                          \
+    {                                                                                                        \
+        const cnn__v_##isa half = cnn__set_##isa(0.5f), first = g[0], one = g[gs], last = g[2 * gs];         \
+        const cnn__v_##isa even = cnn__fma_##isa(half, cnn__add_##isa(first, last), cnn__set_##isa(0));      \
+        o[0]     = first;                                                                                    \
+        o[s]     = cnn__fma_##isa(half, one, even);                                                          \
+        o[2 * s] = cnn__fma_##isa(cnn__set_##isa(-0.5f), one, even);                                         \
+        o[3 * s] = last;                                                                                     \
     }                                                                                                        \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__winograd_g_##isa(const int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step)        \
+    void cnn__winograd_g_##isa(const int points, const int k, const float *g, ptrdiff_t from, float *u,      \
+                               ptrdiff_t step)                                                               \
     {                                                                                                        \
         cnn__v_##isa t[36], w[25];                                                                           \
         CNN__UNROLL for (int i = 0; i < k * k; i++) w[i] = cnn__load_##isa(g + i * from);                    \
-        CNN__UNROLL for (int j = 0; j < k; j++) cnn__times_g_##isa(k, t + j, 6, w + j, k);                   \
-        CNN__UNROLL for (int i = 0; i < 6; i++) cnn__times_g_##isa(k, t + 6 * i, 1, t + 6 * i, 1);           \
-        for (int i = 0; i < 36; i++) cnn__store_##isa(u + i * step, t[i]);                                   \
+        CNN__UNROLL for (int j = 0; j < k; j++)                                                              \
+            if (points == 4) cnn__times_g4_##isa(t + j, 4, w + j, k);                                        \
+            else             cnn__times_g_##isa(k, t + j, 6, w + j, k);                                      \
+        CNN__UNROLL for (int i = 0; i < points; i++)                                                         \
+            if (points == 4) cnn__times_g4_##isa(t + 4 * i, 1, t + 4 * i, 1);                                \
+            else             cnn__times_g_##isa(k, t + 6 * i, 1, t + 6 * i, 1);                              \
+        for (int i = 0; i < points * points; i++) cnn__store_##isa(u + i * step, t[i]);                      \
     }                                                                                                        \
-    CNN__TARGET_##isa static void cnn__winograd_w_##isa(int k, const float *g, ptrdiff_t from, float *u,     \
-                                                        ptrdiff_t step)                                      \
+    CNN__TARGET_##isa static void cnn__winograd_w_##isa(int points, int k, const float *g, ptrdiff_t from,   \
+                                                        float *u, ptrdiff_t step)                            \
     {                                                                                                        \
-        if (k == 3) cnn__winograd_g_##isa(3, g, from, u, step);                                              \
-        else        cnn__winograd_g_##isa(5, g, from, u, step);                                              \
+        if (points == 4) cnn__winograd_g_##isa(4, 3, g, from, u, step);                                      \
+        else if (k == 3) cnn__winograd_g_##isa(6, 3, g, from, u, step);                                      \
+        else             cnn__winograd_g_##isa(6, 5, g, from, u, step);                                      \
     }
 
 #define CNN__WINOGRAD_DY(isa)                                                                                \
@@ -14486,9 +14562,10 @@ static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? mo
 
 /* All kernels of an instruction set, and its row of the table. */
 #define CNN__ISA_KERNELS(isa)                                                                                \
-    CNN__TILE(isa) CNN__MICRO(isa) CNN__TURN(isa) CNN__PACK_ROWS(isa) CNN__PANEL(isa) CNN__TAKE_EVEN(isa)    \
-    CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                                            \
-    CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                     \
+    CNN__TILE(isa) CNN__MICRO(isa) CNN__TURN(isa) CNN__PACK_ROWS(isa) CNN__PANEL(isa) CNN__FRAME(isa)        \
+    CNN__TAKE_EVEN(isa) CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                        \
+    CNN__WINOGRAD_G(isa) CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_X4(isa)                     \
+    CNN__WINOGRAD_AT(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                                         \
     CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__SLIDE(isa) CNN__OUTSIDE(isa) CNN__STRIPS(isa)               \
     CNN__FLAT(isa) CNN__DEPTH(isa)                                                                           \
     CNN__DEPTH_SUMS(isa) CNN__DEPTH_W(isa)
@@ -14496,9 +14573,11 @@ static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? mo
 #define CNN__ISA_ROW(number, isa)                                                                            \
     { number, #isa, cnn__has_##isa, CNN__W_##isa, CNN__MR_##isa, CNN__NV_##isa * CNN__W_##isa,               \
       CNN__TALL_##isa, cnn__micro_##isa, cnn__micro_then_##isa, cnn__turn_##isa, cnn__pack_##isa,            \
-      cnn__panel_##isa, cnn__take_even_##isa, cnn__add_even_##isa, cnn__dot_##isa, cnn__fir_##isa,           \
-      cnn__winograd_w_##isa, cnn__winograd_x_##isa, cnn__winograd_y_##isa, cnn__winograd_dy_##isa,           \
-      cnn__winograd_dw_##isa, cnn__windows_##isa, cnn__largest_##isa, cnn__depth_##isa, cnn__depth_w_##isa }
+      cnn__panel_##isa, cnn__frame_##isa, cnn__take_even_##isa, cnn__add_even_##isa, cnn__dot_##isa,         \
+      cnn__fir_##isa,                                                                                        \
+      cnn__winograd_w_##isa, cnn__winograd_x_##isa, cnn__winograd_x4_##isa, cnn__winograd_y_##isa,           \
+      cnn__winograd_dy_##isa, cnn__winograd_dw_##isa, cnn__windows_##isa, cnn__largest_##isa,                \
+      cnn__depth_##isa, cnn__depth_w_##isa }
 
 #if CNN__X86
 /* ---- AVX2 ---- */
@@ -15172,25 +15251,27 @@ static ptrdiff_t cnn__spread_size(const cnn__spread *spread, ptrdiff_t rows)
 static void cnn__spread_copy(const cnn__kernels *isa, const cnn__spread *spread, float *to, ptrdiff_t n,
                              ptrdiff_t first, int planes, int from, int rows)
 {
-    const ptrdiff_t size = cnn__spread_plane(spread, rows);
-    memset(to, 0, (size_t)(planes * spread->a * spread->b * size) * sizeof *to);
+    const ptrdiff_t size = cnn__spread_plane(spread, rows), step = (ptrdiff_t)spread->sh * spread->w;
+    const ptrdiff_t width = spread->width, high = rows + spread->halo;
     for (ptrdiff_t e = 0; e < (ptrdiff_t)planes * spread->a * spread->b; e++, to += size) {
         const int y0 = spread->y0 + from * spread->sh + (int)(e / spread->b % spread->a),
                   x0 = spread->x0 + (int)(e % spread->b);
-        const float *plane = spread->x + (n * spread->planes + first + e / spread->b / spread->a) * spread->h
-                             * spread->w;
-        const int left = x0 >= 0 ? 0 : (-x0 + spread->sw - 1) / spread->sw;
-        const int right = x0 >= spread->w ? 0 : (int)cnn__min((spread->w - x0 + spread->sw - 1) / spread->sw,
-                                                              spread->width);
-        for (int r = 0; r < rows + spread->halo; r++) {
-            const int y = y0 + r * spread->sh;
-            if (y < 0 || y >= spread->h || left >= right) continue;
-            const float *row = plane + (ptrdiff_t)y * spread->w + x0 + left * spread->sw;
-            float *start = to + (ptrdiff_t)r * spread->width + left;
-            if (spread->sw == 1)      cnn__copy(start, row, right - left);
-            else if (spread->sw == 2) isa->take_even(start, row, right - left);
-            else for (int x = 0; x < right - left; x++) start[x] = row[x * spread->sw];
-        }
+        const ptrdiff_t left = x0 >= 0 ? 0 : (-x0 + spread->sw - 1) / spread->sw;
+        const ptrdiff_t right = x0 >= spread->w ? 0 : cnn__min(cnn__ceil(spread->w - x0, spread->sw), width);
+        const ptrdiff_t top = y0 >= 0 ? 0 : cnn__min((-y0 + spread->sh - 1) / spread->sh, high);
+        const ptrdiff_t bottom = y0 >= spread->h || left >= right ? top
+                                 : cnn__min(cnn__ceil(spread->h - y0, spread->sh), high);
+        const float *row = spread->x + (n * spread->planes + first + e / spread->b / spread->a) * spread->h
+                           * spread->w + y0 * (ptrdiff_t)spread->w + x0 + left * spread->sw + top * step;
+        const ptrdiff_t count = bottom > top ? bottom - top : 0, end = (top + count) * width;
+        const bool strided = spread->sw > 1;
+        float *start = to + top * width;
+        memset(to, 0, (size_t)((strided ? end : top * width)) * sizeof *to);
+        memset(to + end, 0, (size_t)(size - end) * sizeof *to);
+        if (!strided) { isa->frame(start, width, left, row, step, right - left, count); continue; }
+        for (ptrdiff_t r = 0; r < count; r++, row += step, start += width)
+            if (spread->sw == 2) isa->take_even(start + left, row, right - left);
+            else for (ptrdiff_t x = left; x < right; x++) start[x] = row[(x - left) * spread->sw];
     }
 }
 
@@ -15310,11 +15391,12 @@ CNN__COLD static void *cnn__take(char *base, size_t *used, size_t count, size_t 
 }
 
 /* What a pass reads and writes: to is y, dx or dw; packed: w, packed for this shape, or NULL. The tail is for
-   y, or NULL; clear is for dx: it begins at zero. */
+   y, or NULL; clear is for dx: it begins at zero. db is summed with dw, unless it is
+   NULL. */
 typedef struct {
     float *to;
     const float *x, *w, *b, *dy;
-    float *packed;
+    float *packed, *db;
     const cnn__tail *tail;
     bool clear;
 } cnn__arrays;
@@ -15954,9 +16036,8 @@ typedef struct {
 
 static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
-    return conv->groups == 1 && conv->sh == 1 && conv->sw == 1 && conv->dh == 1 && conv->dw == 1
-        && cnn__all_meet(conv)
-        && conv->n % cnn__kernels_of(cpu)->nr == 0 && pass != CNN__BACKWARD_WEIGHTS;
+    return (void)pass, conv->groups == 1 && conv->sh == 1 && conv->sw == 1 && conv->dh == 1 && conv->dw == 1
+        && cnn__all_meet(conv) && conv->n % cnn__kernels_of(cpu)->nr == 0;
 }
 
 CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *conv, bool backward,
@@ -16215,11 +16296,12 @@ typedef struct {
     int block, blocks, width;           /* rows of dy at a time, and pixels of a row; borrow: rows of one */
     int side, wide;                     /* taps side by side in X; pixels of a row of X */
     int images, chunks;                 /* images at a time, if these are one block */
-    float *dw;
+    int planes;                         /* of S at a time */
+    float *dw, *db;                     /* db: NULL if it is not wanted, or not summed here */
     const float *dy;
     ptrdiff_t m, k, panel;              /* panel: floats of X */
     ptrdiff_t *at, *whole, *last;       /* places of rows in S; of pixels in X of nr rows, of the last ones */
-    float *partial, *work;
+    float *ones, *partial, *work;       /* ones: for db, a plane of S of them */
     size_t each;
 } cnn__weights;
 
@@ -16244,19 +16326,20 @@ CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__
     q.side = !q.dots && conv->sw == 1 && conv->dw == 1 ? conv->kw : 1, q.wide = q.width + q.side - 1;
     const size_t lines = (size_t)q.images * (size_t)q.block, pixels = lines * (size_t)q.width;
     const ptrdiff_t nr = q.u->nr, window = (ptrdiff_t)conv->kh * conv->kw / q.side;
-    const ptrdiff_t planes = cnn__min(cnn__ceil(nr - 1, window) + 1, q.s.c);
+    q.planes = (int)cnn__min(!q.dots ? cnn__ceil(nr - 1, window) + 1 : q.k <= nr ? q.s.c : 1, q.s.c);
     q.panel = (ptrdiff_t)cnn__round_up((lines * (size_t)q.wide + 1) * (size_t)nr, 16);
     q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
     q.whole = cnn__take(base, used, pixels, sizeof *q.whole);
     q.last = cnn__take(base, used, pixels, sizeof *q.last);
-    q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)(q.chunks - (q.side == 1))),
-                          sizeof *q.partial);
+    q.ones = cnn__take(base, used, q.dots ? (size_t)cnn__spread_plane(&q.s, q.block) : 0, sizeof *q.ones);
+    q.partial = cnn__take(base, used, cnn__mul_size(weights + (size_t)conv->oc,
+                                                    (size_t)(q.chunks - (q.side == 1))), sizeof *q.partial);
     q.each = cnn__add_size((size_t)q.panel, cnn__mul_size(pixels, (size_t)q.m));
     const ptrdiff_t spread = q.borrow ? 0 : q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
     if (!q.borrow && cnn__ceil(conv->ow, q.u->lanes) * q.u->lanes * 10 > conv->ow * 11)
         q.d = (cnn__spread){ dy, conv->oc, conv->oh, conv->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
-    if (q.dots) q.each = (size_t)(spread + cnn__spread_size(&q.d, q.block));
-    else        q.each += (size_t)(planes * spread);
+    if (q.dots) q.each = (size_t)(q.d.width ? 3 * cnn__spread_plane(&q.d, q.block) : 0);
+    q.each += (size_t)(q.planes * spread);
     q.each = cnn__round_up(q.each, 16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
@@ -16285,50 +16368,70 @@ static void cnn__weights_panel(const cnn__weights *weights, float *to, float *s,
     }
 }
 
-/* The same by dot products: the sums run along the pixels of dy where they lie, three output channels by four
-   taps at a time. A run is a row of an image; or, where these fill vectors badly, all of them, dy copied with
-   zeros between its rows. */
-static void cnn__weights_dots(const cnn__weights *weights, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
-                              int from, int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
+/* Sums along the pixels of dy: k0 .. k1 of the taps in x, rows of dw from dy on. If db is not NULL, one tap
+   more meets the ones: its sum is that of dy. */
+typedef struct { cnn__runs r; const float *x, *ones; const ptrdiff_t *at; ptrdiff_t k, step; } cnn__dots;
+static void cnn__dots_of(const cnn__kernels *isa, const cnn__dots *q, int rows, const float *dy, float *dw,
+                         float *db, ptrdiff_t k0, ptrdiff_t k1)
 {
-    const cnn__conv *conv = weights->t;
-    const ptrdiff_t in = (ptrdiff_t)conv->h * conv->w, out = (ptrdiff_t)conv->oh * conv->ow,
-                    window = conv->kh * conv->kw;
-    const ptrdiff_t plane = weights->d.width ? cnn__spread_plane(&weights->d, weights->block) : out;
-    cnn__runs r = { 1, rows, plane, 0, 0 };                         /* borrow: one run */
-    if (weights->d.width)      r.length = (rows - 1) * weights->s.width + conv->ow;
-    else if (!weights->borrow) r = (cnn__runs){ rows, conv->ow, out, conv->ow, weights->s.width };
-    for (ptrdiff_t e = n; e < n + images; e++) {
-        const float *x = work, *dy = weights->dy + (e * conv->oc + g * weights->m) * out + (ptrdiff_t)from
-                         * weights->width;
-        float *copy = work + weights->s.a * weights->s.b * cnn__spread_plane(&weights->s, weights->block);
-        if (weights->d.width)
-            cnn__spread_copy(weights->u, &weights->d, copy, e, g * weights->m, (int)weights->m, from,
-                             weights->block), dy = copy;
-        if (weights->borrow) x = weights->s.x + (e * conv->ic + g * weights->s.c) * in + from;
-        for (ptrdiff_t k = k0, end; k < k1; k = end) {
-            const ptrdiff_t c = weights->borrow ? 0 : k / window;
-            end = weights->borrow ? k1 : cnn__min(k1, (c + 1) * window);
-            if (!weights->borrow) cnn__spread_copy(weights->u, &weights->s, work, e, g * weights->s.c + c, 1,
-                                                   from, weights->block);
-            for (ptrdiff_t j = k; j < end; j += 4) {
-                ptrdiff_t at[4];        /* the last tap again, where no more are left: it is dropped */
-                for (ptrdiff_t z = 0; z < 4; z++) {
-                    const ptrdiff_t tap = cnn__min(j + z, end - 1);
-                    at[z] = weights->borrow ? tap * in : weights->at[tap - c * window];
-                }
-                for (ptrdiff_t i = 0; i < weights->m; i += 3)
-                    weights->u->dot((int)cnn__min(3, weights->m - i), (int)cnn__min(4, end - j), &r,
-                                    dy + i * plane, x,
-                              at, dw + i * weights->k + j, weights->k);
-            }
+    for (ptrdiff_t j = k0; j < k1 + (db != NULL); j += 4) {
+        const int cols = (int)cnn__min(4, k1 - j);
+        const bool more = db && j + 4 > k1;
+        ptrdiff_t at[4];                /* the last tap again, where no more are left: it is dropped */
+        float sum[3][4] = { { 0 } };
+        for (ptrdiff_t z = 0; z < 4; z++) {
+            const ptrdiff_t tap = cnn__min(j + z, k1 - 1);
+            at[z] = q->step ? tap * q->step : q->at[tap];
+        }
+        if (more) at[cols] = q->ones - q->x;
+        isa->dot(rows, more ? cols + 1 : cols, &q->r, dy, q->x, at, more ? sum[0] : dw + j, more ? 4 : q->k);
+        for (ptrdiff_t i = 0; more && i < rows; i++) {
+            for (ptrdiff_t z = 0; z < cols; z++) dw[i * q->k + j + z] += sum[i][z];
+            db[i] += sum[i][cols];
         }
     }
 }
 
+/* The same by dot products: the sums run along the pixels of dy where they lie, three output channels by four
+   taps at a time. A run is a row of an image; or, where these fill vectors badly, all of them, dy copied with
+   zeros between its rows. Few taps: all planes of S are there; else one at a time. */
+static void cnn__weights_dots(const cnn__weights *weights, float *dw, float *db, ptrdiff_t n, int images,
+                              ptrdiff_t g, int from, int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
+{
+    const cnn__conv *conv = weights->t;
+    const cnn__kernels *isa = weights->u;
+    const ptrdiff_t in = (ptrdiff_t)conv->h * conv->w, out = (ptrdiff_t)conv->oh * conv->ow,
+                    window = conv->kh * conv->kw, size = cnn__spread_plane(&weights->s, weights->block);
+    const ptrdiff_t plane = weights->d.width ? cnn__spread_plane(&weights->d, weights->block) : out;
+    float *copy = work + weights->planes * weights->s.a * weights->s.b * size;
+    cnn__dots q = { { 1, rows, plane, 0, 0 }, work, weights->ones, weights->at, weights->k, 0 };
+    if (weights->borrow)       q.step = in;
+    if (weights->d.width)      q.r.length = (rows - 1) * weights->s.width + conv->ow;
+    else if (!weights->borrow) q.r = (cnn__runs){ rows, conv->ow, out, conv->ow, weights->s.width };
+    for (ptrdiff_t e = n; e < n + images; e++)
+        for (ptrdiff_t k = k0, end; k < k1; k = end) {
+            const bool all = weights->borrow || weights->planes == weights->s.c;
+            const ptrdiff_t c = all ? 0 : k / window, first = c * window;
+            end = all ? k1 : cnn__min(k1, first + window);
+            if (weights->borrow) q.x = weights->s.x + (e * conv->ic + g * weights->s.c) * in + from;
+            else cnn__spread_copy(isa, &weights->s, work, e, g * weights->s.c + c, weights->planes, from,
+                                  weights->block);
+            for (ptrdiff_t i = 0; i < weights->m; i += 3) {
+                const int some = (int)cnn__min(3, weights->m - i);
+                const float *dy = weights->dy + (e * conv->oc + g * weights->m + i) * out
+                                  + (ptrdiff_t)from * weights->width;
+                if (weights->d.width)
+                    cnn__spread_copy(isa, &weights->d, copy, e, g * weights->m + i, some, from,
+                                     weights->block), dy = copy;
+                cnn__dots_of(isa, &q, some, dy, dw + i * weights->k + first, db && k == 0 ? db + i : NULL,
+                             k - first, end - first);
+            }
+        }
+}
+
 /* dw += the terms of output rows from .. of images n .. n+images, group g, rows r0 .. r1 of the kernel. */
-static void cnn__weights_block(const cnn__weights *weights, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
-                               int from, ptrdiff_t r0, ptrdiff_t r1, float *work)
+static void cnn__weights_block(const cnn__weights *weights, float *dw, float *db, ptrdiff_t n, int images,
+                               ptrdiff_t g, int from, ptrdiff_t r0, ptrdiff_t r1, float *work)
 {
     const cnn__conv *conv = weights->t;
     const ptrdiff_t out = (ptrdiff_t)conv->oh * conv->ow;
@@ -16336,7 +16439,10 @@ static void cnn__weights_block(const cnn__weights *weights, float *dw, ptrdiff_t
               rows = (int)cnn__min(weights->block, out / weights->width - from);
     const ptrdiff_t run = (ptrdiff_t)rows * weights->width, pixels = images * run;
     if (rows <= 0) return;
-    if (weights->dots) { cnn__weights_dots(weights, dw, n, images, g, from, rows, r0, r1, work); return; }
+    if (weights->dots) {
+        cnn__weights_dots(weights, dw, db, n, images, g, from, rows, r0, r1, work);
+        return;
+    }
     const float *dy = weights->dy + (ptrdiff_t)from * weights->width;
     float tile[CNN__MAX_MR * CNN__MAX_NR], *a = work + weights->panel, *s = a + pixels * weights->m;
     for (ptrdiff_t i = 0, ni; i < weights->m; i += ni) {
@@ -16375,11 +16481,15 @@ static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
         const ptrdiff_t n0 = conv->n * chunk / q->chunks, n1 = conv->n * (chunk + 1) / q->chunks;
         end = cnn__min(to, (e + 1) * panels);
         const ptrdiff_t r0 = (from - e * panels) * nr, r1 = cnn__min((end - e * panels) * nr, rows);
-        float *dw = (chunk < own ? q->dw : q->partial + (chunk - own) * weights) + g * q->m * q->k;
+        float *dw = chunk < own ? q->dw : q->partial + (chunk - own) * (weights + conv->oc);
+        float *db = chunk < own ? q->db : dw + weights;
+        if (!q->db) db = NULL;
+        else        db += g * q->m;
+        dw += g * q->m * q->k;
         for (ptrdiff_t n = n0; n < n1; n += q->images)
             for (int block = 0; block < q->blocks; block++)
-                cnn__weights_block(q, dw, n, (int)cnn__min(q->images, n1 - n), g, block * q->block, r0, r1,
-                                   work);
+                cnn__weights_block(q, dw, db, n, (int)cnn__min(q->images, n1 - n), g, block * q->block, r0,
+                                   r1, work);
     }
 }
 
@@ -16394,11 +16504,15 @@ static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
         const ptrdiff_t at = p / q->width * q->wide + p % q->width;
         q->whole[p] = at * nr, q->last[p] = at * last;
     }
-    memset(q->partial, 0, (size_t)(weights * parts) * sizeof *q->partial);
+    const ptrdiff_t each = weights + conv->oc, ones = q->db ? cnn__spread_plane(&q->s, q->block) : 0;
+    for (ptrdiff_t p = 0; p < ones; p++) q->ones[p] = 1;
+    memset(q->partial, 0, (size_t)(each * parts) * sizeof *q->partial);
     cnn__share_out(cpu, (double)conv->n * conv->oh * conv->ow * (double)weights,
                    (ptrdiff_t)q->chunks * conv->groups * cnn__ceil(rows, nr), cnn__weights_job, q);
-    for (ptrdiff_t c = side > 1; c < parts; c++)
-        cnn__add(side > 1 ? q->partial : q->dw, q->partial + c * weights, weights);
+    for (ptrdiff_t c = side > 1; c < parts; c++) {
+        cnn__add(side > 1 ? q->partial : q->dw, q->partial + c * each, weights);
+        if (q->db) cnn__add(q->db, q->partial + c * each + weights, conv->oc);
+    }
     const float *sums = q->partial;
     float *to = q->dw;
     for (ptrdiff_t r = 0, n; r < conv->oc * rows && side > 1; r += n, sums += n * side) {
@@ -16408,7 +16522,107 @@ static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
     }
 }
 
-/* ---- Winograd F(4x4,3x3) and F(2x2,5x5): forward and backward-data, stride 1 (Lavin, Gray 2015) ----
+/* ---- Small images, several side by side: backward-weights ----
+
+   The sums run along a vector of images, then along the pixels of a row: dots without tails. Some vectors of
+   images at a time, X[c][y][x][image] with its padding, dY[o][pixel][image]; then threads share rows of dW by
+   parts of the taps. Lower bound: as before; the transpositions move each float once. */
+typedef struct {
+    const cnn__kernels *u;
+    const cnn__conv *t;
+    int some, h, w;                     /* vectors of images at a time; a padded plane of X */
+    ptrdiff_t k, in, out;               /* taps; floats of a vector of images in X, in dY */
+    ptrdiff_t *at, first;               /* of the taps in X; the first vector of images */
+    float *x, *y, *ones, *dw, *db;      /* ones: a plane of X, for db */
+    const float *from_x, *from_dy;
+} cnn__side_w;
+enum { CNN__SIDE_PARTS = 4 };           /* of the taps */
+
+CNN__COLD static cnn__side_w cnn__side_weights_plan(const cnn__cpu *cpu, const cnn__conv *conv,
+                                                    const cnn__arrays *arrays, char *base, size_t *used)
+{
+    enum { FLOATS = 1 << 19 };          /* that stay in the L2 cache */
+    cnn__side_w q = { .u = cnn__kernels_of(cpu), .t = conv, .h = conv->oh + conv->kh - 1,
+                      .w = conv->ow + conv->kw - 1, .dw = arrays->to, .db = arrays->db,
+                      .from_x = arrays->x, .from_dy = arrays->dy };
+    q.k = (ptrdiff_t)conv->ic * conv->kh * conv->kw;
+    q.in = (ptrdiff_t)conv->ic * q.h * q.w * q.u->lanes;
+    q.out = (ptrdiff_t)conv->oc * conv->oh * conv->ow * q.u->lanes;
+    q.some = (int)cnn__min(cnn__ceil(FLOATS, q.in + q.out), conv->n / q.u->lanes);
+    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
+    q.x = cnn__take(base, used, cnn__mul_size((size_t)q.some, (size_t)q.in), sizeof *q.x);
+    q.y = cnn__take(base, used, cnn__mul_size((size_t)q.some, (size_t)q.out), sizeof *q.y);
+    q.ones = cnn__take(base, used, (size_t)(q.in / conv->ic), sizeof *q.ones);
+    return q;
+}
+
+/* A unit is a plane of x or dy of a vector of images. */
+static void cnn__side_turn_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
+{
+    const cnn__side_w *q = job;
+    const cnn__conv *conv = q->t;
+    const ptrdiff_t planes = conv->ic + conv->oc, lanes = q->u->lanes, wide = q->w * lanes;
+    const ptrdiff_t plane = (ptrdiff_t)conv->h * conv->w, out = (ptrdiff_t)conv->oh * conv->ow;
+    const int bottom = (int)cnn__min(q->h, conv->h + conv->ph);
+    const int right = (int)cnn__min(q->w, conv->w + conv->pw);
+    const int rows = cnn__unpadded(conv) ? conv->h : 1;
+    (void)thread;
+    for (; from < to; from++) {
+        const ptrdiff_t b = from / planes, c = from % planes, n = (q->first + b) * lanes, o = c - conv->ic;
+        if (o >= 0) {
+            q->u->pack(q->y + b * q->out + o * out * lanes, (int)lanes,
+                       q->from_dy + (n * conv->oc + o) * out, conv->oc * out, NULL, out);
+            continue;
+        }
+        float *x = q->x + b * q->in + c * q->h * wide;
+        if (rows == 1) memset(x, 0, (size_t)(q->h * wide) * sizeof *x);
+        for (int y = conv->ph; y < bottom; y += rows)           /* unpadded: all rows in one */
+            q->u->pack(x + y * wide + conv->pw * lanes, (int)lanes,
+                       q->from_x + (n * conv->ic + c) * plane + (ptrdiff_t)(y - conv->ph) * conv->w,
+                       conv->ic * plane, NULL, (ptrdiff_t)rows * (right - conv->pw));
+    }
+}
+
+/* A unit is three rows of dW in a part of the taps. */
+static void cnn__side_weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
+{
+    const cnn__side_w *q = job;
+    const cnn__conv *conv = q->t;
+    const ptrdiff_t lanes = q->u->lanes, run = conv->ow * lanes, plane = conv->oh * run;
+    const ptrdiff_t quads = cnn__ceil(q->k, 4);
+    cnn__dots dots = { { conv->oh, run, plane, run, q->w * lanes }, NULL, q->ones, q->at, q->k, 0 };
+    (void)thread;
+    for (; from < to; from++) {
+        const ptrdiff_t i = from / CNN__SIDE_PARTS * 3, part = from % CNN__SIDE_PARTS;
+        const ptrdiff_t k0 = quads * part / CNN__SIDE_PARTS * 4;
+        const ptrdiff_t k1 = cnn__min(q->k, quads * (part + 1) / CNN__SIDE_PARTS * 4);
+        for (ptrdiff_t b = 0; b < cnn__min(q->some, conv->n / lanes - q->first); b++) {
+            dots.x = q->x + b * q->in;
+            cnn__dots_of(q->u, &dots, (int)cnn__min(3, conv->oc - i), q->y + b * q->out + i * plane,
+                         q->dw + i * q->k, q->db && part + 1 == CNN__SIDE_PARTS ? q->db + i : NULL, k0, k1);
+        }
+    }
+}
+
+static void cnn__side_weights_run(const cnn__cpu *cpu, cnn__side_w *q)
+{
+    const cnn__conv *conv = q->t;
+    const ptrdiff_t taps = (ptrdiff_t)conv->kh * conv->kw, vectors = conv->n / q->u->lanes;
+    const double work = (double)conv->oh * conv->ow * conv->oc * (double)q->k * q->u->lanes;
+    for (ptrdiff_t p = 0; p < q->in / conv->ic && q->db; p++) q->ones[p] = 1;
+    for (ptrdiff_t k = 0; k < q->k; k++)
+        q->at[k] = ((k / taps * q->h + k % taps / conv->kw) * q->w + k % conv->kw) * q->u->lanes;
+    for (q->first = 0; q->first < vectors; q->first += q->some) {
+        const ptrdiff_t some = cnn__min(q->some, vectors - q->first);
+        cnn__share_out(cpu, 16.0 * (double)((q->in + q->out) * some), some * (conv->ic + conv->oc),
+                       cnn__side_turn_job, q);
+        cnn__share_out(cpu, work * (double)some, cnn__ceil(conv->oc, 3) * CNN__SIDE_PARTS,
+                       cnn__side_weights_job, q);
+    }
+}
+
+/* ---- Winograd F(4x4,3x3), F(2x2,5x5) and F(2x2,3x3): forward and backward-data, stride 1 (Lavin, Gray
+   2015) ----
 
        Y = At [ sum_c (G w Gt) o (Bt x B) ] A        for each tile Y of output and 6x6 tile x of input
 
@@ -16418,16 +16632,27 @@ static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
    matrices (OC,C)(C,tiles) do the work of 144 (3x3, a quarter of the multiply-adds) or 100 (5x5). The
    transforms hold factors of up to 16, and so the rounding errors grow: largest seen against float64, for 512
    channels, 1e-5 of the largest output (5e-7 by the direct sum). .exact does without.
-   backward-data is the same with dy for x, the kernel turned by 180 degrees, and padding K - 1 - P. */
+   Four points, without 2 and -2, tell 2 outputs of 3 weights: 16 products do the work of 36, and the weights
+   take 16/9 of their memory, not 4 times as much: for few tiles, where that is what takes time.
+   backward-data is the same with dy for x, the kernel turned by 180 degrees, and padding K - 1 - P.
+
+   Tiles lie side by side in the vectors; but if all are one block, which meets each weight once, channels of
+   the output do, so that no lane is empty (see "Channels in vectors"): V (tiles,C) times weights (C,nr),
+   panel after panel of nr channels. */
 typedef struct {
     const cnn__kernels *u;
     bool backward, add, once;           /* once: all tiles are one block, which meets each weight once */
+    bool inputs;                        /* shared is the input, not the weights */
     const float *packed;                /* the weights, transformed already, or NULL */
+    int points, parts;                  /* parts: points squared, matrices */
     int k, side;                        /* kernels (k,k), tiles of output (side,side) */
+    int high;                           /* rows of the weights in a panel: mr, or nr if once */
     int c, m, h, w, oh, ow, ph, pw, th, tw;     /* tiles of an image: (th, tw) */
-    ptrdiff_t tiles, block, rows;       /* rows of the weights that are transformed at a time */
-    ptrdiff_t as, vs, ms;               /* from one of the 36 matrices of weights, input, sums to the next: a
-                                           cache line more than they have, else all meet in one set of it */
+    ptrdiff_t tiles, block;             /* tiles of a block; once: floats from a channel of V to the next */
+    ptrdiff_t as, vs, ms;               /* from one of the matrices of weights (once: in a panel), input, sums
+                                           to the next: a cache line more than they have, else all meet in one
+                                           set of it */
+    ptrdiff_t panel;                    /* from one panel of the weights to the next */
     float *shared, *work;               /* shared: the weights or, if once, the input; work: the rest */
     float *y;
     const float *x, *weights, *bias;
@@ -16443,58 +16668,63 @@ CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *conv, int pass)
         && conv->dh == 1 && conv->dw == 1 && conv->groups == 1 && cnn__all_meet(conv);
 }
 
-CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *conv, bool backward,
-                                              const cnn__arrays *arrays, char *base, size_t *used)
+enum { CNN__WINOGRAD_BLOCK = 64 };      /* tiles */
+CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *conv, int points,
+                                              bool backward, const cnn__arrays *arrays, char *base,
+                                              size_t *used)
 {
-    enum { PANELS = 4 };
+    enum { MOST = CNN__WINOGRAD_BLOCK, L = CNN__MAX_LANES };
     const cnn__conv p = backward ? cnn__turned(conv) : *conv;
-    cnn__wino wino = { .u = cnn__kernels_of(cpu), .backward = backward, .add = backward && !arrays->clear,
-                      .k = p.kh, .side = 7 - p.kh, .c = p.ic,
-                    .m = p.oc, .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw,
-                    .y = arrays->to, .x = backward ? arrays->dy : arrays->x, .weights = arrays->w,
-                    .bias = arrays->b,
-                    .tail = arrays->tail };
+    cnn__wino wino = { .u = cnn__kernels_of(cpu), .backward = backward,
+                       .add = backward && !arrays->clear, .points = points,
+                       .parts = points * points, .k = p.kh, .side = points + 1 - p.kh, .c = p.ic, .m = p.oc,
+                       .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw, .y = arrays->to,
+                       .x = backward ? arrays->dy : arrays->x, .weights = arrays->w, .bias = arrays->b,
+                       .tail = arrays->tail, .packed = arrays->packed };
     cnn__ends ends;
     if (cnn__ends_of(cpu, arrays->tail, &ends) && !ends.more[1]) wino.clip = ends.clip, wino.tail = NULL;
+    const int nr = wino.u->nr;
     wino.th = (int)cnn__ceil(wino.oh, wino.side), wino.tw = (int)cnn__ceil(wino.ow, wino.side);
     wino.tiles = (ptrdiff_t)conv->n * wino.th * wino.tw;
-    wino.block = cnn__min(64, cnn__ceil(wino.tiles, wino.u->nr) * wino.u->nr);
-    wino.once = wino.tiles <= wino.block, wino.rows = wino.once ? cnn__min(PANELS * wino.u->mr, wino.m)
-                : wino.m;
-    wino.packed = arrays->packed;
-    wino.as = (wino.packed ? wino.m : wino.rows) * wino.c + CNN__MAX_LANES, wino.vs = wino.c * wino.block
-              + CNN__MAX_LANES,
-        wino.ms = wino.rows * wino.block + CNN__MAX_LANES;
+    wino.once = wino.inputs = wino.tiles <= MOST, wino.high = wino.once ? nr : wino.u->mr;
+    /* an odd number of cache lines, so that channels do not meet in a few sets */
+    wino.block = wino.once ? (cnn__ceil(wino.tiles, L) | 1) * L : MOST;
+    wino.as = (ptrdiff_t)(wino.once ? nr : wino.m) * wino.c + L, wino.vs = wino.c * wino.block + L;
+    wino.ms = wino.once ? nr * wino.tiles + L : wino.m * wino.block + L;
+    wino.panel = wino.once ? wino.parts * wino.as : (ptrdiff_t)wino.c * wino.high;
+    const size_t parts = (size_t)wino.parts;
     wino.shared = wino.packed && !wino.once ? arrays->packed
-             : cnn__take(base, used, cnn__mul_size(36, (size_t)(wino.once ? wino.vs : wino.as)),
+             : cnn__take(base, used, cnn__mul_size(parts, (size_t)(wino.once ? wino.vs : wino.as)),
                          sizeof *wino.shared);
-    wino.each = cnn__mul_size(36, (size_t)((!wino.once ? wino.vs : wino.packed ? 0 : wino.as) + wino.ms));
+    wino.each = cnn__mul_size(parts, (size_t)((!wino.once ? wino.vs : wino.packed ? 0 : wino.as) + wino.ms));
     wino.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, wino.each), sizeof *wino.work);
     return wino;
 }
 
-/* G w Gt for row panel i to a, packed as cnn__micro wants it: 36 matrices, each panel after panel. The
-   kernels are first brought side by side, those of a few channels at a time. */
+/* G w Gt for the panel of weights from row i on to a, packed as cnn__micro wants it. The kernels are first
+   brought side by side, those of a few channels at a time. */
 static void cnn__winograd_weights(const cnn__wino *wino, float *a, const float *w, ptrdiff_t i)
 {
-    enum { L = CNN__MAX_LANES, FLOATS = 288 };
-    const int mr = (int)cnn__min(wino->u->mr, wino->m - i), lanes = wino->u->lanes;
-    const int kk = wino->k * wino->k, few = FLOATS / kk;
+    enum { L = CNN__MAX_LANES, FLOATS = 144 };
+    const int ni = (int)cnn__min(wino->high, wino->m - i), mr = wino->once ? wino->high : ni;
+    const int lanes = wino->u->lanes, kk = wino->k * wino->k, few = FLOATS / kk;
     const ptrdiff_t step = wino->backward ? -mr : mr;      /* backward: the kernel turned by 180 degrees */
-    float g[FLOATS * CNN__MAX_MR + L] = { 0 }, o[36 * L];
+    float g[FLOATS * CNN__MAX_NR + L] = { 0 }, o[36 * L];
     for (int c = 0; c < wino->c; c++, a += mr) {
         const int now = (int)cnn__min(few, wino->c - c);
         if (c % few == 0 && !wino->backward)
-            wino->u->pack(g, mr, w + (i * wino->c + c) * kk, (ptrdiff_t)wino->c * kk, NULL,
-                          (ptrdiff_t)now * kk);
+            cnn__pack(wino->u, g, mr, w + (i * wino->c + c) * kk, (ptrdiff_t)wino->c * kk, 1, ni,
+                      (ptrdiff_t)now * kk);
         for (int e = 0; c % few == 0 && wino->backward && e < now; e++)
-            wino->u->pack(g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * wino->m + i) * kk, kk, NULL, kk);
+            cnn__pack(wino->u, g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * wino->m + i) * kk, kk, 1, ni,
+                      kk);
         const float *from = g + (c % few * kk + (wino->backward ? kk - 1 : 0)) * mr;
         /* Straight to its place, where the next c will overwrite the lanes beyond mr. */
         const bool direct = (ptrdiff_t)(wino->c - c) * mr >= cnn__ceil(mr, lanes) * lanes;
         for (int r = 0; r < mr; r += lanes)
-            wino->u->winograd_w(wino->k, from + r, step, direct ? a + r : o + r, direct ? wino->as : L);
-        for (int e = 0; e < 36 && !direct; e++)
+            wino->u->winograd_w(wino->points, wino->k, from + r, step, direct ? a + r : o + r,
+                                direct ? wino->as : L);
+        for (int e = 0; e < wino->parts && !direct; e++)
             for (int r = 0; r < mr; r++) a[e * wino->as + r] = o[e * L + r];
     }
 }
@@ -16528,15 +16758,15 @@ static void cnn__tiles_of(cnn__tiles *at, const cnn__wino *wino, ptrdiff_t first
     }
 }
 
-/* Bt x B for tiles from .. from+count, channels c0 .. c1: 36 matrices as panels of nr tiles. A tile that
-   sticks out of the image goes through a little patch; one beyond count is a patch of zeros. */
+/* Bt x B for tiles from .. from+count, all channels: matrices as panels of nr tiles. A tile that sticks out
+   of the image goes through a little patch; one beyond count is a patch of zeros. */
 static void cnn__winograd_tiles(const cnn__wino *wino, float *v, const float *x, ptrdiff_t from,
-                                ptrdiff_t count,
-                                int c0, int c1)
+                                ptrdiff_t count)
 {
     enum { L = CNN__MAX_LANES };
     const cnn__kernels *isa = wino->u;
     const ptrdiff_t in = (ptrdiff_t)wino->h * wino->w, padded = cnn__ceil(count, isa->nr) * isa->nr;
+    const int n = wino->points;
     cnn__tiles at;
     for (ptrdiff_t j = 0; j < padded; j += isa->lanes) {
         float patch[L][36] = { { 0 } };
@@ -16544,34 +16774,63 @@ static void cnn__winograd_tiles(const cnn__wino *wino, float *v, const float *x,
         ptrdiff_t row[L];
         cnn__tiles_of(&at, wino, from + j, wino->c * in, wino->ph, wino->pw);
         for (int l = 0; l < isa->lanes; l++) {
-            const bool inside = at.y[l] >= 0 && at.x[l] >= 0 && at.y[l] + 6 <= wino->h
-                                && at.x[l] + 6 <= wino->w;
-            tile[l] = patch[l], row[l] = 6;
+            const bool inside = at.y[l] >= 0 && at.x[l] >= 0 && at.y[l] + n <= wino->h
+                                && at.x[l] + n <= wino->w;
+            tile[l] = patch[l], row[l] = n;
             if (j + l >= count || !inside) continue;
-            tile[l] = x + at.image[l] + c0 * in + (ptrdiff_t)at.y[l] * wino->w + at.x[l], row[l] = wino->w;
+            tile[l] = x + at.image[l] + (ptrdiff_t)at.y[l] * wino->w + at.x[l], row[l] = wino->w;
         }
-        float *to = v + (j / isa->nr * wino->c + c0) * isa->nr + j % isa->nr;
-        for (int c = c0; c < c1; c++, to += isa->nr) {
+        float *to = v + j / isa->nr * wino->c * isa->nr + j % isa->nr;
+        for (int c = 0; c < wino->c; c++, to += isa->nr) {
             for (int l = 0; l < isa->lanes && j + l < count; l++)
                 if (tile[l] == patch[l])
-                    cnn__patch(patch[l], 6, x + at.image[l] + c * in, wino->h, wino->w, at.y[l], at.x[l]);
-            isa->winograd_x(tile, row, to, wino->vs);
+                    cnn__patch(patch[l], n, x + at.image[l] + c * in, wino->h, wino->w, at.y[l], at.x[l]);
+            (n == 4 ? isa->winograd_x4 : isa->winograd_x)(tile, row, to, wino->vs);
             for (int l = 0; l < isa->lanes; l++)
                 if (tile[l] != patch[l]) tile[l] += in;
         }
     }
 }
+/* once: for channels c0 .. c1, matrices (C,block). The planes of a channel, of all images, are copied with
+   zeros around them, so that no tile sticks out. */
+static void cnn__winograd_inputs(const cnn__wino *wino, int c0, int c1)
+{
+    enum { L = CNN__MAX_LANES, TILES = CNN__WINOGRAD_BLOCK };
+    const int lanes = wino->u->lanes, n = wino->points, tiles = wino->th * wino->tw;
+    const int high = wino->th * wino->side + n - wino->side, wide = wino->tw * wino->side + n - wino->side;
+    const int rows = (int)cnn__min(wino->h, high - wino->ph), width = (int)cnn__min(wino->w, wide - wino->pw);
+    const ptrdiff_t plane = (ptrdiff_t)high * wide, in = (ptrdiff_t)wino->h * wino->w;
+    float planes[36 * TILES] = { 0 };           /* with few tiles to a side the least overlap: 6x6 for each */
+    const float *tile[TILES + L];
+    ptrdiff_t row[L];
+    for (int l = 0; l < L; l++) row[l] = wide;
+    for (int j = 0; j < TILES + L; j++) {       /* beyond the last one: some tile again */
+        const int e = (int)cnn__min(j, wino->tiles - 1);
+        tile[j] = planes + e / tiles * plane + e % tiles / wino->tw * wino->side * wide
+            + e % tiles % wino->tw * wino->side;
+    }
+    for (int c = c0; c < c1; c++) {
+        const float *x = wino->x + c * in;
+        for (ptrdiff_t e = 0; e * tiles < wino->tiles; e++, x += wino->c * in)
+            for (int r = 0; r < rows; r++)
+                cnn__copy(planes + e * plane + (ptrdiff_t)(wino->ph + r) * wide + wino->pw, x + r * wino->w,
+                          width);
+        for (ptrdiff_t j = 0; j < wino->tiles; j += lanes)
+            (n == 4 ? wino->u->winograd_x4 : wino->u->winograd_x)(tile + j, row, wino->shared
+                                                                  + c * wino->block + j, wino->vs);
+    }
+}
 
-/* The 36 products: rows of the weights, transformed in a, times the tiles in v, to m: panels of nr tiles. */
-static void cnn__winograd_products(const cnn__wino *wino, const float *a, ptrdiff_t rows, const float *v,
-                                   ptrdiff_t count, float *m)
+/* The products: weights, transformed in a, times the tiles in v, to m: panels of nr tiles. */
+static void cnn__winograd_products(const cnn__wino *wino, const float *a, const float *v, ptrdiff_t count,
+                                   float *m)
 {
     const cnn__kernels *isa = wino->u;
-    const ptrdiff_t padded = cnn__ceil(count, isa->nr) * isa->nr;
+    const ptrdiff_t padded = cnn__ceil(count, isa->nr) * isa->nr, rows = wino->m;
     const ptrdiff_t kb = cnn__k_block(wino->c);
     ptrdiff_t at[CNN__KC];
     for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * isa->nr;
-    for (int e = 0; e < 36; e++)
+    for (int e = 0; e < wino->parts; e++)
         for (ptrdiff_t p = 0; p < wino->c; p += kb)
             for (ptrdiff_t j = 0; j < padded; j += isa->nr)
                 for (ptrdiff_t i = 0; i < rows; i += isa->mr) {
@@ -16583,6 +16842,29 @@ static void cnn__winograd_products(const cnn__wino *wino, const float *a, ptrdif
                              m + e * wino->ms + j * rows + i * isa->nr, isa->nr, NULL, p > 0, ahead, mr);
                 }
 }
+/* once: for a panel of ni <= nr channels, to m (tiles,nr). What follows of the weights is fetched
+   meanwhile. */
+static void cnn__winograd_once(const cnn__wino *wino, const float *a, int ni, float *m)
+{
+    const cnn__kernels *isa = wino->u;
+    const ptrdiff_t kb = cnn__k_block(wino->c), nr = isa->nr;
+    ptrdiff_t at[CNN__KC], tiles = 0;
+    for (int p = 0; p < CNN__KC; p++) at[p] = p * nr;
+    for (int j = 0; j < wino->tiles; j += cnn__tile_rows((int)wino->tiles - j, isa->tall)) tiles++;
+    const ptrdiff_t step = cnn__ceil(nr, tiles);
+    for (int e = 0; e < wino->parts; e++)
+        for (ptrdiff_t p = 0, kc; p < wino->c; p += kc) {
+            kc = cnn__min(kb, wino->c - p);
+            const float *b = a + e * wino->as + p * nr, *ahead = b + kc * nr;
+            for (int j = 0, n; j < wino->tiles; j += n, ahead += kc * step) {
+                float *sums = m + e * wino->ms + j * nr;
+                const cnn__ends ends = { .more = { p > 0 ? sums : NULL } };
+                n = cnn__tile_rows((int)wino->tiles - j, isa->tall);
+                isa->micro_then(n, ni, kc, wino->shared + e * wino->vs + p * wino->block + j, wino->block,
+                                NULL, b, at, sums, nr, &ends, ahead, step);
+            }
+        }
+}
 
 /* The part of a patch that lies inside the image, to its place there. */
 static void cnn__put_patch(const cnn__wino *wino, float *y, const float *patch, int y0, int x0)
@@ -16590,105 +16872,129 @@ static void cnn__put_patch(const cnn__wino *wino, float *y, const float *patch, 
     const int high = (int)cnn__min(wino->side, wino->oh - y0),
               wide = (int)cnn__min(wino->side, wino->ow - x0);
     y += (ptrdiff_t)y0 * wino->ow + x0;
-    for (int r = 0; r < high; r++, y += wino->ow, patch += 4)
+    if (high == 2 && wide == 2 && !wino->add) {
+        memcpy(y, patch, 2 * sizeof *y), memcpy(y + wino->ow, patch + wino->side, 2 * sizeof *y);
+        return;
+    }
+    for (int r = 0; r < high; r++, y += wino->ow, patch += wino->side)
         for (int z = 0; z < wide; z++) y[z] = wino->add ? y[z] + patch[z] : patch[z];
 }
 
-/* Rows i0 .. i1 of the weights, transformed in a, times the tiles in v, and transformed back. */
-static void cnn__winograd_rows(const cnn__wino *wino, const float *a, ptrdiff_t i0, ptrdiff_t i1,
-                               const float *v,
-                               ptrdiff_t from, ptrdiff_t count, float *m)
+/* The sums in m, of tiles from .. from+count, transformed back: a vector of tiles, channel after channel. */
+static void cnn__winograd_back(const cnn__wino *wino, ptrdiff_t from, ptrdiff_t count, const float *m)
 {
     enum { L = CNN__MAX_LANES };
     const cnn__kernels *isa = wino->u;
-    const ptrdiff_t rows = i1 - i0, out = (ptrdiff_t)wino->oh * wino->ow;
+    const ptrdiff_t rows = wino->m, out = (ptrdiff_t)wino->oh * wino->ow;
     cnn__tiles at;
-    cnn__winograd_products(wino, a, rows, v, count, m);
     for (ptrdiff_t j = 0; j < count; j += isa->lanes) {
         const float *sums = m + j / isa->nr * isa->nr * rows + j % isa->nr;
-        float patch[L][36] = { { 0 } }, *tile[L];
+        float patch[L][16] = { { 0 } }, *tile[L], bias[L] = { 0 };
         ptrdiff_t row[L];
         cnn__tiles_of(&at, wino, from + j, wino->m * out, 0, 0);
         for (int l = 0; l < isa->lanes; l++) {
             /* Rows are written four by four: those of a tile of two go through the patch. */
             const bool inside = wino->side == 4 && j + l < count && at.y[l] + 4 <= wino->oh
                                 && at.x[l] + 4 <= wino->ow;
-            at.image[l] += i0 * out;
             tile[l] = inside ? wino->y + at.image[l] + (ptrdiff_t)at.y[l] * wino->ow + at.x[l] : patch[l];
             row[l] = inside ? wino->ow : 4;
         }
         for (ptrdiff_t c = 0; c < rows; c++, sums += isa->nr) {
-            isa->winograd_y(wino->side, sums, wino->ms, wino->bias ? wino->bias[i0 + c] : 0.0f, wino->clip,
-                            tile, row, wino->add);
+            for (int l = 0; l < isa->lanes && wino->bias; l++) bias[l] = wino->bias[c];
+            isa->winograd_y(wino->points, wino->side, sums, wino->ms, bias, wino->clip, tile, row,
+                            wino->add);
             for (int l = 0; l < isa->lanes; l++) {
                 if (tile[l] != patch[l]) { tile[l] += out; continue; }
                 if (j + l < count)
                     cnn__put_patch(wino, wino->y + at.image[l] + c * out, patch[l], at.y[l], at.x[l]);
-                if (wino->add) memset(patch[l], 0, 16 * sizeof **patch);
+                if (wino->add) memset(patch[l], 0, sizeof patch[l]);
             }
+        }
+    }
+}
+/* once: a vector of channels, of the panel of ni from i0 on, tile after tile. */
+static void cnn__winograd_once_back(const cnn__wino *wino, ptrdiff_t i0, int ni, const float *m)
+{
+    enum { L = CNN__MAX_LANES };
+    const int lanes = wino->u->lanes, plane = wino->th * wino->tw;
+    const ptrdiff_t out = (ptrdiff_t)wino->oh * wino->ow;
+    float patch[L][16], *tile[L], bias[L] = { 0 };
+    ptrdiff_t row[L];
+    for (int c = 0; c < ni; c += lanes) {
+        const int channels = (int)cnn__min(lanes, ni - c);
+        for (int l = 0; l < channels && wino->bias; l++) bias[l] = wino->bias[i0 + c + l];
+        for (int j = 0; j < wino->tiles; j++) {
+            const int y0 = j % plane / wino->tw * wino->side, x0 = j % plane % wino->tw * wino->side;
+            float *y = wino->y + (j / plane * wino->m + i0 + c) * out;
+            const bool inside = wino->side == 4 && y0 + 4 <= wino->oh && x0 + 4 <= wino->ow;
+            for (int l = 0; l < lanes; l++) {
+                const bool straight = inside && l < channels;
+                tile[l] = straight ? y + l * out + (ptrdiff_t)y0 * wino->ow + x0 : patch[l];
+                row[l] = straight ? wino->ow : 4;
+            }
+            if (wino->add) memset(patch, 0, sizeof patch);
+            wino->u->winograd_y(wino->points, wino->side, m + j * wino->u->nr + c, wino->ms, bias,
+                                wino->clip, tile, row, wino->add);
+            for (int l = 0; l < channels && !inside; l++)
+                cnn__put_patch(wino, y + l * out, patch[l], y0, x0);
         }
     }
 }
 
 /* What all need is transformed first: the input, a unit being 16 channels, if all tiles are one block;
-   otherwise the weights, a unit being a row panel. */
+   otherwise the weights, a unit being a panel. */
 enum { CNN__WINOGRAD_PART = 16 };
 static void cnn__winograd_shared_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__wino *wino = job;
-    const ptrdiff_t mr = wino->u->mr, part = CNN__WINOGRAD_PART;
+    const ptrdiff_t part = CNN__WINOGRAD_PART;
     (void)thread;
-    if (wino->once)
-        cnn__winograd_tiles(wino, wino->shared, wino->x, 0, wino->tiles, (int)(from * part),
-                            (int)cnn__min(to * part, wino->c));
+    if (wino->inputs)
+        cnn__winograd_inputs(wino, (int)(from * part), (int)cnn__min(to * part, wino->c));
     else for (; from < to; from++)
-        cnn__winograd_weights(wino, wino->shared + from * mr * wino->c, wino->weights, from * mr);
+        cnn__winograd_weights(wino, wino->shared + from * wino->panel, wino->weights, from * wino->high);
 }
 
-/* Then the rest: a unit is a row panel (once) or a vector of tiles; some at a time. */
+/* Then the rest: a unit is a panel of the weights (once) or a vector of tiles, some at a time. */
 static void cnn__winograd_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__wino *wino = job;
-    const ptrdiff_t mr = wino->u->mr, lanes = wino->u->lanes;
-    const ptrdiff_t most = wino->once ? cnn__ceil(wino->rows, mr) : wino->block / lanes;
+    const ptrdiff_t lanes = wino->u->lanes, most = wino->block / lanes, out = (ptrdiff_t)wino->oh * wino->ow;
+    const ptrdiff_t images = wino->tiles / ((ptrdiff_t)wino->th * wino->tw);
     float *mine = wino->work + (size_t)thread * wino->each;
-    float *m = mine + 36 * (!wino->once ? wino->vs : wino->packed ? 0 : wino->as);
-    const ptrdiff_t steps = cnn__ceil(to - from, most);
+    float *m = mine + wino->parts * (!wino->once ? wino->vs : wino->packed ? 0 : wino->as);
+    for (ptrdiff_t i = from; i < to && wino->once; i++) {
+        const ptrdiff_t i0 = i * wino->high, i1 = cnn__min(i0 + wino->high, wino->m);
+        if (!wino->packed) cnn__winograd_weights(wino, mine, wino->weights, i0);
+        cnn__winograd_once(wino, wino->packed ? wino->packed + i * wino->panel : mine, (int)(i1 - i0), m);
+        cnn__winograd_once_back(wino, i0, (int)(i1 - i0), m);
+        for (ptrdiff_t n = 0; n < images; n++)
+            cnn__complete(wino->tail, wino->y, (n * wino->m + i0) * out, (n * wino->m + i1) * out);
+    }
+    const ptrdiff_t steps = wino->once ? 0 : cnn__ceil(to - from, most);
     for (ptrdiff_t e = 0; e < steps; e++) {
-        const ptrdiff_t first = from + (to - from) * e / steps, last = from + (to - from) * (e + 1) / steps;
-        if (wino->once) {
-            const ptrdiff_t i0 = first * mr, i1 = cnn__min(last * mr, wino->m);
-            for (ptrdiff_t i = i0; i < i1 && !wino->packed; i += mr)
-                cnn__winograd_weights(wino, mine + (i - i0) * wino->c, wino->weights, i);
-            cnn__winograd_rows(wino, wino->packed ? wino->packed + i0 * wino->c : mine, i0, i1, wino->shared,
-                               0, wino->tiles,
-                               m);
-            const ptrdiff_t out = (ptrdiff_t)wino->oh * wino->ow,
-                            images = wino->tiles / ((ptrdiff_t)wino->th * wino->tw);
-            for (ptrdiff_t n = 0; n < images; n++)
-                cnn__complete(wino->tail, wino->y, (n * wino->m + i0) * out, (n * wino->m + i1) * out);
-        } else {
-            const ptrdiff_t count = cnn__min(last * lanes, wino->tiles) - first * lanes;
-            cnn__winograd_tiles(wino, mine, wino->x, first * lanes, count, 0, wino->c);
-            cnn__winograd_rows(wino, wino->shared, 0, wino->m, mine, first * lanes, count, m);
-        }
+        const ptrdiff_t first = (from + (to - from) * e / steps) * lanes;
+        const ptrdiff_t count = cnn__min((from + (to - from) * (e + 1) / steps) * lanes, wino->tiles) - first;
+        cnn__winograd_tiles(wino, mine, wino->x, first, count);
+        cnn__winograd_products(wino, wino->shared, mine, count, m);
+        cnn__winograd_back(wino, first, count, m);
     }
 }
 
 static void cnn__winograd_shared(const cnn__cpu *cpu, const cnn__wino *wino)
 {
     /* operations of the transforms, roughly: 144 for a tile of input, 40 for a kernel */
-    cnn__share_out(cpu, wino->once ? 144.0 * (double)wino->tiles * wino->c : 40.0 * wino->m * wino->c,
-                   wino->once ? cnn__ceil(wino->c, CNN__WINOGRAD_PART) : cnn__ceil(wino->m, wino->u->mr),
+    cnn__share_out(cpu, wino->inputs ? 144.0 * (double)wino->tiles * wino->c : 40.0 * wino->m * wino->c,
+                   wino->inputs ? cnn__ceil(wino->c, CNN__WINOGRAD_PART) : cnn__ceil(wino->m, wino->high),
                    cnn__winograd_shared_job, wino);
 }
 
 static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *wino)
 {
-    const ptrdiff_t panels = cnn__ceil(wino->m, wino->u->mr);
     if (wino->once || !wino->packed) cnn__winograd_shared(cpu, wino);
-    cnn__share_out(cpu, 36.0 * (double)wino->tiles * wino->m * wino->c,
-                   wino->once ? panels : cnn__ceil(wino->tiles, wino->u->lanes), cnn__winograd_job, wino);
+    cnn__share_out(cpu, (double)wino->parts * (double)wino->tiles * wino->m * wino->c,
+                   wino->once ? cnn__ceil(wino->m, wino->high) : cnn__ceil(wino->tiles, wino->u->lanes),
+                   cnn__winograd_job, wino);
     if (wino->once || !wino->tail) return;
     const ptrdiff_t images = wino->tiles / ((ptrdiff_t)wino->th * wino->tw),
                     out = (ptrdiff_t)wino->oh * wino->ow;
@@ -16969,7 +17275,9 @@ static void cnn__run_direct(const cnn__cpu *cpu, const cnn__conv *conv, int pass
 {
     if (pass == CNN__BACKWARD_WEIGHTS) {
         cnn__weights q = cnn__weights_plan(cpu, conv, arrays->x, arrays->dy, scratch, used);
-        if (arrays->to) q.dw = arrays->to, cnn__weights_run(cpu, &q);
+        q.dw = arrays->to, q.db = q.dots && !q.borrow ? arrays->db : NULL;
+        if (arrays->to) cnn__weights_run(cpu, &q);
+        if (arrays->db && !q.db) cnn__bias_gradient(cpu, conv, arrays->db, arrays->dy);
         return;
     }
     cnn__shifted q = cnn__shifted_plan(cpu, conv, pass == CNN__BACKWARD_DATA, false, arrays, scratch, used);
@@ -17007,6 +17315,11 @@ static size_t cnn__pack_turned(const cnn__cpu *cpu, const cnn__conv *conv, float
 static void cnn__run_side(const cnn__cpu *cpu, const cnn__conv *conv, int pass, const cnn__arrays *arrays,
                           char *scratch, size_t *used)
 {
+    if (pass == CNN__BACKWARD_WEIGHTS) {
+        cnn__side_w q = cnn__side_weights_plan(cpu, conv, arrays, scratch, used);
+        if (arrays->to) cnn__side_weights_run(cpu, &q);
+        return;
+    }
     const cnn__side side = cnn__side_plan(cpu, conv, pass == CNN__BACKWARD_DATA, arrays, scratch, used);
     if (!arrays->to) return;
     if (!arrays->packed) cnn__side_pack(&side, arrays->w);
@@ -17035,20 +17348,38 @@ static void cnn__run_winograd(const cnn__cpu *cpu, const cnn__conv *conv, int pa
     if (pass == CNN__BACKWARD_WEIGHTS) {
         cnn__wino_w q = cnn__winograd_weights_plan(cpu, conv, arrays, scratch, used);
         if (arrays->to) q.dw = arrays->to, cnn__winograd_weights_run(cpu, &q);
+        if (arrays->db) cnn__bias_gradient(cpu, conv, arrays->db, arrays->dy);
         return;
     }
-    const cnn__wino q = cnn__winograd_plan(cpu, conv, pass == CNN__BACKWARD_DATA, arrays, scratch, used);
+    const cnn__wino q = cnn__winograd_plan(cpu, conv, 6, pass == CNN__BACKWARD_DATA, arrays, scratch, used);
     if (arrays->to) cnn__winograd_run(cpu, &q);
+}
+static void cnn__run_winograd_small(const cnn__cpu *cpu, const cnn__conv *conv, int pass,
+                                    const cnn__arrays *arrays, char *scratch, size_t *used)
+{
+    const cnn__wino q = cnn__winograd_plan(cpu, conv, 4, pass == CNN__BACKWARD_DATA, arrays, scratch, used);
+    if (arrays->to) cnn__winograd_run(cpu, &q);
+}
+static size_t cnn__pack_points(const cnn__cpu *cpu, const cnn__conv *conv, int points, float *to,
+                               const float *w, char *scratch)
+{
+    const cnn__arrays arrays = { .w = w, .packed = to };
+    size_t used = 0;
+    cnn__wino wino = cnn__winograd_plan(cpu, conv, points, false, &arrays, scratch, &used);
+    wino.inputs = false, wino.shared = to;
+    if (to) cnn__winograd_shared(cpu, &wino);
+    const size_t panels = wino.once ? (size_t)cnn__ceil(wino.m, wino.high) : 1;
+    return cnn__mul_size(panels * (size_t)wino.parts, (size_t)wino.as);
 }
 static size_t cnn__pack_winograd(const cnn__cpu *cpu, const cnn__conv *conv, float *to, const float *w,
                                  char *scratch)
 {
-    size_t used = 0;
-    cnn__wino wino = cnn__winograd_plan(cpu, conv, false, &(cnn__arrays){ .w = w, .packed = to }, scratch,
-                                        &used);
-    wino.once = false, wino.shared = to, wino.as = wino.m * wino.c + CNN__MAX_LANES;
-    if (to) cnn__winograd_shared(cpu, &wino);
-    return cnn__mul_size(36, (size_t)wino.as);
+    return cnn__pack_points(cpu, conv, 6, to, w, scratch);
+}
+static size_t cnn__pack_winograd_small(const cnn__cpu *cpu, const cnn__conv *conv, float *to, const float *w,
+                                       char *scratch)
+{
+    return cnn__pack_points(cpu, conv, 4, to, w, scratch);
 }
 
 static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *conv, int pass, const cnn__arrays *arrays,
@@ -17073,6 +17404,7 @@ static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *conv, int pass, 
     q.flat = !weights && cnn__rows_flat(&q);
     cnn__share_out(cpu, work, weights ? conv->ic : (ptrdiff_t)conv->n * conv->ic,
                    weights ? cnn__rows_weights_job : cnn__rows_job, &q);
+    if (arrays->db) cnn__bias_gradient(cpu, conv, arrays->db, arrays->dy);
 }
 
 /* The limits of the rule, as tuned on AVX2 (LeNet, ResNet); tests/bench has the programs that measure them.
@@ -17080,14 +17412,17 @@ static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *conv, int pass, 
 enum { CNN__WINOGRAD_LEAST = 16,        /* channels: fewer do not repay the transforms */
        CNN__WINOGRAD_MANY = 32,         /* channels that repay even backward-weights on narrow planes */
        CNN__WINOGRAD_TILES = 16,        /* tiles of a batch, at least; */
+       CNN__WINOGRAD_SMALL = 64,        /* tiles of 2x2, at most: two rather than four outputs to a side */
        CNN__WINOGRAD_TILES_MANY = 4,    /* of backward-weights with many channels */
        CNN__COLUMNS_TERMS = 256,        /* of a sum, at least; */
        CNN__COLUMNS_PIXELS = 256,       /* of a plane of dy, at most: where strides or ends of planes leave
                                            lanes of the direct sum empty; a quarter of that with stride 1 */
+       CNN__SIDE_ROWS = 8,              /* of dW, at least: worth turning x; */
        CNN__SIDE_TERMS = 64,            /* of a sum, at least: worth two transpositions */
-       CNN__SIDE_FLOATS = 1 << 17 };    /* of a block of nr images, which should stay in the L2 cache */
+       CNN__SIDE_FLOATS = 1 << 19 };    /* of a block of nr images, which should stay in the L2 cache */
 #define CNN__WINOGRAD_WASTE      1.8    /* the largest ratio, */
 #define CNN__WINOGRAD_WASTE_FEW  1.1    /* of backward-weights with few channels (13x13, 26x26 lose) */
+#define CNN__WINOGRAD_WASTE_SIDE 1.3    /* where images side by side waste nothing */
 #define CNN__WINOGRAD_WASTE_MANY 4.0    /* with many: the direct sum is slow on narrow planes */
 
 /* Vectors of the pixels of a row would be less than 8/9 full. */
@@ -17096,6 +17431,9 @@ CNN__COLD static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *conv,
     const ptrdiff_t nr = cnn__kernels_of(cpu)->nr, pixels = pass == CNN__BACKWARD_DATA ? conv->w : conv->ow;
     const double terms = (double)(pass == CNN__BACKWARD_DATA ? conv->oc : conv->ic) * conv->kh * conv->kw;
     const double floats = (double)conv->ic * conv->h * conv->w + (double)conv->oc * conv->oh * conv->ow;
+    if (pass == CNN__BACKWARD_WEIGHTS)      /* vectors of images; few taps along the rows go another way */
+        return cnn__side_fits(cpu, conv, pass) && conv->kh * conv->kw > 1 && terms > 2 * (double)nr
+            && conv->oc >= CNN__SIDE_ROWS && floats * (double)nr <= CNN__SIDE_FLOATS;
     return cnn__side_fits(cpu, conv, pass) && conv->kh * conv->kw > 1 && terms >= CNN__SIDE_TERMS
         && floats * (double)nr <= CNN__SIDE_FLOATS && cnn__ceil(pixels, nr) * nr * 8 > pixels * 9;
 }
@@ -17111,8 +17449,9 @@ CNN__COLD static bool cnn__winograd_pays(const cnn__cpu *cpu, const cnn__conv *c
     const bool weights = pass == CNN__BACKWARD_WEIGHTS, many = channels >= CNN__WINOGRAD_MANY;
     const double tiles = (double)conv->n * (double)(cnn__ceil(h, side) * cnn__ceil(w, side));
     double waste = CNN__WINOGRAD_WASTE;
-    if (weights && !many) waste = CNN__WINOGRAD_WASTE_FEW;
-    if (weights && many && !cnn__side_pays(cpu, conv, pass)) waste = CNN__WINOGRAD_WASTE_MANY;
+    const bool side_by_side = cnn__side_pays(cpu, conv, pass);
+    if (weights) waste = many && !side_by_side ? CNN__WINOGRAD_WASTE_MANY : CNN__WINOGRAD_WASTE_FEW;
+    else if (side_by_side) waste = CNN__WINOGRAD_WASTE_SIDE;
     return channels >= CNN__WINOGRAD_LEAST && h > 1 && w > 1
         && tiles >= (weights && many ? CNN__WINOGRAD_TILES_MANY : CNN__WINOGRAD_TILES)
         && tiles * side * side <= waste * conv->n * h * w;
@@ -17132,6 +17471,18 @@ static bool cnn__winograd4_fits(const cnn__cpu *cpu, const cnn__conv *conv, int 
 static bool cnn__winograd2_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
     return (void)cpu, conv->kh == 5 && cnn__winograd_fits(conv, pass);
+}
+static bool cnn__winograd_small_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
+{
+    return pass != CNN__BACKWARD_WEIGHTS && cnn__winograd4_fits(cpu, conv, pass);
+}
+/* All tiles of four outputs are one block, so that the weights' way from memory decides. */
+CNN__COLD static bool cnn__winograd_small_pays(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
+{
+    const bool backward = pass == CNN__BACKWARD_DATA;
+    const ptrdiff_t tiles = conv->n * cnn__ceil(backward ? conv->h : conv->oh, 2)
+        * cnn__ceil(backward ? conv->w : conv->ow, 2);
+    return cnn__winograd_pays(cpu, conv, pass) && tiles <= CNN__WINOGRAD_SMALL;
 }
 static bool cnn__turned_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
@@ -17176,6 +17527,8 @@ typedef struct {
 } cnn__algorithm;                       /* pack: NULL if it takes the weights as they lie */
 static const cnn__algorithm cnn__algorithms[] = {
     /* An algorithm of your own: its row here. */
+    { "winograd 2x2", cnn__winograd_small_fits, cnn__winograd_small_pays, cnn__run_winograd_small,
+      cnn__pack_winograd_small },
     { "winograd 4x4", cnn__winograd4_fits, cnn__winograd_pays, cnn__run_winograd, cnn__pack_winograd },
     { "winograd 2x2", cnn__winograd2_fits, cnn__winograd_pays, cnn__run_winograd, cnn__pack_winograd },
     { "depthwise rows", cnn__rows_fit, cnn__always, cnn__run_rows, NULL },
@@ -17261,9 +17614,8 @@ static void cnn__fast_conv_backward_data(const cnn__cpu *cpu, const cnn__conv *c
 static void cnn__fast_conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *conv, float *dw, float *db,
                                             const float *x, const float *dy, void *scratch)
 {
-    const cnn__arrays arrays = { .to = dw, .x = x, .dy = dy };
+    const cnn__arrays arrays = { .to = dw, .x = x, .dy = dy, .db = db };
     cnn__conv_run(cpu, conv, CNN__BACKWARD_WEIGHTS, &arrays, scratch);
-    if (db) cnn__bias_gradient(cpu, conv, db, dy);
 }
 
 /* ===========================================================================================================
