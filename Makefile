@@ -102,7 +102,7 @@ $(B)/zoo.h: examples/zoo.c | $(B)
 ASAN := -fsanitize=address,undefined $(THREADS)
 TSAN := -fsanitize=thread -pthread
 SANITIZED := $(if $(call takes,$(CC),$(ASAN)),$(call ordered,asan_))
-RACED     := $(if $(call takes,$(CC),$(TSAN)),$(B)/tsan_rooms $(B)/tsan_threads $(B)/tsan_graphs)
+RACED     := $(if $(call takes,$(CC),$(TSAN)),$(B)/tsan_threads $(B)/tsan_graphs)
 ASAN_CC    = $(CC) -std=c99 -O1 -g -fno-omit-frame-pointer $(ASAN) -fno-sanitize-recover=all $(INCLUDE)
 
 sanitize: $(SANITIZED) $(RACED)
@@ -115,7 +115,6 @@ $(B)/asan_%: tests/test_%.c $(TESTING)
 $(B)/asan_cnn.o: tests/cnn.c $(TESTING)
 	$(ASAN_CC) -c $< -o $@
 
-# Every kernel on several threads, however small its work: -DCNN__SERIAL_WORK.
 TSAN_CC = $(CC) -std=c99 -O1 -g $(TSAN) $(INCLUDE)
 
 $(B)/tsan_graphs: tests/switches/threads.c tests/switches/impl.c $(TESTING)
@@ -123,9 +122,6 @@ $(B)/tsan_graphs: tests/switches/threads.c tests/switches/impl.c $(TESTING)
 
 $(B)/tsan_threads: tests/test_threads.c $(TESTING)
 	$(TSAN_CC) $< -o $@ $(LDLIBS)
-
-$(B)/tsan_rooms: tests/test_rooms.c tests/cnn.c $(TESTING)
-	$(TSAN_CC) -DCNN__SERIAL_WORK=0 tests/test_rooms.c tests/cnn.c -o $@ $(LDLIBS)
 
 # test_opencl stays out: it tests another header, and takes minutes so.
 COVERED  := $(filter-out $(B)/cov_opencl,$(call ordered,cov_))
