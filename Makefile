@@ -15,7 +15,7 @@
 #   make opencl-model which share of a GPU's peak a training step should reach: a model, from a dry run (python3)
 #   make clean
 #
-# A C compiler and make are enough. What else is missing (OpenMP, C++, clang, sanitizers, OpenCL, MPI) is skipped,
+# A C compiler and make are enough. What else is missing (C++, clang, sanitizers, OpenCL, MPI) is skipped,
 # and said.
 # WERROR=1 makes warnings errors. INC is where cnn.h lies.
 
@@ -25,12 +25,13 @@ CLANG   ?= clang
 INC     ?= .
 B       := build
 takes    = $(shell printf 'int main(void) { return 0; }\n' | $(1) -x c - $(2) -o /dev/null >/dev/null 2>&1 && echo '$(2)')
+THREADS := $(call takes,$(CC),-pthread)
 OPENMP  := $(call takes,$(CC),-fopenmp)
 OPENCL  := $(shell printf '\043include <CL/cl.h>\n' | $(CC) -x c -fsyntax-only - >/dev/null 2>&1 && echo yes)
 MPICC   ?= mpicc
 MPI     := $(shell command -v $(MPICC) 2>/dev/null)
 WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion $(if $(WERROR),-Werror)
-CFLAGS  ?= -std=c99 -O2 $(OPENMP)
+CFLAGS  ?= -std=c99 -O2 $(THREADS)
 LDLIBS  := -lm
 
 SUITES   := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
@@ -50,7 +51,7 @@ run: $(B)/lenet
 examples: $(EXAMPLES) $(if $(shell command -v $(firstword $(CXX)) 2>/dev/null),$(B)/cpp_example)
 
 $(B)/cpp_example: examples/cpp.cc $(B)/test_cnn.o
-	$(CXX) -std=c++11 -O2 $(OPENMP) $(WARN) -I$(INC) -I. $^ -o $@ $(LDLIBS)
+	$(CXX) -std=c++11 -O2 $(THREADS) $(WARN) -I$(INC) -I. $^ -o $@ $(LDLIBS)
 
 $(B)/%: examples/%.c $(HEADERS) | $(B)
 	$(CC) $(CFLAGS) $(WARN) -I$(INC) -I. $< -o $@ $(LDLIBS)
@@ -60,8 +61,8 @@ $(B)/mpi: examples/mpi.c $(HEADERS) | $(B)
 
 # ---- Tests ----
 
-# Tests link one object with the implementation, tests/cnn.c; but test_kernels and test_opencl hold one of their own.
-LINKED  := $(filter-out kernels opencl,$(SUITES))
+# Tests link one object with the implementation, tests/cnn.c; but these hold one of their own.
+LINKED  := $(filter-out kernels opencl threads,$(SUITES))
 # Tests that are no C program, each ending with `N passed, N failed`; the longest first.
 SCRIPTS := tests/lab.sh tests/places.sh tests/readme.sh tests/cpp.sh tests/transfer.sh tests/mpi.sh tests/tasks.sh tests/path.sh tests/torch.sh
 # Those of `make odd`: other compilers, options and processors.
@@ -98,11 +99,10 @@ $(B)/inside_types.h: tests/inside.awk $(HEADERS) | $(B)
 $(B)/zoo.h: examples/zoo.c | $(B)
 	sed -e '/^#define CNN_STATIC/d' -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' $< >$@
 
-# Without OpenMP: the sanitizers do not know its runtime.
-ASAN := -fsanitize=address,undefined
+ASAN := -fsanitize=address,undefined $(THREADS)
 TSAN := -fsanitize=thread -pthread
 SANITIZED := $(if $(call takes,$(CC),$(ASAN)),$(call ordered,asan_))
-RACED     := $(if $(call takes,$(CC),$(TSAN)),$(B)/tsan_threads)
+RACED     := $(if $(call takes,$(CC),$(TSAN)),$(B)/tsan_rooms $(B)/tsan_threads $(B)/tsan_graphs)
 ASAN_CC    = $(CC) -std=c99 -O1 -g -fno-omit-frame-pointer $(ASAN) -fno-sanitize-recover=all $(INCLUDE)
 
 sanitize: $(SANITIZED) $(RACED)
@@ -115,8 +115,17 @@ $(B)/asan_%: tests/test_%.c $(TESTING)
 $(B)/asan_cnn.o: tests/cnn.c $(TESTING)
 	$(ASAN_CC) -c $< -o $@
 
-$(B)/tsan_threads: tests/switches/threads.c tests/switches/impl.c tests/test.h $(HEADERS) | $(B)
-	$(CC) -std=c99 -O1 -g $(TSAN) $(INCLUDE) $(filter %.c,$^) -o $@ $(LDLIBS)
+# Every kernel on several threads, however small its work: -DCNN__SERIAL_WORK.
+TSAN_CC = $(CC) -std=c99 -O1 -g $(TSAN) $(INCLUDE)
+
+$(B)/tsan_graphs: tests/switches/threads.c tests/switches/impl.c $(TESTING)
+	$(TSAN_CC) $(filter tests/switches/%.c,$^) -o $@ $(LDLIBS)
+
+$(B)/tsan_threads: tests/test_threads.c $(TESTING)
+	$(TSAN_CC) $< -o $@ $(LDLIBS)
+
+$(B)/tsan_rooms: tests/test_rooms.c tests/cnn.c $(TESTING)
+	$(TSAN_CC) -DCNN__SERIAL_WORK=0 tests/test_rooms.c tests/cnn.c -o $@ $(LDLIBS)
 
 # test_opencl stays out: it tests another header, and takes minutes so.
 COVERED  := $(filter-out $(B)/cov_opencl,$(call ordered,cov_))
@@ -125,12 +134,12 @@ COV_CC    = $(CC) -std=c99 -O1 -fno-inline -Dalways_inline=unused $(INCLUDE)
 coverage: $(COVERED)
 	@rm -f $(B)/cov_*.gcda
 	-@$(RUN_TESTS) $^
-	@gcov -b -c -t $(B)/cov_cnn.gcda $(B)/cov_kernels*.gcda 2>/dev/null | awk -v LEAST=95 -f tests/coverage.awk
+	@gcov -b -c -t $(B)/cov_cnn.gcda $(B)/cov_kernels*.gcda $(B)/cov_threads*.gcda 2>/dev/null | awk -v LEAST=95 -f tests/coverage.awk
 
 $(B)/cov_%: tests/test_%.c $(TESTING) $(B)/cov_cnn.o
 	$(COV_CC) $< $(B)/cov_cnn.o -o $@ -lgcov $(LDLIBS)
 
-$(B)/cov_kernels: tests/test_kernels.c $(TESTING)
+$(B)/cov_kernels $(B)/cov_threads: $(B)/cov_%: tests/test_%.c $(TESTING)
 	$(COV_CC) --coverage $< -o $@ $(LDLIBS)
 
 $(B)/cov_cnn.o: tests/cnn.c $(TESTING)

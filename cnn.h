@@ -19,7 +19,8 @@
            cnn_free(g);
        }
 
-   Several cores: add -fopenmp. No other flag is needed: the instruction set is chosen at run time.
+   No other flag is needed: the instruction set is chosen at run time, and the threads are the header's own
+   (before glibc 2.34 and on BSD: with -pthread).
 
    What it does not do: shapes that depend on data, recurrent networks, several devices for one graph.
 
@@ -53,10 +54,12 @@
    asked for, what a loss judges (the logits), and those marked with cnn_keep.
 
    Threads. A graph belongs to one thread at a time; different graphs may run in different threads at once, as
-   there is no mutable global; cnn_share gives each thread its view of one net. With -fopenmp one graph uses
-   .threads threads. The same seed gives the same bits for any number of threads: work is divided by the
-   problem, never by the number of threads. After a fork, a graph of the parent's runs in the child on one
-   thread; for a new one say .threads = 1, as OpenMP's threads are the parent's.
+   there is no mutable global; cnn_share gives each thread its view of one net. One graph uses .threads
+   threads: its caller and helpers, which the first large piece of work starts and cnn_free ends. The same
+   seed gives the same bits for any number of threads: work is divided by the problem, never by the number of
+   threads. A helper that cannot be started is missed, no more. After a fork, a graph that has run in the
+   parent runs in the child on one thread. Where several processes share a machine, say .threads or set
+   OMP_NUM_THREADS.
 
    Numbers. All arithmetic is float, as it is written, whatever options the compiler is given (-Ofast,
    -mfpmath=387): for one instruction set gcc and clang give the same bits. Long sums are made in double or in
@@ -74,7 +77,8 @@
    because C leaves the order of evaluation of arguments open.
 
    Switches, to be defined before the include that has CNN_IMPLEMENTATION:
-       CNN_STATIC                     every function is static: the library is private to one .c file
+       CNN_STATIC                     every function is static: the library is private to one .c file, which
+                                      compiles in two thirds of the time: what it does not use is left out
        CNN_MALLOC(bytes)              all three or none: your allocator
        CNN_REALLOC(p, bytes)
        CNN_FREE(p)
@@ -188,7 +192,8 @@ typedef struct {
     const char  *at, *said;
     int          max_batch;         /* the largest N; default 1 */
     uint64_t     seed;              /* of initial weights and dropout; every value, 0 too, is a seed */
-    int          threads;           /* at most 1024; default omp_get_max_threads(), 1 without -fopenmp */
+    int          threads;           /* at most 1024; default OMP_NUM_THREADS in the environment, else the
+                                       processors that this process may use; 1 where there are no threads */
     cnn_isa      isa;               /* default: the environment variable CNN_ISA (plain, c, neon, avx2,
                                        avx512, wasm) if set, else the best that this CPU has; one that it
                                        lacks is an error. plain: each kernel is a loop, see >>loops */
@@ -649,8 +654,7 @@ enum { CNN_MEAN, CNN_SUM, CNN_NONE };
 typedef struct { const char *at, *said; cnn_tensor *logits, *labels; /* required: (N,C,H,W) and (N,1,H,W) */
                  float smoothing;  /* label smoothing in [0,1) (Szegedy et al. 2016) */
                  cnn_tensor *class_weights; /* (1,C,1,1), a constant: a weighted mean; default none */
-                 int ignore_index; /* labels with this value do not count (PyTorch's is -100); default none;
-                                      to leave out class 0, give it a class weight of 0 */
+                 int ignore_index; /* labels with this value do not count (PyTorch's is -100); default none */
                  int reduction;
                  const char *name; } cnn_softmax_cross_entropy_args;
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);
@@ -795,8 +799,8 @@ CNN_API void        cnn_dataset_free(cnn_dataset *);
 /* Samples of shape (c,h,w) in memory, and their targets; nothing is copied. Or a stream, for data that are
    larger than memory or made when needed: `fill` is called for each batch. It is shuffled, split, changed and
    resumed as any data set, as the numbers of the samples are drawn here. cnn_fit and cnn_evaluate read one
-   batch ahead in a second thread, while the net computes, if the program is built with -fopenmp or -pthread,
-   or for Windows; each thread of the program that uses the data set calls fill, too. */
+   batch ahead in a second thread, while the net computes, where there are threads; each thread of the program
+   that uses the data set calls fill, too. */
 typedef struct { const char *at, *said; int count, c, h, w;       /* required: count, c; h and w: 1 */
                  const unsigned char *bytes; const float *floats; /* required: one of these, or fill */
                  const int *labels; const float *targets;         /* one of these, or none */
@@ -1216,8 +1220,8 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_RECTIFIER = 32,      /* about half of y is zero, as for relu: weights before it start larger (He et
                                    al. 2015) */
        CNN_INPLACE_GRAD = 64,   /* backward may be run with in[0]->grad == y->grad: it sets then, not adds */
-       CNN_CLEARS_GRAD = 128,   /* y has one operand, and backward clears in[0]->grad itself, or sets it,
-                                   where cnn_grad_is_new(y) */
+       CNN_CLEARS_GRAD = 128,   /* backward clears in[0]->grad itself, or sets it, before it adds to another
+                                   operand's, where cnn_grad_is_new(y) */
        CNN_PROBABILITIES = 256, /* y holds probabilities, which a loss of logits must not be given */
        CNN_JOINABLE = 512,      /* forward also applies the formulas of the nodes that run in place of y */
        CNN_BATCH_STATISTICS = 1024, /* CNN_TRAIN takes mean and variance over the batch: one value has none;
@@ -1292,7 +1296,8 @@ typedef struct { void *buffer; size_t at; } cnn_place;
 
 struct cnn_backend {
     const char *name;
-    void *(*alloc)   (cnn_backend *, size_t bytes); /* NULL after an error */
+    void *(*alloc)   (cnn_backend *, size_t bytes); /* NULL after an error. These five and the name are
+                                                       required */
     void  (*release) (cnn_backend *, void *buffer);
     /* at in bytes */
     bool  (*upload)  (cnn_backend *, void *buffer, size_t at, const void *from, size_t bytes);
@@ -1320,6 +1325,7 @@ struct cnn_backend {
                                zeroed then; also in y's place, with CNN_INPLACE_GRAD */
     size_t max_bytes;       /* the largest buffer that alloc gives; 0: no limit. The activations take several
                                of them, where one would be larger. */
+    const cnn_graph *graph; /* set by cnn_new, if there is a close, until that: one graph at a time */
     char   error[CNN_ERROR_SIZE];
 };
 CNN_API cnn_place   cnn_place_data (const cnn_tensor *); /* for the rows of a backend, while they run */
@@ -1562,9 +1568,6 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #else
 #include <errno.h>
 #endif
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #if defined(__unix__) || defined(__APPLE__)
 #define CNN__POSIX 1
 #include <dirent.h>
@@ -1578,19 +1581,34 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #else
 #define CNN__IS_TERMINAL(f) false
 #endif
-#if defined(_WIN32)                     /* a second thread reads data: see cnn__start_thread */
+/* Threads: where a program gets them unasked; before glibc 2.34 and on BSD, with -pthread. */
+#if defined(_WIN32)
 #include <process.h>
 #define CNN__WIN32 1
+struct _RTL_SRWLOCK;
+struct _RTL_CONDITION_VARIABLE;
 __declspec(dllimport) unsigned long __stdcall WaitForSingleObject(void *, unsigned long);
 __declspec(dllimport) int __stdcall CloseHandle(void *);
-#elif defined(__APPLE__) || (defined(__unix__) && (defined(_OPENMP) || defined(_REENTRANT)))
+__declspec(dllimport) void __stdcall AcquireSRWLockExclusive(struct _RTL_SRWLOCK *);
+__declspec(dllimport) void __stdcall ReleaseSRWLockExclusive(struct _RTL_SRWLOCK *);
+__declspec(dllimport) int __stdcall SleepConditionVariableSRW(struct _RTL_CONDITION_VARIABLE *,
+                                                              struct _RTL_SRWLOCK *, unsigned long,
+                                                              unsigned long);
+__declspec(dllimport) void __stdcall WakeConditionVariable(struct _RTL_CONDITION_VARIABLE *);
+#elif defined(__APPLE__) || (defined(__unix__) && (defined(_REENTRANT) || defined(_OPENMP))) || \
+      (defined(__linux__) && (!defined(__GLIBC__) || __GLIBC__ > 2 || __GLIBC_MINOR__ >= 34))
 #include <pthread.h>
 #define CNN__PTHREADS 1
 #endif
-#if defined(_OPENMP) && (defined(__unix__) || defined(__APPLE__))
-#define CNN__PROCESS ((long)getpid())   /* fork copies a process, but not OpenMP's threads: see cnn__usable */
+#if (defined(CNN__WIN32) || defined(CNN__PTHREADS)) && defined(__GCC_HAVE_SYNC_COMPARE_AND_SWAP_4)
+#define CNN__TEAMS 1                    /* and the atomic counters that C99 lacks */
 #else
-#define CNN__PROCESS 0L
+#define CNN__TEAMS 0
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#define CNN__PROCESS ((long)getpid())   /* fork copies a process, but not its threads */
+#else
+#define CNN__PROCESS 1L
 #endif
 
 #if defined(CNN_MALLOC) && defined(CNN_REALLOC) && defined(CNN_FREE)
@@ -1604,16 +1622,6 @@ __declspec(dllimport) int __stdcall CloseHandle(void *);
 #define CNN__ARENAS_ARE_ZERO  true
 #else
 #error "cnn.h: define all of CNN_MALLOC, CNN_REALLOC and CNN_FREE, or none"
-#endif
-
-/* CNN__PARALLEL_FOR(threads): the loop that follows is shared among threads in equal, contiguous parts. Few,
-   coarse regions: libgomp's barrier spins, and a busy neighbour makes each one expensive. */
-#ifdef _OPENMP
-#define CNN__PRAGMA(x) _Pragma(#x)
-#define CNN__PARALLEL_FOR(threads) \
-    CNN__PRAGMA(omp parallel for num_threads(threads) schedule(static) if ((threads) > 1))
-#else
-#define CNN__PARALLEL_FOR(threads) (void)(threads);
 #endif
 
 /* Which instruction sets this translation unit can hold; which one runs is decided in cnn_new. */
@@ -1654,9 +1662,10 @@ __declspec(dllimport) int __stdcall CloseHandle(void *);
 #endif
 
 enum { CNN__ALIGN = 64,                 /* bytes: a cache line, and the widest vector */
-       CNN__MOST_THREADS = 1024 };      /* where a system has no more threads, OpenMP ends the program */
+       CNN__MOST_THREADS = 1024 };
 
-typedef struct { cnn_isa isa; int threads; bool exact; } cnn__cpu;   /* what a fast kernel has to know */
+typedef struct cnn__team cnn__team;                                  /* of threads: see >>threads */
+typedef struct { cnn_isa isa; int threads; bool exact; cnn__team *team; } cnn__cpu;
 
 /* ---- Sizes that cannot overflow ---- */
 
@@ -1829,7 +1838,6 @@ typedef struct cnn__pattern {            /* a list of names */
 struct cnn_graph {
     char         error[CNN_ERROR_SIZE];
     const char  *call;                  /* where the last call was made, for the message */
-    long         process;               /* that made it */
     cnn_config   config;                /* with the defaults filled in */
     cnn__cpu     cpu;
     cnn__block  *blocks;                /* every small piece of memory */
@@ -2061,6 +2069,9 @@ static bool  cnn__resolve_step(cnn_graph *g, const char *what, cnn_step_args *a)
 static bool  cnn__update(cnn_graph *g, const cnn_step_args *a, unsigned side);
 static void  cnn__seen(cnn_tensor *y, cnn__moment moment);
 
+static int       cnn__processors(void);                                /* >>threads */
+static bool      cnn__open_team(cnn__cpu *cpu);
+static void      cnn__close_team(cnn__cpu *cpu);
 static bool      cnn__has_isa(cnn_isa isa);                            /* >>simd */
 static cnn_isa   cnn__best_isa(void);
 static cnn_isa   cnn__isa_named(const char *name, char *names, size_t room);
@@ -2085,6 +2096,7 @@ static bool cnn__sync_optimizer(cnn_graph *g, unsigned side);
 static bool cnn__sync_average(cnn_graph *g, unsigned side);
 static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n, long step);
 static bool cnn__mix_on_device(cnn_graph *g, float share);
+static const char *cnn__device_error(cnn_graph *g);
 static double cnn__squares_on_device(cnn_graph *g);
 static bool cnn__shorten_on_device(cnn_graph *g, float factor);
 
@@ -2093,7 +2105,7 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     cnn_backend *dev = config.backend;
     cnn_graph   *g = CNN_MALLOC(sizeof *g);
     if (!g) {
-        if (dev && dev->close) dev->close(dev);
+        if (dev && dev->close && !dev->graph) dev->close(dev);
         return NULL;
     }
     memset(g, 0, sizeof *g);
@@ -2102,16 +2114,12 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
 #define CNN__IS_FUNCTION(name) || (uintptr_t)config.optimizer == (uintptr_t)cnn_##name
     const bool function = false CNN_OPTIMIZERS(CNN__IS_FUNCTION);
     if (!config.optimizer || function) config.optimizer = cnn_sgd();
-#ifdef _OPENMP
-    const int most = omp_get_max_threads();
-    if (!config.threads) config.threads = most < CNN__MOST_THREADS ? most : CNN__MOST_THREADS;
-#else
-    if (config.threads >= 0 && config.threads <= CNN__MOST_THREADS) config.threads = 1;
-#endif
+    if (!config.threads) config.threads = cnn__processors();
+    if (!CNN__TEAMS && config.threads > 0 && config.threads <= CNN__MOST_THREADS) config.threads = 1;
     g->config = config;
     g->batch = config.max_batch, g->batch_unsaid = unsaid;
     g->run = g->written = 1;            /* nodes start with stamp 0: nothing has computed them */
-    g->cpu.threads = config.threads, g->process = CNN__PROCESS;
+    g->cpu.threads = config.threads;
     g->cpu.isa = config.isa, g->cpu.exact = config.exact != 0;
     const char *wish = config.isa == CNN_ISA_AUTO ? getenv("CNN_ISA") : NULL;
     char        names[80];
@@ -2129,6 +2137,13 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
         cnn__fail(g, config.at, "cnn_new", "threads is %d: it must be 1 to %d, or 0 for the default",
                   config.threads, (int)CNN__MOST_THREADS);
     if (dev && dev->error[0]) cnn__fail(g, config.at, "cnn_new", "%s", dev->error);
+    if (dev && dev->close && dev->graph) {
+        cnn__fail(g, config.at, "cnn_new", "the backend belongs to another graph");
+        g->config.backend = NULL;
+    } else if (dev && dev->close) dev->graph = g;
+    if (dev && !(dev->name && dev->alloc && dev->release && dev->upload && dev->download && dev->clear))
+        cnn__fail(g, config.at, "cnn_new", "a backend has a name, alloc, release, upload, download and "
+                  "clear: one of these is NULL");
     if (dev && config.rows)
         cnn__fail(g, config.at, "cnn_new", ".rows are for the CPU: those of a device belong to its backend");
     if (config.optimizer->slots < 0 || config.optimizer->slots > CNN_MAX_SLOTS)
@@ -2141,6 +2156,7 @@ CNN_API void cnn_free(cnn_graph *g)
 {
     if (!g) return;
     CNN_FREE(g->about);
+    cnn__close_team(&g->cpu);
     cnn__close_backend(g);
     while (g->blocks) {
         cnn__block *next = g->blocks->next;
@@ -2633,12 +2649,14 @@ typedef struct {
 
 /* What the labels ask for: for class k of pixel i, q_k = v_k ((1-e) p_k + e/C), p_k = [k = label] or, where
    labels are soft, label[k]; v_k the weight of class k, or 1 without weights. Where the label is `ignore`
-   every q_k is 0; 0 ignores none. */
+   every q_k is 0; none is CNN__NO_LABEL, which lies beyond all that can be one. */
+#define CNN__NO_LABEL INT_MIN
+#define CNN__IGNORES(args) CNN_FIELD('i', args, ignore_index, .preset = CNN__NO_LABEL)
 typedef struct { const float *label, *weight; float e; int ignore; bool soft; } cnn__target;
 
 static bool cnn__ignored(const cnn__target *target, ptrdiff_t i)
 {
-    return target->ignore && !target->soft && target->label[i] == (float)target->ignore;
+    return !target->soft && target->label[i] == (float)target->ignore;
 }
 static float cnn__label_weight(const cnn__target *target, ptrdiff_t i)
 {
@@ -2674,8 +2692,8 @@ CNN__KERNEL(gemm, const cnn__cpu *cpu, float *c, int ldc, float beta, const floa
                   const float *b, int ldb, bool tb, int m, int n, int k, void *scratch);
 static size_t cnn__gemm_scratch(const cnn__cpu *cpu, int m, int n, int k);
 
-/* y = conv(x, w) + b, where b may be NULL; dx += dy w; dw += dy x and, unless it is NULL, db += sum dy: the
-   formulas stand in the room of conv2d. Bytes of scratch for any of the three: cnn__conv_scratch.
+/* y = conv(x, w) + b, where b may be NULL; dx += dy w, from zero if clear; dw += dy x and, unless it is NULL,
+   db += sum dy: the formulas stand in the room of conv2d. Bytes of scratch for each: cnn__conv_scratch.
    packed: w as cnn__conv_pack has left it for this shape, or NULL; then the tail. cnn__conv_pack returns its
    floats, 0 where the kernel takes w as it lies, and packs if to is not NULL; cnn__conv_packed: the most for
    this batch or a smaller one. */
@@ -2686,7 +2704,7 @@ static size_t cnn__conv_pack(const cnn__cpu *cpu, const cnn__conv *conv, float *
                              void *scratch);
 static size_t cnn__conv_packed(const cnn__cpu *cpu, const cnn__conv *conv);
 CNN__KERNEL(conv_backward_data, const cnn__cpu *cpu, const cnn__conv *conv, float *dx, const float *dy,
-                                const float *w, void *scratch);
+                                const float *w, bool clear, void *scratch);
 CNN__KERNEL(conv_backward_weights, const cnn__cpu *cpu, const cnn__conv *conv, float *dw, float *db,
                                    const float *x, const float *dy, void *scratch);
 static void cnn__conv_mend_weights(const cnn__conv *conv, float *dw, const float *x, const float *dy);
@@ -3030,12 +3048,9 @@ static bool cnn__begin_forward(cnn_tensor *t, cnn_mode mode)
 
 static float cnn__no_result(void) { return (float)NAN; }
 
-/* May t be written or computed? Not after an error, until it is cleared. what: the call that asks. In the
-   child of a fork, OpenMP would wait for ever for threads that only the parent has: there one thread does
-   all. */
+/* May t be written or computed? Not after an error, until it is cleared. what: the call that asks. */
 static bool cnn__usable(cnn_tensor *t, const char *what)
 {
-    if (!cnn__is_nil(t) && t->graph->process != CNN__PROCESS) t->graph->cpu.threads = 1;
     return !cnn__is_nil(t) && !t->graph->error[0] && cnn__placed(t, what);
 }
 
@@ -3122,41 +3137,11 @@ static void cnn__zero_job(const void *x, ptrdiff_t from, ptrdiff_t to, int threa
 static void cnn__start_grad(const cnn__node *v, const cnn__node *x)
 {
     const bool first = x->t.needs_grad && x->t.kind != CNN_PARAM && x->grad_first == v->t.index;
-    const bool clears = (v->t.op->flags & CNN_CLEARS_GRAD) && !(v->kernel && v->kernel->backward);
+    const bool clears = (v->t.op->flags & CNN_CLEARS_GRAD) && &x->t == v->t.in[0] &&
+                        !(v->kernel && v->kernel->backward);
     const int n = cnn__len(x->t.shape);
     if (first && x->grad_alias != v && !clears)
         cnn__share_out(&x->t.graph->cpu, CNN__SIMPLE * n, n, cnn__zero_job, &x->t);
-}
-
-/* ---- What rooms may ask while they run ---- */
-
-CNN_API void *cnn_scratch(const cnn_tensor *y)  { return y->graph->arena[CNN_ARENA_SCRATCH]; }
-CNN_API int   cnn_threads(const cnn_tensor *y)  { return y->graph->cpu.threads; }
-CNN_API bool  cnn_grad_is_new(const cnn_tensor *y)
-{
-    return y->in[0]->kind != CNN_PARAM && cnn__of(y->in[0])->grad_first == y->index;
-}
-
-CNN_API bool cnn_grad_is_first(const cnn_tensor *y, int i)
-{
-    const cnn_tensor *x = y->in[i];
-    return x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index && cnn__which_operand(y, x) == i;
-}
-CNN_API bool cnn_is_exact(const cnn_tensor *y) { return y->graph->cpu.exact; }
-
-/* The stream of a node in this training step. */
-static uint64_t cnn__stream(const cnn_tensor *y)
-{
-    return ((uint64_t)(y->graph->draw + 1u) << 32) | (uint32_t)y->index;
-}
-
-CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
-{
-    return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
-}
-CNN_API void cnn_random_key(const cnn_tensor *y, uint64_t *key, uint64_t *stream)
-{
-    *key = y->graph->config.seed, *stream = cnn__stream(y);
 }
 
 /* ---- Three rooms: dense, tanh, mse ----
@@ -3312,7 +3297,8 @@ static void cnn__dense_backward(cnn_tensor *y)
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *x = y->in[0], *w = y->in[1], *b = cnn_operand(y, "bias");
     if (x->grad)
-        cnn__gemm(cpu, x->grad, k, 1, y->grad, units, false, w->data, k, false, n, k, units, cnn_scratch(y));
+        cnn__gemm(cpu, x->grad, k, cnn_grad_is_new(y) ? 0.0f : 1.0f, y->grad, units, false, w->data, k, false,
+                  n, k, units, cnn_scratch(y));
     if (w->grad)
         cnn__gemm(cpu, w->grad, k, 1, y->grad, units, true, x->data, k, false, units, k, n, cnn_scratch(y));
     if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
@@ -3343,7 +3329,7 @@ static const cnn_owned cnn__dense_owned[] = {
 CNN__ROOM cnn_op_dense = {
     .name = "dense", .shape = cnn__dense_shape, .forward = cnn__dense_forward,
     .backward = cnn__dense_backward, .scratch = cnn__dense_scratch, .macs = cnn__dense_macs,
-    .flags = CNN_READS_X, .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields,
+    .flags = CNN_READS_X | CNN_CLEARS_GRAD, .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields,
     .owned = cnn__dense_owned };
 
 CNN__UNARY(cnn_dense_, dense, cnn_dense_args)
@@ -3572,6 +3558,33 @@ CNN_API bool cnn_step_(cnn_step_args a)
    dense stands in chapter 1 of the API, tanh in 4, mse in 7: their rooms are in >>hour.
    ======================================================================================================== */
 
+/* ---- What rooms may ask while they run ---- */
+
+CNN_API void *cnn_scratch(const cnn_tensor *y)  { return y->graph->arena[CNN_ARENA_SCRATCH]; }
+CNN_API int   cnn_threads(const cnn_tensor *y)  { return y->graph->cpu.threads; }
+CNN_API bool  cnn_grad_is_first(const cnn_tensor *y, int i)
+{
+    const cnn_tensor *x = y->in[i];
+    return x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index && cnn__which_operand(y, x) == i;
+}
+CNN_API bool  cnn_grad_is_new(const cnn_tensor *y) { return cnn_grad_is_first(y, 0); }
+CNN_API bool  cnn_is_exact(const cnn_tensor *y)    { return y->graph->cpu.exact; }
+
+/* The stream of a node in this training step. */
+static uint64_t cnn__stream(const cnn_tensor *y)
+{
+    return ((uint64_t)(y->graph->draw + 1u) << 32) | (uint32_t)y->index;
+}
+
+CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
+{
+    return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
+}
+CNN_API void cnn_random_key(const cnn_tensor *y, uint64_t *key, uint64_t *stream)
+{
+    *key = y->graph->config.seed, *stream = cnn__stream(y);
+}
+
 /* ---- Windows: what convolution and pooling share, along one axis ---- */
 
 /* Padded by `pad` before and `end` behind it. */
@@ -3771,7 +3784,8 @@ static void cnn__conv2d_backward(cnn_tensor *y)
     const cnn__conv conv = cnn__conv_of(y);
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *x = y->in[0], *w = y->in[1], *b = cnn_operand(y, "bias");
-    if (x->grad) cnn__conv_backward_data(cpu, &conv, x->grad, y->grad, w->data, cnn_scratch(y));
+    if (x->grad)
+        cnn__conv_backward_data(cpu, &conv, x->grad, y->grad, w->data, cnn_grad_is_new(y), cnn_scratch(y));
     if (w->grad) cnn__conv_gradient(y, &conv, cnn__grad(b), x->data, y->grad, cnn_scratch(y));
     else if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
 }
@@ -3811,8 +3825,8 @@ CNN__ROOM cnn_op_conv2d = {
     .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
     .backward = cnn__conv2d_backward, .scratch = cnn__conv2d_scratch, .packed = cnn__conv2d_packed,
     .macs = cnn__conv2d_macs,
-    .flags = CNN_READS_X | CNN_JOINABLE, .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields,
-    .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm };
+    .flags = CNN_READS_X | CNN_JOINABLE | CNN_CLEARS_GRAD, .args_size = sizeof(cnn_conv2d_args),
+    .fields = cnn__conv2d_fields, .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm };
 
 CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
 
@@ -3877,11 +3891,11 @@ static void cnn__conv_transpose2d_forward(cnn_tensor *y, cnn_mode mode CNN__UNUS
     const cnn__conv conv = cnn__transpose_of(y);
     const int       plane = cnn__plane(y->shape);
     const float    *bias = cnn__data(cnn_operand(y, "bias"));
-    for (int i = 0; i < y->shape.n * y->shape.c; i++) {
-        const float b = bias ? bias[i % y->shape.c] : 0.0f;
-        for (ptrdiff_t j = (ptrdiff_t)i * plane, end = j + plane; j < end; j++) y->data[j] = b;
-    }
-    cnn__conv_backward_data(&y->graph->cpu, &conv, y->data, y->in[0]->data, y->in[1]->data, cnn_scratch(y));
+    for (int i = 0; bias && i < y->shape.n * y->shape.c; i++)
+        for (ptrdiff_t j = (ptrdiff_t)i * plane, end = j + plane; j < end; j++)
+            y->data[j] = bias[i % y->shape.c];
+    cnn__conv_backward_data(&y->graph->cpu, &conv, y->data, y->in[0]->data, y->in[1]->data, !bias,
+                            cnn_scratch(y));
 }
 /* cnn__conv_forward sets, but gradients are added: so there is a place between. */
 static size_t cnn__transpose_dx_bytes(const cnn_tensor *y)
@@ -4276,7 +4290,7 @@ static void cnn__sample_norm_job(const void *of, ptrdiff_t from, ptrdiff_t to, i
     const float *w = cnn__data(norm.w), *b = cnn__data(norm.b);
     float       *saved = y->graph->mode == CNN_TRAIN ? y->saved : NULL;
     const ptrdiff_t rows = (ptrdiff_t)y->shape.n * norm.groups;
-    const cnn__cpu one = { y->graph->cpu.isa, 1, false };
+    const cnn__cpu one = { y->graph->cpu.isa, 1, false, NULL };
     for (ptrdiff_t row = from; row < to; row++) {
         const float *x = y->in[0]->data + row * norm.k;
         float        mean = 0, rest = 0, variance = 0;
@@ -5708,7 +5722,7 @@ static size_t cnn__cross_entropy_scratch(const cnn_tensor *y)
 }
 static const cnn_field cnn__cross_entropy_fields[] = {
     CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing, .range = "[0,1)"),
-    CNN_FIELD('i', cnn_softmax_cross_entropy_args, ignore_index),
+    CNN__IGNORES(cnn_softmax_cross_entropy_args),
     CNN__REDUCTION(cnn_softmax_cross_entropy_args), { 0 } };
 CNN__ROOM cnn_op_softmax_cross_entropy = {
     .name = "softmax_cross_entropy", .shape = cnn__labelled_shape, .forward = cnn__cross_entropy_forward,
@@ -5754,7 +5768,7 @@ static void cnn__nll_backward(cnn_tensor *y)
         if (!cnn__ignored(&target, i)) dx[cnn__at_label(y, i)] -= g[i * step] * cnn__label_weight(&target, i);
 }
 static const cnn_field cnn__nll_fields[] = {
-    CNN_FIELD('i', cnn_nll_args, ignore_index), CNN__REDUCTION(cnn_nll_args), { 0 } };
+    CNN__IGNORES(cnn_nll_args), CNN__REDUCTION(cnn_nll_args), { 0 } };
 CNN__ROOM cnn_op_nll = {
     .name = "nll", .shape = cnn__labelled_shape, .forward = cnn__nll_forward, .backward = cnn__nll_backward,
     .scratch = cnn__cross_entropy_scratch, .flags = CNN_READS_X | CNN_LOSS,
@@ -5950,7 +5964,7 @@ static double cnn__dice_target(const cnn_tensor *y, ptrdiff_t i, ptrdiff_t pixel
     const ptrdiff_t plane = cnn__plane(y->in[0]->shape), c = y->in[0]->shape.c;
     const int       ignore = ((const cnn_dice_args *)y->args)->ignore_index;
     const float     t = y->in[1]->data[(cnn__dice_labels(y) ? i / c : i) * plane + pixel];
-    if (ignore && t == (float)ignore) return -1;
+    if (t == (float)ignore) return -1;
     return cnn__dice_labels(y) ? t == (float)(i % c) : (double)t;
 }
 /* (2 I + s) / (S + s); *under: S + s */
@@ -5994,7 +6008,7 @@ static void cnn__dice_backward(cnn_tensor *y)
 }
 static const cnn_field cnn__dice_fields[] = {
     CNN_FIELD('f', cnn_dice_args, smooth, .preset = 1e-5, .range = "[0,inf)", .nth = 3),
-    CNN_FIELD('i', cnn_dice_args, ignore_index), CNN__REDUCTION(cnn_dice_args), { 0 } };
+    CNN__IGNORES(cnn_dice_args), CNN__REDUCTION(cnn_dice_args), { 0 } };
 CNN__ROOM cnn_op_dice = {
     .name = "dice", .shape = cnn__dice_shape, .forward = cnn__dice_forward, .backward = cnn__dice_backward,
     .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_dice_args), .fields = cnn__dice_fields };
@@ -6078,10 +6092,10 @@ static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *conv, float 
 }
 
 static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *conv, float *dx, const float *dy,
-                                    const float *w, void *scratch)
+                                    const float *w, bool clear, void *scratch)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_conv_backward_data(cpu, conv, dx, dy, w, scratch);
+        cnn__fast_conv_backward_data(cpu, conv, dx, dy, w, clear, scratch);
         return;
     }
     const int in = conv->ic / conv->groups, out = conv->oc / conv->groups;
@@ -6101,7 +6115,8 @@ static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *conv, 
             sum += (double)w[cnn__at(o, c % in, i, j, in, conv->kh, conv->kw)]
                  * (double)dy[cnn__at(n, o, y / conv->sh, x / conv->sw, conv->oc, conv->oh, conv->ow)];
         }
-        dx[cnn__at(n, c, iy, ix, conv->ic, conv->h, conv->w)] += (float)sum;
+        float *to = &dx[cnn__at(n, c, iy, ix, conv->ic, conv->h, conv->w)];
+        *to = (clear ? 0 : *to) + (float)sum;
     }
 }
 
@@ -7598,6 +7613,7 @@ static void cnn__bind(cnn__node *v, cnn_mode mode)
 static bool cnn__place_arenas(cnn_graph *g, const char *what, void *memory)
 {
     const bool zero = !memory && CNN__ARENAS_ARE_ZERO;
+    if (g->cpu.threads > 1 && !cnn__open_team(&g->cpu)) return cnn__no_memory(g, g->config.at, what, 0);
     if (!memory) {
         memory = g->base = CNN__ARENAS(g->memory.total + CNN__ALIGN);
         if (!g->base) return cnn__no_memory(g, g->config.at, what, g->memory.total + CNN__ALIGN);
@@ -9045,9 +9061,18 @@ CNN_API cnn_dataset cnn_split(const cnn_dataset *source, int first, int count)
     return d;
 }
 
-/* ---- One thread beside, where there are threads ---- */
+/* ---- Threads, where there are any; a lock; a bell, which wakes one of those that wait for it ---- */
 
 #if defined(CNN__WIN32)
+typedef struct { void *p; } cnn__lock, cnn__bell;                   /* an SRWLOCK, a CONDITION_VARIABLE */
+#define CNN__SRW(l) ((struct _RTL_SRWLOCK *)(void *)(l))
+#define CNN__INIT_LOCK(l)       ((l)->p = NULL)
+#define CNN__INIT_BELL(b)       ((b)->p = NULL)
+#define CNN__LOCK(l)            AcquireSRWLockExclusive(CNN__SRW(l))
+#define CNN__UNLOCK(l)          ReleaseSRWLockExclusive(CNN__SRW(l))
+#define CNN__WAIT(b, l)         SleepConditionVariableSRW((struct _RTL_CONDITION_VARIABLE *)(void *)(b), \
+                                                          CNN__SRW(l), 0xFFFFFFFF, 0)
+#define CNN__RING(b)            WakeConditionVariable((struct _RTL_CONDITION_VARIABLE *)(void *)(b))
 typedef struct { uintptr_t handle; void (*run)(void *); void *with; } cnn__thread;
 static unsigned __stdcall cnn__run_thread(void *thread)
 {
@@ -9066,6 +9091,14 @@ static void cnn__join_thread(cnn__thread *t)
     CloseHandle((void *)t->handle);
 }
 #elif defined(CNN__PTHREADS)
+typedef pthread_mutex_t cnn__lock;
+typedef pthread_cond_t  cnn__bell;
+#define CNN__INIT_LOCK(l)       pthread_mutex_init(l, NULL)
+#define CNN__INIT_BELL(b)       pthread_cond_init(b, NULL)
+#define CNN__LOCK(l)            pthread_mutex_lock(l)
+#define CNN__UNLOCK(l)          pthread_mutex_unlock(l)
+#define CNN__WAIT(b, l)         pthread_cond_wait(b, l)
+#define CNN__RING(b)            pthread_cond_signal(b)
 typedef struct { pthread_t id; void (*run)(void *); void *with; } cnn__thread;
 static void *cnn__run_thread(void *thread)
 {
@@ -9604,7 +9637,7 @@ static bool cnn__is_largest(const float *s, size_t plane, int classes, int k)
         right = c < k ? s[(size_t)c * plane] < best : s[(size_t)c * plane] <= best;
     return right;
 }
-/* ignored: a label that does not count, 0 for none. */
+/* ignored: a label that does not count. */
 static int cnn__correct(const float *score, cnn_shape z, const float *label, int ignored)
 {
     int    correct = 0;
@@ -9612,7 +9645,7 @@ static int cnn__correct(const float *score, cnn_shape z, const float *label, int
     for (size_t i = 0; i < (size_t)z.n * plane; i++) {
         const int k = label[i] >= 0 && label[i] < (float)z.c ? (int)label[i] : -1;
         correct += cnn__is_largest(score + i / plane * (size_t)z.c * plane + i % plane, plane, z.c,
-                                   ignored && k == ignored ? -1 : k);
+                                   k == ignored ? -1 : k);
     }
     return correct;
 }
@@ -9630,7 +9663,7 @@ static int cnn__correct_but(cnn_tensor *logits, cnn_tensor *labels, int ignored)
 }
 CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
 {
-    return cnn__correct_but(logits, labels, 0);
+    return cnn__correct_but(logits, labels, CNN__NO_LABEL);
 }
 
 /* The same over a pass, into *right. On a device only the sum is read, at the end or where it is shown, so
@@ -9640,7 +9673,7 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignor
 {
     cnn_backend *dev = logits->graph->config.backend;
     int          count = 0;
-    if (!dev || !dev->correct || (ignored > 0 && ignored < logits->shape.c) ||
+    if (!dev || !dev->correct || (ignored >= 0 && ignored < logits->shape.c) ||
         !(cnn__of(logits)->data_on & cnn__of(labels)->data_on & CNN__DEVICE) ||
         !cnn__readable(logits, "correct") || !cnn__same_rows(logits, labels)) {
         *right += cnn__correct_but(logits, labels, ignored);
@@ -9649,7 +9682,7 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignor
     logits->graph->traffic.downloads += show;
     if (!dev->correct(dev, cnn_place_data(logits), logits->shape, cnn_place_data(labels), anew,
                       show ? &count : NULL))
-        cnn_fail(logits, "%s", dev->error);
+        cnn_fail(logits, "%s", cnn__device_error(logits->graph));
     *right += count;
 }
 
@@ -9658,13 +9691,11 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignor
    ======================================================================================================== */
 
 /* Seconds from some moment, for speeds and times left. C99 knows only time(), in whole seconds, and clock(),
-   the processor time of all threads, which stands still while a device works. So: OpenMP's clock with OpenMP,
-   C11's or POSIX's where the system declares it, and clock() for the rest (on Windows it is the wall's). */
+   the processor time of all threads, which stands still while a device works. So: C11's
+   clock or POSIX's where the system declares it, and clock() for the rest (on Windows it is the wall's). */
 static double cnn__seconds(void)
 {
-#if defined(_OPENMP)
-    return omp_get_wtime();
-#elif defined(TIME_UTC)
+#if defined(TIME_UTC)
     struct timespec t;
     timespec_get(&t, TIME_UTC);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
@@ -9752,10 +9783,12 @@ static double cnn__batch_weight(const cnn__feed_to *to, int n)
     return weighs && cnn_map_read(to->truth) ? judge->op->weight(judge) : n;
 }
 
-/* The label that the loss leaves out; 0 for none. */
+/* The label that the loss leaves out. */
 static int cnn__void_label(const cnn_tensor *judge)
 {
-    return judge ? (int)cnn__option_named(judge, "ignore_index") : 0;
+    for (const cnn_field *f = judge ? judge->op->fields : NULL; f && f->name; f++)
+        if (strcmp(f->name, "ignore_index") == 0) return (int)cnn__option(f, judge->args);
+    return CNN__NO_LABEL;
 }
 
 /* Is each label a class that the logits tell apart, or left out? Those of a stream are seen when they come.
@@ -9767,7 +9800,7 @@ static bool cnn__check_classes(cnn_graph *g, const char *at, const char *what, c
     int          least = 0, most = 0;
     for (size_t i = 0; d->labels && i < (size_t)d->count * each; i++) {
         const int k = d->labels[(size_t)d->order[i / each] * each + i % each];
-        if (ignored && k == ignored) continue;
+        if (k == ignored) continue;
         if (k < least) least = k;
         if (k > most)  most = k;
     }
@@ -9900,10 +9933,10 @@ static double cnn__r2(const cnn__sums *s, int channels)
 static double cnn__count_judged(const cnn__feed_to *to)
 {
     const size_t n = cnn_count(to->truth);
-    const float  ignored = (float)cnn__void_label(to->judge);
-    const float *label = ignored == 0 ? NULL : cnn_map_read(to->truth);
+    const int    ignored = cnn__void_label(to->judge);
+    const float *label = ignored == CNN__NO_LABEL ? NULL : cnn_map_read(to->truth);
     double       count = label ? 0 : (double)n;
-    for (size_t i = 0; label && i < n; i++) count += label[i] != ignored;
+    for (size_t i = 0; label && i < n; i++) count += label[i] != (float)ignored;
     return count;
 }
 
@@ -13483,20 +13516,215 @@ CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
    >>threads ---- 14. Threads
    ======================================================================================================== */
 
-/* Below so many multiply-adds one thread does all. A million take 10 to 30 us, and a parallel region costs 1
-   to 5 us. (The tests set 0.) */
+/* The work of all kernels is divided here, in cnn__share_out. It has units, numbered from 0, that follow from
+   the problem alone and are computed alike in whatever range they fall. So the same seed gives the same bits
+   for any number of threads, whoever does what.
+
+   A graph has a team: its caller, number 0, and helpers, started by the first work that is large enough. The
+   units are cut into ranges, one a thread, and these into pieces. Each thread takes the pieces of its own
+   range, then what the others have left. So the caller never waits for a helper that has not come, but does
+   the work itself; in the end it waits for those that are at their last piece. Helpers wait for new work
+   awake for about as long as it takes to wake one, then asleep. */
+
+/* A thread is worth so many multiply-adds. (The tests set 0.) */
 #ifndef CNN__SERIAL_WORK
-#define CNN__SERIAL_WORK 5e5
+#define CNN__SERIAL_WORK 2.5e5
 #endif
 
-/* The work of all kernels below is divided here. It has units, numbered from 0, that follow from the problem
-   alone and are computed alike in whatever range they fall; each thread takes one range of them. So the same
-   seed gives the same bits for any number of threads. */
+#if CNN__TEAMS
+#define CNN__READ(p)     __atomic_load_n(p, __ATOMIC_SEQ_CST)
+#define CNN__WRITE(p, v) __atomic_store_n(p, v, __ATOMIC_SEQ_CST)
+#define CNN__ADD(p, v)   __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST)           /* returns what was there */
+#define CNN__AND(p, v)   __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST)
+#define CNN__SWAP(p, old, to) \
+    __atomic_compare_exchange_n(p, old, to, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
+#if defined(__x86_64__) || defined(__i386__)
+#define CNN__PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define CNN__PAUSE() __asm__ __volatile__("yield")
+#else
+#define CNN__PAUSE() ((void)0)
+#endif
+
+#ifndef CNN__PIECES
+#define CNN__PIECES 2
+#endif
+#ifndef CNN__SPINS
+#define CNN__SPINS 1000
+#endif
+enum { /* of a range: so much can be taken from a thread that is late */
+       CNN__SEAT = 1 << 16, CNN__OVER = 1 << 30 };
+typedef struct {
+    cnn__team  *team;
+    cnn__thread thread;
+    int         number;
+    long        taken;                       /* pieces of this thread's range */
+    char        apart[CNN__ALIGN];           /* from the next one's cache line */
+} cnn__member;
+struct cnn__team {
+    cnn__job   *job;                         /* the work, or NULL: written while nobody is in */
+    const void *of;
+    ptrdiff_t   units;
+    int         ranges;
+    long        open;                        /* helpers that are in, + CNN__SEAT for each that may come in */
+    long        asleep, waiting;             /* helpers; 1: the caller */
+    int         threads, helpers;            /* wanted; started */
+    long        process;                     /* that started them */
+    cnn__lock   lock;
+    cnn__bell   come, done;
+    cnn__member member[];
+};
+
+/* Do pieces until all are taken. */
+static void cnn__take_pieces(cnn__team *team, int number)
+{
+    const ptrdiff_t all = (ptrdiff_t)team->ranges * CNN__PIECES, each = team->units / all,
+                    more = team->units % all;
+    for (int i = 0; i < team->ranges; i++) {
+        const int range = (number + i) % team->ranges;
+        for (ptrdiff_t k; (k = CNN__ADD(&team->member[range].taken, 1)) < CNN__PIECES; ) {
+            const ptrdiff_t piece = (ptrdiff_t)range * CNN__PIECES + k;
+            const ptrdiff_t from = each * piece + cnn__min(piece, more), to = from + each + (piece < more);
+            if (from < to) team->job(team->of, from, to, number);
+        }
+    }
+}
+
+/* Wake two helpers, if any sleep: each wakes two more. In the child of a fork there are none. */
+static void cnn__call_helpers(cnn__team *team)
+{
+    if (!CNN__READ(&team->asleep) || team->process != CNN__PROCESS) return;
+    CNN__LOCK(&team->lock);
+    CNN__RING(&team->come);
+    CNN__RING(&team->come);
+    CNN__UNLOCK(&team->lock);
+}
+
+/* Wait for work, or for the end. */
+static long cnn__await_work(cnn__team *team)
+{
+    long open;
+    for (int i = 0; i < CNN__SPINS; i++) {
+        if ((open = CNN__READ(&team->open)) >= CNN__SEAT) return open;
+        CNN__PAUSE();
+    }
+    CNN__LOCK(&team->lock);
+    CNN__ADD(&team->asleep, 1);
+    while ((open = CNN__READ(&team->open)) < CNN__SEAT) CNN__WAIT(&team->come, &team->lock);
+    CNN__ADD(&team->asleep, -1);
+    CNN__UNLOCK(&team->lock);
+    return open;
+}
+
+static void cnn__help(void *member)
+{
+    cnn__member *me = member;
+    cnn__team   *team = me->team;
+    for (long open; (open = cnn__await_work(team)) < CNN__OVER; ) {
+        if (!CNN__SWAP(&team->open, &open, open - CNN__SEAT + 1)) continue;
+        if (open >= 2 * CNN__SEAT) cnn__call_helpers(team);
+        cnn__take_pieces(team, me->number);
+        CNN__AND(&team->open, CNN__SEAT - 1);                    /* nothing is left: nobody need come in */
+        if (CNN__ADD(&team->open, -1) > 1 || !CNN__READ(&team->waiting)) continue;
+        CNN__LOCK(&team->lock);
+        CNN__RING(&team->done);
+        CNN__UNLOCK(&team->lock);
+    }
+    cnn__call_helpers(team);
+}
+
+/* Are there helpers? The first time they are started; one that cannot be is missed. */
+static bool cnn__has_helpers(cnn__team *team)
+{
+    for (int i = 1; i < team->threads && !team->process; i++) {
+        cnn__member *m = &team->member[i];
+        m->team = team, m->number = i;
+        if (!cnn__start_thread(&m->thread, cnn__help, m)) break;
+        team->helpers++;
+    }
+    if (!team->process) team->process = CNN__PROCESS;
+    return team->helpers > 0;
+}
+
+static bool cnn__open_team(cnn__cpu *cpu)
+{
+    const size_t bytes = sizeof *cpu->team + (size_t)cpu->threads * sizeof *cpu->team->member;
+    if (!(cpu->team = CNN_MALLOC(bytes))) return false;
+    memset(cpu->team, 0, bytes);
+    cpu->team->threads = cpu->threads;
+    CNN__INIT_LOCK(&cpu->team->lock);
+    CNN__INIT_BELL(&cpu->team->come), CNN__INIT_BELL(&cpu->team->done);
+    return true;
+}
+static void cnn__close_team(cnn__cpu *cpu)
+{
+    cnn__team *team = cpu->team;
+    if (!team) return;
+    CNN__WRITE(&team->open, (long)CNN__OVER);
+    cnn__call_helpers(team);
+    for (int i = 1; i <= team->helpers && team->process == CNN__PROCESS; i++)
+        cnn__join_thread(&team->member[i].thread);
+    CNN_FREE(team);
+}
+
+/* With the helpers, if there are any; not within a job, which the thread that does it then does alone. */
+static bool cnn__shared(cnn__team *team, int threads, ptrdiff_t units, cnn__job *job, const void *of)
+{
+    if (!team || team->job || !cnn__has_helpers(team)) return false;
+    team->job = job, team->of = of, team->units = units, team->ranges = threads;
+    for (int i = 0; i < threads; i++) team->member[i].taken = 0;
+    CNN__WRITE(&team->open, (threads - 1L) * CNN__SEAT);
+    cnn__call_helpers(team);
+    cnn__take_pieces(team, 0);
+    CNN__AND(&team->open, CNN__SEAT - 1);
+    for (int i = 0; CNN__READ(&team->open) && i < CNN__SPINS; i++) CNN__PAUSE();
+    if (CNN__READ(&team->open)) {
+        CNN__LOCK(&team->lock);
+        CNN__WRITE(&team->waiting, 1L);
+        while (CNN__READ(&team->open)) CNN__WAIT(&team->done, &team->lock);
+        CNN__WRITE(&team->waiting, 0L);
+        CNN__UNLOCK(&team->lock);
+    }
+    team->job = NULL;
+    return true;
+}
+#else
+static bool cnn__open_team(cnn__cpu *cpu) { return !cpu->team; }
+static void cnn__close_team(cnn__cpu *cpu) { (void)cpu; }
+static bool cnn__shared(cnn__team *team, int threads, ptrdiff_t units, cnn__job *job, const void *of)
+{
+    return (void)team, (void)threads, (void)units, (void)job, (void)of, false;
+}
+#endif
+
 static void cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cnn__job *job, const void *of)
 {
-    const int threads = work < CNN__SERIAL_WORK ? 1 : (int)cnn__min(cpu->threads, units);
-    CNN__PARALLEL_FOR(threads)
-    for (int i = 0; i < threads; i++) job(of, units * i / threads, units * (i + 1) / threads, i);
+    ptrdiff_t threads = cnn__min(cpu->threads, units);
+    if (CNN__SERIAL_WORK > 0 && work < (double)threads * CNN__SERIAL_WORK)
+        threads = (ptrdiff_t)(work / CNN__SERIAL_WORK);
+    if (threads < 2 || !cnn__shared(cpu->team, (int)threads, units, job, of)) job(of, 0, units, 0);
+}
+
+/* The default of .threads: what OpenMP's variable says, for those who set it, else what the system has. */
+#if defined(__linux__) && defined(__GNUC__)
+int cnn__affinity(int process, size_t bytes, void *set) __asm__("sched_getaffinity"); /* -std=c99 hides it */
+#endif
+static int cnn__processors(void)
+{
+    const char *wish = getenv("OMP_NUM_THREADS");
+    long        n = wish ? strtol(wish, NULL, 10) : 0;
+    if (n > 0) return (int)cnn__min(n, CNN__MOST_THREADS);
+#if defined(__linux__) && defined(__GNUC__)
+    unsigned char set[CNN__MOST_THREADS / 8] = { 0 };
+    if (cnn__affinity(0, sizeof set, set) == 0)
+        for (size_t i = 0; i < 8 * sizeof set; i++) n += set[i / 8] >> i % 8 & 1;
+#endif
+#if defined(CNN__POSIX) && defined(_SC_NPROCESSORS_ONLN)
+    if (n < 1) n = sysconf(_SC_NPROCESSORS_ONLN);
+#elif defined(CNN__WIN32)
+    wish = getenv("NUMBER_OF_PROCESSORS"), n = wish ? strtol(wish, NULL, 10) : 0;
+#endif
+    return n < 1 ? 1 : (int)cnn__min(n, CNN__MOST_THREADS);
 }
 
 /* ===========================================================================================================
@@ -13571,6 +13799,10 @@ typedef struct {
     void (*pack)(float *to, int r, const float *x, ptrdiff_t si, const ptrdiff_t *at, ptrdiff_t np);
     /* Rows of nr floats one after the other, as micro wants b: to[p*nr + j] = x[at[p] + j], j < nr. */
     void (*panel)(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np);
+    /* Rows of width floats: zeros up to column left, n floats from x on, step from row to row, then zeros.
+       Nothing of x beside these is read. */
+    void (*frame)(float *to, ptrdiff_t width, ptrdiff_t left, const float *x, ptrdiff_t step, ptrdiff_t n,
+                  ptrdiff_t rows);
     /* to[i] = x[2*i], i < n; and its transpose, to[2*i] += v[i]. */
     void (*take_even)(float *to, const float *x, ptrdiff_t n);
     void (*add_even)(float *to, const float *v, ptrdiff_t n);
@@ -13583,12 +13815,14 @@ typedef struct {
        multiply-add. */
     void (*fir)(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at,
                 float bias, float *y);
-    /* Winograd's transforms of W tiles side by side: of kernels (w), of input (x), back to output (y); of dy
-       and back to dw. See >>conv. */
-    void (*winograd_w)(int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
+    /* Winograd's transforms of W tiles side by side, by 4 or 6 points: of kernels (w), of input (x; x4 by 4),
+       back to output (y) + bias[lane]; of dy and back to dw. See >>conv. Tiles of 2x2 are written as four
+       numbers in a row. */
+    void (*winograd_w)(int points, int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
     void (*winograd_x)(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
-    void (*winograd_y)(int side, const float *m, ptrdiff_t step, float bias, const float *clip,
-                       float *const *y, const ptrdiff_t *row, bool add);
+    void (*winograd_x4)(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
+    void (*winograd_y)(int points, int side, const float *m, ptrdiff_t step, const float *bias,
+                       const float *clip, float *const *y, const ptrdiff_t *row, bool add);
     void (*winograd_dy)(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
     void (*winograd_dw)(const float *u, ptrdiff_t step, float *g);
     /* W windows of a pooling side by side, the first at x, each sw <= 2 further, with kw > 1 if sw is 2.
@@ -13774,6 +14008,28 @@ static inline int cnn__tile_rows(int left, int tall)
         }                                                                                                    \
     }
 
+#define CNN__FRAME(isa)                                                                                      \
+    CNN__TARGET_##isa static void cnn__frame_##isa(float *to, ptrdiff_t width, ptrdiff_t left,               \
+                                                   const float *x, ptrdiff_t step, ptrdiff_t n,              \
+                                                   ptrdiff_t rows)                                           \
+    {                                                                                                        \
+        enum { W = CNN__W_##isa };                                                                           \
+        for (ptrdiff_t j = 0; j < width; j += W) {                                                           \
+            const int from = (int)cnn__min(left > j ? left - j : 0, W);                                      \
+            const int end = (int)cnn__min(left + n > j ? left + n - j : 0, W);                               \
+            const bool inside = from == 0 && end == W, whole = j + W <= width;                               \
+            const cnn__m_##isa m = cnn__mask_##isa(cnn__run_of(from, end));                                  \
+            const cnn__m_##isa put = cnn__mask_##isa(cnn__run_of(0, (int)cnn__min(width - j, W)));           \
+            const float *row = x - left + j;                                                                 \
+            float *at = to + j;                                                                              \
+            for (ptrdiff_t r = 0; r < rows; r++, row += step, at += width) {                                 \
+                const cnn__v_##isa v = inside ? cnn__load_##isa(row) : cnn__masked_##isa(row, m);            \
+                if (whole) cnn__store_##isa(at, v);                                                          \
+                else       cnn__put_##isa(at, put, v);                                                       \
+            }                                                                                                \
+        }                                                                                                    \
+    }
+
 #define CNN__TAKE_EVEN(isa)                                                                                  \
     CNN__TARGET_##isa static void cnn__take_even_##isa(float *to, const float *x, ptrdiff_t n)               \
     {                                                                                                        \
@@ -13916,47 +14172,77 @@ static inline int cnn__tile_rows(int left, int tall)
         for (int i = 0; i < 36; i++) cnn__store_##isa(v + i * step, t[i]);                                   \
     }
 
-#define CNN__WINOGRAD_Y(isa)                                                                                 \
-    CNN__TARGET_##isa static CNN__INLINE void cnn__times_at_##isa(const int side, cnn__v_##isa *m, int s)    \
+#define CNN__WINOGRAD_X4(isa)                                                                                \
+    CNN__TARGET_##isa static CNN__INLINE void cnn__times_bt4_##isa(cnn__v_##isa *d, int s)                   \
     {                                                                                                        \
-        const cnn__v_##isa minus = cnn__set_##isa(-1);                                                       \
-        const cnn__v_##isa p = cnn__add_##isa(m[s], m[2 * s]), q = cnn__fma_##isa(minus, m[2 * s], m[s]);    \
-        const cnn__v_##isa u = cnn__add_##isa(m[3 * s], m[4 * s]),                                           \
-            v = cnn__fma_##isa(minus, m[4 * s], m[3 * s]);                                                   \
-        m[0] = cnn__add_##isa(cnn__add_##isa(m[0], p), u);                                                   \
-        m[s] = cnn__fma_##isa(cnn__set_##isa(2), v, q);                                                      \
-        if (side == 4) {                                                                                     \
-            m[2 * s] = cnn__fma_##isa(cnn__set_##isa(4), u, p);                                              \
-            m[3 * s] = cnn__fma_##isa(cnn__set_##isa(8), v, q);                                              \
-        }                                                                                                    \
-        m[(side - 1) * s] = cnn__add_##isa(m[(side - 1) * s], m[5 * s]);                                     \
-    }                                                                                                        \
-    CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__winograd_at_##isa(const int side, const float *m, ptrdiff_t step, float bias,                  \
-                                const float *clip, float *const *y, const ptrdiff_t *row, bool add)          \
-    {                                                                                                        \
-        cnn__v_##isa t[36];                                                                                  \
-        for (int i = 0; i < 36; i++) t[i] = cnn__load_##isa(m + i * step);                                   \
-        for (int j = 0; j < 6; j++) cnn__times_at_##isa(side, t + j, 6);                                     \
-        for (int i = 0; i < side; i++) {                                                                     \
-            cnn__times_at_##isa(side, t + 6 * i, 1);                                                         \
-            for (int j = 0; j < side; j++)                                                                   \
-                t[6 * i + j] = cnn__add_##isa(t[6 * i + j], cnn__set_##isa(bias));                           \
-            for (int j = 0; clip && j < side; j++)                                                           \
-                t[6 * i + j] = cnn__clip_##isa(t[6 * i + j], cnn__set_##isa(clip[0]),                        \
-                                               cnn__set_##isa(clip[1]));                                     \
-            cnn__scatter4_##isa(t + 6 * i, y, row, i, add);                                                  \
-        }                                                                                                    \
+        const cnn__v_##isa d1 = d[s], d2 = d[2 * s], minus = cnn__set_##isa(-1);                             \
+        d[0]     = cnn__fma_##isa(minus, d2, d[0]);                                                          \
+        d[s]     = cnn__add_##isa(d1, d2);                                                                   \
+        d[2 * s] = cnn__fma_##isa(minus, d1, d2);                                                            \
+        d[3 * s] = cnn__fma_##isa(minus, d1, d[3 * s]);                                                      \
     }                                                                                                        \
     CNN__TARGET_##isa static                                                                                 \
-    void cnn__winograd_y_##isa(int side, const float *m, ptrdiff_t step, float bias, const float *clip,      \
-                               float *const *y, const ptrdiff_t *row, bool add)                              \
+    void cnn__winograd_x4_##isa(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step)       \
     {                                                                                                        \
-        if (side == 4) cnn__winograd_at_##isa(4, m, step, bias, clip, y, row, add);                          \
-        else           cnn__winograd_at_##isa(2, m, step, bias, clip, y, row, add);                          \
+        cnn__v_##isa t[16];                                                                                  \
+        for (int i = 0; i < 4; i++) cnn__gather4_##isa(t + 4 * i, x, row, i, 0);                             \
+        CNN__UNROLL for (int j = 0; j < 4; j++) cnn__times_bt4_##isa(t + j, 4);                              \
+        CNN__UNROLL for (int i = 0; i < 4; i++) cnn__times_bt4_##isa(t + 4 * i, 1);                          \
+        for (int i = 0; i < 16; i++) cnn__store_##isa(v + i * step, t[i]);                                   \
     }
 
-#define CNN__WINOGRAD_W(isa)                                                                                 \
+#define CNN__WINOGRAD_AT(isa)                                                                                \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__times_at_##isa(const int points, const int side, cnn__v_##isa *m, int s)                       \
+    {                                                                                                        \
+        const cnn__v_##isa minus = cnn__set_##isa(-1), last = m[(points - 1) * s];                           \
+        const cnn__v_##isa p = cnn__add_##isa(m[s], m[2 * s]), q = cnn__fma_##isa(minus, m[2 * s], m[s]);    \
+        m[0] = cnn__add_##isa(m[0], p);                                                                      \
+        m[s] = q;                                                                                            \
+        if (points == 6) {                                                                                   \
+            const cnn__v_##isa u = cnn__add_##isa(m[3 * s], m[4 * s]),                                       \
+                v = cnn__fma_##isa(minus, m[4 * s], m[3 * s]);                                               \
+            m[0] = cnn__add_##isa(m[0], u);                                                                  \
+            m[s] = cnn__fma_##isa(cnn__set_##isa(2), v, q);                                                  \
+            if (side == 4) {                                                                                 \
+                m[2 * s] = cnn__fma_##isa(cnn__set_##isa(4), u, p);                                          \
+                m[3 * s] = cnn__fma_##isa(cnn__set_##isa(8), v, q);                                          \
+            }                                                                                                \
+        }                                                                                                    \
+        m[(side - 1) * s] = cnn__add_##isa(m[(side - 1) * s], last);                                         \
+    }
+
+#define CNN__WINOGRAD_Y(isa)                                                                                 \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__winograd_at_##isa(const int points, const int side, const float *m, ptrdiff_t step,            \
+                                const float *bias, const float *clip, float *const *y,                       \
+                                const ptrdiff_t *row, bool add)                                              \
+    {                                                                                                        \
+        cnn__v_##isa t[36], two[4];                                                                          \
+        const cnn__v_##isa b = cnn__load_##isa(bias);                                                        \
+        for (int i = 0; i < points * points; i++) t[i] = cnn__load_##isa(m + i * step);                      \
+        for (int j = 0; j < points; j++) cnn__times_at_##isa(points, side, t + j, points);                   \
+        for (int i = 0; i < side; i++) {                                                                     \
+            cnn__v_##isa *line = t + points * i;                                                             \
+            cnn__times_at_##isa(points, side, line, 1);                                                      \
+            for (int j = 0; j < side; j++) line[j] = cnn__add_##isa(line[j], b);                             \
+            for (int j = 0; clip && j < side; j++)                                                           \
+                line[j] = cnn__clip_##isa(line[j], cnn__set_##isa(clip[0]), cnn__set_##isa(clip[1]));        \
+            if (side == 4) cnn__scatter4_##isa(line, y, row, i, add);                                        \
+            else           two[2 * i] = line[0], two[2 * i + 1] = line[1];                                   \
+        }                                                                                                    \
+        if (side == 2) cnn__scatter4_##isa(two, y, row, 0, add);                                             \
+    }                                                                                                        \
+    CNN__TARGET_##isa static                                                                                 \
+    void cnn__winograd_y_##isa(int points, int side, const float *m, ptrdiff_t step, const float *bias,      \
+                               const float *clip, float *const *y, const ptrdiff_t *row, bool add)           \
+    {                                                                                                        \
+        if (points == 4)    cnn__winograd_at_##isa(4, 2, m, step, bias, clip, y, row, add);                  \
+        else if (side == 4) cnn__winograd_at_##isa(6, 4, m, step, bias, clip, y, row, add);                  \
+        else                cnn__winograd_at_##isa(6, 2, m, step, bias, clip, y, row, add);                  \
+    }
+
+#define CNN__WINOGRAD_G(isa)                                                                                 \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__times_g_##isa(const int k, cnn__v_##isa *o, int s, const cnn__v_##isa *g, int gs)              \
     {                                                                                                        \
@@ -13979,21 +14265,39 @@ static inline int cnn__tile_rows(int left, int tall)
         o[3 * s] = cnn__fma_##isa(d, odd2, q);                                                               \
         o[4 * s] = cnn__fma_##isa(cnn__set_##isa(-1 / 24.f), odd2, q);                                       \
         o[5 * s] = last;                                                                                     \
+    }
+
+#define CNN__WINOGRAD_W(isa)                                                                                 \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__times_g4_##isa(cnn__v_##isa *o, int s, const cnn__v_##isa *g, int gs)                          \
+    {                                                                                                        \
+        const cnn__v_##isa half = cnn__set_##isa(0.5f), first = g[0], one = g[gs], last = g[2 * gs];         \
+        const cnn__v_##isa even = cnn__fma_##isa(half, cnn__add_##isa(first, last), cnn__set_##isa(0));      \
+        o[0]     = first;                                                                                    \
+        o[s]     = cnn__fma_##isa(half, one, even);                                                          \
+        o[2 * s] = cnn__fma_##isa(cnn__set_##isa(-0.5f), one, even);                                         \
+        o[3 * s] = last;                                                                                     \
     }                                                                                                        \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__winograd_g_##isa(const int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step)        \
+    void cnn__winograd_g_##isa(const int points, const int k, const float *g, ptrdiff_t from, float *u,      \
+                               ptrdiff_t step)                                                               \
     {                                                                                                        \
         cnn__v_##isa t[36], w[25];                                                                           \
         CNN__UNROLL for (int i = 0; i < k * k; i++) w[i] = cnn__load_##isa(g + i * from);                    \
-        CNN__UNROLL for (int j = 0; j < k; j++) cnn__times_g_##isa(k, t + j, 6, w + j, k);                   \
-        CNN__UNROLL for (int i = 0; i < 6; i++) cnn__times_g_##isa(k, t + 6 * i, 1, t + 6 * i, 1);           \
-        for (int i = 0; i < 36; i++) cnn__store_##isa(u + i * step, t[i]);                                   \
+        CNN__UNROLL for (int j = 0; j < k; j++)                                                              \
+            if (points == 4) cnn__times_g4_##isa(t + j, 4, w + j, k);                                        \
+            else             cnn__times_g_##isa(k, t + j, 6, w + j, k);                                      \
+        CNN__UNROLL for (int i = 0; i < points; i++)                                                         \
+            if (points == 4) cnn__times_g4_##isa(t + 4 * i, 1, t + 4 * i, 1);                                \
+            else             cnn__times_g_##isa(k, t + 6 * i, 1, t + 6 * i, 1);                              \
+        for (int i = 0; i < points * points; i++) cnn__store_##isa(u + i * step, t[i]);                      \
     }                                                                                                        \
-    CNN__TARGET_##isa static void cnn__winograd_w_##isa(int k, const float *g, ptrdiff_t from, float *u,     \
-                                                        ptrdiff_t step)                                      \
+    CNN__TARGET_##isa static void cnn__winograd_w_##isa(int points, int k, const float *g, ptrdiff_t from,   \
+                                                        float *u, ptrdiff_t step)                            \
     {                                                                                                        \
-        if (k == 3) cnn__winograd_g_##isa(3, g, from, u, step);                                              \
-        else        cnn__winograd_g_##isa(5, g, from, u, step);                                              \
+        if (points == 4) cnn__winograd_g_##isa(4, 3, g, from, u, step);                                      \
+        else if (k == 3) cnn__winograd_g_##isa(6, 3, g, from, u, step);                                      \
+        else             cnn__winograd_g_##isa(6, 5, g, from, u, step);                                      \
     }
 
 #define CNN__WINOGRAD_DY(isa)                                                                                \
@@ -14258,9 +14562,10 @@ static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? mo
 
 /* All kernels of an instruction set, and its row of the table. */
 #define CNN__ISA_KERNELS(isa)                                                                                \
-    CNN__TILE(isa) CNN__MICRO(isa) CNN__TURN(isa) CNN__PACK_ROWS(isa) CNN__PANEL(isa) CNN__TAKE_EVEN(isa)    \
-    CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                                            \
-    CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                     \
+    CNN__TILE(isa) CNN__MICRO(isa) CNN__TURN(isa) CNN__PACK_ROWS(isa) CNN__PANEL(isa) CNN__FRAME(isa)        \
+    CNN__TAKE_EVEN(isa) CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                        \
+    CNN__WINOGRAD_G(isa) CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_X4(isa)                     \
+    CNN__WINOGRAD_AT(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                                         \
     CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__SLIDE(isa) CNN__OUTSIDE(isa) CNN__STRIPS(isa)               \
     CNN__FLAT(isa) CNN__DEPTH(isa)                                                                           \
     CNN__DEPTH_SUMS(isa) CNN__DEPTH_W(isa)
@@ -14268,9 +14573,11 @@ static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? mo
 #define CNN__ISA_ROW(number, isa)                                                                            \
     { number, #isa, cnn__has_##isa, CNN__W_##isa, CNN__MR_##isa, CNN__NV_##isa * CNN__W_##isa,               \
       CNN__TALL_##isa, cnn__micro_##isa, cnn__micro_then_##isa, cnn__turn_##isa, cnn__pack_##isa,            \
-      cnn__panel_##isa, cnn__take_even_##isa, cnn__add_even_##isa, cnn__dot_##isa, cnn__fir_##isa,           \
-      cnn__winograd_w_##isa, cnn__winograd_x_##isa, cnn__winograd_y_##isa, cnn__winograd_dy_##isa,           \
-      cnn__winograd_dw_##isa, cnn__windows_##isa, cnn__largest_##isa, cnn__depth_##isa, cnn__depth_w_##isa }
+      cnn__panel_##isa, cnn__frame_##isa, cnn__take_even_##isa, cnn__add_even_##isa, cnn__dot_##isa,         \
+      cnn__fir_##isa,                                                                                        \
+      cnn__winograd_w_##isa, cnn__winograd_x_##isa, cnn__winograd_x4_##isa, cnn__winograd_y_##isa,           \
+      cnn__winograd_dy_##isa, cnn__winograd_dw_##isa, cnn__windows_##isa, cnn__largest_##isa,                \
+      cnn__depth_##isa, cnn__depth_w_##isa }
 
 #if CNN__X86
 /* ---- AVX2 ---- */
@@ -14472,7 +14779,8 @@ CNN__ISA_KERNELS(avx512)
     {                                                                                                        \
         const cnn__v_##isa a = cnn__load_##isa(p), b = cnn__load_##isa(p + 4);                               \
         v[0] = cnn__even_##isa(a, b), v[1] = cnn__odd_##isa(a, b);                                           \
-    }                                                                                                        \
+    }
+#define CNN__FOUR_MASKED(isa)                                                                                \
     static inline cnn__v_##isa cnn__masked_##isa(const float *p, cnn__lanes m)                               \
     {                                                                                                        \
         float part[4];                                                                                       \
@@ -14522,6 +14830,7 @@ static inline void cnn__larger_neon(float32x4_t *most, float32x4_t *which, float
     *most = vbslq_f32(take, v, *most), *which = vbslq_f32(take, tag, *which);
 }
 CNN__FOUR_LANES(neon)
+CNN__FOUR_MASKED(neon)
 CNN__ISA_KERNELS(neon)
 #endif
 
@@ -14550,6 +14859,7 @@ static inline void cnn__larger_wasm(v128_t *most, v128_t *which, v128_t v, v128_
     *most = wasm_v128_bitselect(v, *most, take), *which = wasm_v128_bitselect(tag, *which, take);
 }
 CNN__FOUR_LANES(wasm)
+CNN__FOUR_MASKED(wasm)
 static inline void cnn__sum4_wasm(float *sum, v128_t a, v128_t b, v128_t c, v128_t d)
 {
     v128_t r[4] = { a, b, c, d };
@@ -14941,25 +15251,27 @@ static ptrdiff_t cnn__spread_size(const cnn__spread *spread, ptrdiff_t rows)
 static void cnn__spread_copy(const cnn__kernels *isa, const cnn__spread *spread, float *to, ptrdiff_t n,
                              ptrdiff_t first, int planes, int from, int rows)
 {
-    const ptrdiff_t size = cnn__spread_plane(spread, rows);
-    memset(to, 0, (size_t)(planes * spread->a * spread->b * size) * sizeof *to);
+    const ptrdiff_t size = cnn__spread_plane(spread, rows), step = (ptrdiff_t)spread->sh * spread->w;
+    const ptrdiff_t width = spread->width, high = rows + spread->halo;
     for (ptrdiff_t e = 0; e < (ptrdiff_t)planes * spread->a * spread->b; e++, to += size) {
         const int y0 = spread->y0 + from * spread->sh + (int)(e / spread->b % spread->a),
                   x0 = spread->x0 + (int)(e % spread->b);
-        const float *plane = spread->x + (n * spread->planes + first + e / spread->b / spread->a) * spread->h
-                             * spread->w;
-        const int left = x0 >= 0 ? 0 : (-x0 + spread->sw - 1) / spread->sw;
-        const int right = x0 >= spread->w ? 0 : (int)cnn__min((spread->w - x0 + spread->sw - 1) / spread->sw,
-                                                              spread->width);
-        for (int r = 0; r < rows + spread->halo; r++) {
-            const int y = y0 + r * spread->sh;
-            if (y < 0 || y >= spread->h || left >= right) continue;
-            const float *row = plane + (ptrdiff_t)y * spread->w + x0 + left * spread->sw;
-            float *start = to + (ptrdiff_t)r * spread->width + left;
-            if (spread->sw == 1)      cnn__copy(start, row, right - left);
-            else if (spread->sw == 2) isa->take_even(start, row, right - left);
-            else for (int x = 0; x < right - left; x++) start[x] = row[x * spread->sw];
-        }
+        const ptrdiff_t left = x0 >= 0 ? 0 : (-x0 + spread->sw - 1) / spread->sw;
+        const ptrdiff_t right = x0 >= spread->w ? 0 : cnn__min(cnn__ceil(spread->w - x0, spread->sw), width);
+        const ptrdiff_t top = y0 >= 0 ? 0 : cnn__min((-y0 + spread->sh - 1) / spread->sh, high);
+        const ptrdiff_t bottom = y0 >= spread->h || left >= right ? top
+                                 : cnn__min(cnn__ceil(spread->h - y0, spread->sh), high);
+        const float *row = spread->x + (n * spread->planes + first + e / spread->b / spread->a) * spread->h
+                           * spread->w + y0 * (ptrdiff_t)spread->w + x0 + left * spread->sw + top * step;
+        const ptrdiff_t count = bottom > top ? bottom - top : 0, end = (top + count) * width;
+        const bool strided = spread->sw > 1;
+        float *start = to + top * width;
+        memset(to, 0, (size_t)((strided ? end : top * width)) * sizeof *to);
+        memset(to + end, 0, (size_t)(size - end) * sizeof *to);
+        if (!strided) { isa->frame(start, width, left, row, step, right - left, count); continue; }
+        for (ptrdiff_t r = 0; r < count; r++, row += step, start += width)
+            if (spread->sw == 2) isa->take_even(start + left, row, right - left);
+            else for (ptrdiff_t x = left; x < right; x++) start[x] = row[(x - left) * spread->sw];
     }
 }
 
@@ -15079,8 +15391,15 @@ CNN__COLD static void *cnn__take(char *base, size_t *used, size_t count, size_t 
 }
 
 /* What a pass reads and writes: to is y, dx or dw; packed: w, packed for this shape, or NULL. The tail is for
-   y, or NULL. */
-typedef struct { float *to; const float *x, *w, *b, *dy; float *packed; const cnn__tail *tail; } cnn__arrays;
+   y, or NULL; clear is for dx: it begins at zero. db is summed with dw, unless it is
+   NULL. */
+typedef struct {
+    float *to;
+    const float *x, *w, *b, *dy;
+    float *packed, *db;
+    const cnn__tail *tail;
+    bool clear;
+} cnn__arrays;
 static void cnn__apply(cnn_each *f, float *y, const float *x, const float *a, const float *b, const float *k,
                        ptrdiff_t from, ptrdiff_t to, const cnn__tail *tail);
 static void cnn__map_then(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, const float *a,
@@ -15127,6 +15446,7 @@ typedef struct {
     const cnn__conv *t;
     cnn__spread s;
     bool backward, borrow;              /* borrow: S would be the image itself (1x1, stride 1, no padding) */
+    bool clear, add;                    /* each block begins at zero; sums are added to what is there */
     bool rows_first;                    /* the order of k is (i,c,j), not (c,i,j) as the weights lie: rows of
                                            the kernel that fall outside the image can be left out, where a
                                            panel of pixels is no longer than a row */
@@ -15172,7 +15492,7 @@ static double cnn__conv_work(const cnn__conv *conv)
    the threads. Where S is the image itself, they fill vectors. */
 static int cnn__unit_rows(const cnn__shifted *shifted, ptrdiff_t most)
 {
-    const ptrdiff_t least = cnn__conv_work(shifted->t) < CNN__SERIAL_WORK ? 1 : shifted->borrow
+    const ptrdiff_t least = cnn__conv_work(shifted->t) < 2 * CNN__SERIAL_WORK ? 1 : shifted->borrow
                             && !shifted->turned ? 8 : 4;
     const ptrdiff_t units = (ptrdiff_t)shifted->t->n * shifted->t->groups * cnn__ceil(shifted->m,
                                                                                       shifted->high);
@@ -15420,7 +15740,8 @@ typedef struct {
     const cnn__shifted *q;
     const cnn__phase *p;
     cnn__cut cut;
-    bool overlap;                       /* by row: the last panel ends where the row does */
+    bool overlap;                       /* by row: the last panel ends where the row does; */
+    bool spill;                         /* or goes on in the rows below it, which come later */
     bool ends;                          /* these are the last terms, and the tail is done in registers */
     int from;                           /* the first output row of the block */
     int nx, ny, step, end;              /* pixels of a row; rows; columns of a row and in all */
@@ -15442,17 +15763,18 @@ static void cnn__cut_block(cnn__area *d)
     const int width = shifted->borrow ? rows * p->nx : shifted->s.width;
     d->nx = shifted->borrow ? width : p->nx, d->ny = shifted->borrow ? 1 : rows;
     const bool dense = shifted->col == 1;
+    const bool sets = dense && !shifted->add && cnn__shifted_k(shifted, p->k) == p->k;
     if (shifted->turned) d->cut = CNN__PIXELS;
     else if (dense && width == d->nx && (shifted->row == width || d->ny == 1)) d->cut = CNN__FLAT;
     else if (dense && shifted->row == d->nx && shifted->m > CNN__FEW_PANELS * shifted->u->mr
              && p->k > CNN__KC)
         d->cut = CNN__PIXELS;
-    else if (cnn__ceil(d->nx, nr) * nr <= width || (p->k <= CNN__SHORT_SUM && d->nx >= nr
-                                                    && !shifted->backward))
+    else if (cnn__ceil(d->nx, nr) * nr <= width || (p->k <= CNN__SHORT_SUM && sets
+                                                    && cnn__ceil(d->nx, nr / 2) * nr * 3 <= d->nx * 8))
         d->cut = CNN__BY_ROW;
     else d->cut = CNN__ACROSS;
-    d->overlap = d->cut == CNN__BY_ROW && d->nx >= nr && dense && !shifted->backward
-        && cnn__shifted_k(shifted, p->k) == p->k;
+    const bool free = d->cut == CNN__BY_ROW && sets;
+    d->overlap = free && d->nx >= nr, d->spill = free && d->nx < nr && shifted->row == d->nx;
     d->step = d->cut == CNN__PIXELS ? d->nx : width, d->end = (d->ny - 1) * d->step + d->nx;
 }
 
@@ -15501,8 +15823,10 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
     const int mr = shifted->u->mr, nr = shifted->u->nr, j = r * d->step + x;
     const int stop = (int)cnn__min(j + nr, d->cut == CNN__BY_ROW ? r * d->step + d->nx : d->end);
     const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS;
-    const bool direct = j + nr <= stop && (straight || (shifted->col == 1 && x + nr <= d->nx));
-    const bool add = shifted->backward || b0 > 0;
+    const int place = straight ? j : r * (int)shifted->row + x;
+    const bool direct = d->spill ? place + nr <= d->ny * d->nx
+                      : j + nr <= stop && (straight || (shifted->col == 1 && x + nr <= d->nx));
+    const bool add = shifted->add || b0 > 0;
     float tile[CNN__MAX_MR * CNN__MAX_NR];
     ptrdiff_t k0 = b0, k1 = b0 + kc;
     if (d->p->rows > 1) cnn__skip_rows(d, r, d->cut == CNN__BY_ROW ? r : (stop - 1) / d->step, &k0, &k1);
@@ -15511,20 +15835,20 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
     const float *next = shifted->borrow && k1 > k0 && j + nr < d->end ? d->s + j + nr + d->p->at[k0] : NULL;
     for (ptrdiff_t i = 0; i < in; i += mr, y += mr * shifted->out_plane) {
         const int ni = (int)cnn__min(mr, in - i);
-        float *to = direct ? y + (straight ? j : r * shifted->row + x) : tile;
+        float *to = direct ? y + place : tile;
         cnn__ends ends = { .bias = shifted->bias && b0 == 0 ? shifted->bias + d->g * shifted->m + ic + i
                           : NULL,
                            .more = { direct && add ? to : NULL } };
         if (direct && d->ends && shifted->ends.more[1]) ends.more[1] = shifted->ends.more[1]
             + (to - shifted->y);
         if (direct && d->ends) ends.clip = shifted->ends.clip;
-        shifted->u->micro_then(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni, ni,
-                         NULL, copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
+        shifted->u->micro_then(ni, direct && !d->spill ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni,
+                         ni, NULL, copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
                          direct ? shifted->out_plane : nr, &ends,
                          next && i < 2 * mr ? next + i / mr * shifted->u->lanes : NULL, shifted->plane);
         if (direct) continue;
         cnn__put_tile(y, tile, nr, ni, shifted, j, d->step, d->nx, stop, add);
-        if (d->ends) cnn__complete_rows(shifted->tail, shifted->y, y - shifted->y + j, stop - j, ni,
+        if (d->ends) cnn__complete_rows(shifted->tail, shifted->y, y - shifted->y + place, stop - j, ni,
                                         shifted->out_plane);
     }
 }
@@ -15593,7 +15917,7 @@ static void cnn__shifted_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, p
     if (shifted->turned) { cnn__turned_terms(d, b0, kc, ic, in, a); return; }
     const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS, last = b0 + kc == d->p->k;
     cnn__area block = *d;
-    block.ends = shifted->fits && last && (straight || d->overlap);
+    block.ends = shifted->fits && last && (straight || d->overlap || d->spill);
     ptrdiff_t done = 0;
     for (int r = 0, x = 0; r * d->step + x < d->end; ) {
         if (d->overlap && x + nr > d->nx) x = d->nx - nr;       /* some pixels twice: the same values */
@@ -15629,6 +15953,9 @@ static void cnn__shifted_block(const cnn__shifted *shifted, ptrdiff_t n, ptrdiff
                                + from * shifted->row;
     else           cnn__spread_copy(shifted->u, &shifted->s, copy, n, g * shifted->s.c, shifted->s.c, from,
                                     shifted->block);
+    const ptrdiff_t out = cnn__min(shifted->block * shifted->row, shifted->out_plane - from * shifted->row);
+    for (ptrdiff_t i = i0; i < i1 && shifted->clear; i++)
+        memset(y + i * shifted->out_plane, 0, (size_t)out * sizeof *y);
     for (int f = 0; f < shifted->n_phases; f++) {
         const cnn__phase *p = d.p = &shifted->phase[f];
         if (!p->k || p->ny <= from) continue;
@@ -15639,7 +15966,7 @@ static void cnn__shifted_block(const cnn__shifted *shifted, ptrdiff_t n, ptrdiff
             const int width = shifted->borrow ? d.nx : shifted->s.width, end = (d.ny - 1) * width + d.nx;
             shifted->u->fir(end, p->k, p->a + g * p->k, d.s, p->at, shifted->bias ? shifted->bias[g] : 0.0f,
                             d.panel);
-            cnn__put_tile(d.y, d.panel, end, 1, shifted, 0, width, d.nx, end, shifted->backward);
+            cnn__put_tile(d.y, d.panel, end, 1, shifted, 0, width, d.nx, end, shifted->add);
             cnn__complete(shifted->tail, shifted->y, d.y - shifted->y, d.y - shifted->y + (d.ny - 1)
                           * shifted->row + d.nx);
             continue;
@@ -15667,10 +15994,13 @@ static void cnn__shifted_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
     }
 }
 
-static void cnn__shifted_run(const cnn__cpu *cpu, const cnn__shifted *shifted)
+static void cnn__shifted_run(const cnn__cpu *cpu, cnn__shifted *shifted, bool clear)
 {
     const cnn__conv *conv = shifted->t;
     cnn__shifted_pack(cpu, shifted);
+    /* a single phase meets each pixel once, and sets it */
+    shifted->clear = clear && !(shifted->n_phases == 1 && shifted->phase->k);
+    shifted->add = shifted->backward && (!clear || shifted->clear);
     cnn__share_out(cpu, cnn__conv_work(conv), (ptrdiff_t)conv->n * conv->groups * shifted->blocks
                    * cnn__ceil(shifted->m, shifted->high),
                    cnn__shifted_job, shifted);
@@ -15694,7 +16024,7 @@ static cnn__conv cnn__turned(const cnn__conv *conv)
    the two transpositions move each float twice. */
 typedef struct {
     const cnn__kernels *u;
-    bool backward;
+    bool backward, add;
     int c, m, h, w, oh, ow, kh, kw, ph, pw;         /* of the pass */
     ptrdiff_t blocks, in, out, k;       /* floats of an image, of its result; terms of a sum */
     ptrdiff_t *at;                      /* of terms, in the order (i,j,c), from the first one met on */
@@ -15706,16 +16036,16 @@ typedef struct {
 
 static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
-    return conv->groups == 1 && conv->sh == 1 && conv->sw == 1 && conv->dh == 1 && conv->dw == 1
-        && cnn__all_meet(conv)
-        && conv->n % cnn__kernels_of(cpu)->nr == 0 && pass != CNN__BACKWARD_WEIGHTS;
+    return (void)pass, conv->groups == 1 && conv->sh == 1 && conv->sw == 1 && conv->dh == 1 && conv->dw == 1
+        && cnn__all_meet(conv) && conv->n % cnn__kernels_of(cpu)->nr == 0;
 }
 
 CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *conv, bool backward,
                                           const cnn__arrays *arrays, char *base, size_t *used)
 {
     const cnn__conv p = backward ? cnn__turned(conv) : *conv;
-    cnn__side side = { .u = cnn__kernels_of(cpu), .backward = backward, .c = p.ic, .m = p.oc, .h = p.h,
+    cnn__side side = { .u = cnn__kernels_of(cpu), .backward = backward, .add = backward && !arrays->clear,
+                      .c = p.ic, .m = p.oc, .h = p.h,
                       .w = p.w,
                     .oh = p.oh, .ow = p.ow, .kh = p.kh, .kw = p.kw, .ph = p.ph, .pw = p.pw,
                     .y = arrays->to, .x = backward ? arrays->dy : arrays->x, .bias = arrays->b,
@@ -15772,8 +16102,8 @@ static void cnn__side_block(const cnn__side *side, ptrdiff_t block, ptrdiff_t i0
     side->u->pack(s, (int)part, sums, nr, NULL, nr);
     for (ptrdiff_t n = 0; n < nr; n++, s += part) {
         float *to = side->y + (block * nr + n) * side->out + i0 * plane;
-        if (side->backward) cnn__add(to, s, part);
-        else             cnn__copy(to, s, part);
+        if (side->add) cnn__add(to, s, part);
+        else           cnn__copy(to, s, part);
         cnn__complete(side->tail, side->y, to - side->y, to - side->y + part);
     }
 }
@@ -15820,6 +16150,7 @@ typedef struct {
     ptrdiff_t *at;                      /* places in a packed panel */
     float *work, *dx;
     const float *dy, *w;
+    bool clear;
     size_t each;
 } cnn__columns;
 
@@ -15833,7 +16164,7 @@ CNN__COLD static cnn__columns cnn__columns_plan(const cnn__cpu *cpu, const cnn__
 {
     enum { PIXELS = 384, TERMS = 512 };         /* for which a panel of the weights is copied; of a sum */
     cnn__columns q = { .u = cnn__kernels_of(cpu), .t = conv, .k = conv->oc, .dy = arrays->dy, .w = arrays->w,
-                      .dx = arrays->to };
+                      .dx = arrays->to, .clear = arrays->clear };
     q.channels = (int)cnn__min(q.u->nr, conv->ic), q.kb = cnn__min(q.k, TERMS);
     q.images = (int)cnn__min(conv->n, cnn__ceil(PIXELS, (ptrdiff_t)conv->oh * conv->ow));
     q.pixels = (ptrdiff_t)q.images * conv->oh * conv->ow;
@@ -15912,6 +16243,9 @@ static void cnn__columns_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
         const ptrdiff_t n = from / parts * q->images, c = from % parts * q->channels;
         const ptrdiff_t pixels = cnn__min(q->images, conv->n - n) * conv->oh * conv->ow;
         const ptrdiff_t end = cnn__min(c + q->channels, conv->ic) * taps;
+        const ptrdiff_t in = (ptrdiff_t)conv->h * conv->w;
+        for (ptrdiff_t e = n; e < n + q->images && e < conv->n && q->clear; e++)
+            memset(q->dx + (e * conv->ic + c) * in, 0, (size_t)((end / taps - c) * in) * sizeof *q->dx);
         if (packed != n) cnn__columns_pack(q, a, packed = n, pixels);
         for (ptrdiff_t j = c * taps; j < end; j += nr) {
             const int nj = (int)cnn__min(nr, end - j);
@@ -15962,46 +16296,50 @@ typedef struct {
     int block, blocks, width;           /* rows of dy at a time, and pixels of a row; borrow: rows of one */
     int side, wide;                     /* taps side by side in X; pixels of a row of X */
     int images, chunks;                 /* images at a time, if these are one block */
-    float *dw;
+    int planes;                         /* of S at a time */
+    float *dw, *db;                     /* db: NULL if it is not wanted, or not summed here */
     const float *dy;
     ptrdiff_t m, k, panel;              /* panel: floats of X */
     ptrdiff_t *at, *whole, *last;       /* places of rows in S; of pixels in X of nr rows, of the last ones */
-    float *partial, *work;
+    float *ones, *partial, *work;       /* ones: for db, a plane of S of them */
     size_t each;
 } cnn__weights;
 
 CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *conv, const float *x,
                                                 const float *dy, char *base, size_t *used)
 {
-    enum { LENGTH = 512,                /* pixels: a panel of taps and one of dy stay in the L2 cache */
+    enum { LENGTH = 512,                /* pixels: a panel of taps and one of dy stay in the L2 cache; */
+           DOTS_LENGTH = 1024,          /* a plane of x and three of dy in L1 */
            CHUNKED = 1 << 17 };         /* weights: with more, the sums of chunks take too long to add */
     cnn__weights q = { .u = cnn__kernels_of(cpu), .t = conv, .s = cnn__spread_forward(conv, x), .dy = dy };
     q.m = conv->oc / conv->groups, q.k = (ptrdiff_t)q.s.c * conv->kh * conv->kw;
     q.borrow = cnn__pointwise_fits(cpu, conv, 0), q.width = q.borrow ? 1 : conv->ow;
     const int rows = q.borrow ? conv->oh * conv->ow : conv->oh;
-    q.blocks = (int)cnn__ceil(rows, LENGTH > q.width ? LENGTH / q.width : 1);
+    q.dots = q.m == 1 || (q.k <= q.u->nr && conv->ow >= q.u->lanes);
+    const int length = q.dots ? DOTS_LENGTH : LENGTH;
+    q.blocks = (int)cnn__ceil(rows, length > q.width ? length / q.width : 1);
     q.block = (int)cnn__ceil(rows, q.blocks);
     const size_t weights = (size_t)conv->oc * (size_t)q.k;
     q.chunks = weights <= CHUNKED ? (int)cnn__min(cnn__ceil(conv->n, 4), 8) : 1;
     q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(conv->n, q.chunks),
                                                 cnn__ceil(LENGTH, (ptrdiff_t)rows * q.width));
-    q.dots = q.m == 1 || (q.k <= q.u->nr && conv->ow >= q.u->lanes);
     q.side = !q.dots && conv->sw == 1 && conv->dw == 1 ? conv->kw : 1, q.wide = q.width + q.side - 1;
     const size_t lines = (size_t)q.images * (size_t)q.block, pixels = lines * (size_t)q.width;
     const ptrdiff_t nr = q.u->nr, window = (ptrdiff_t)conv->kh * conv->kw / q.side;
-    const ptrdiff_t planes = cnn__min(cnn__ceil(nr - 1, window) + 1, q.s.c);
+    q.planes = (int)cnn__min(!q.dots ? cnn__ceil(nr - 1, window) + 1 : q.k <= nr ? q.s.c : 1, q.s.c);
     q.panel = (ptrdiff_t)cnn__round_up((lines * (size_t)q.wide + 1) * (size_t)nr, 16);
     q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
     q.whole = cnn__take(base, used, pixels, sizeof *q.whole);
     q.last = cnn__take(base, used, pixels, sizeof *q.last);
-    q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)(q.chunks - (q.side == 1))),
-                          sizeof *q.partial);
+    q.ones = cnn__take(base, used, q.dots ? (size_t)cnn__spread_plane(&q.s, q.block) : 0, sizeof *q.ones);
+    q.partial = cnn__take(base, used, cnn__mul_size(weights + (size_t)conv->oc,
+                                                    (size_t)(q.chunks - (q.side == 1))), sizeof *q.partial);
     q.each = cnn__add_size((size_t)q.panel, cnn__mul_size(pixels, (size_t)q.m));
     const ptrdiff_t spread = q.borrow ? 0 : q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
-    if (!q.borrow && conv->ow < q.u->lanes)
+    if (!q.borrow && cnn__ceil(conv->ow, q.u->lanes) * q.u->lanes * 10 > conv->ow * 11)
         q.d = (cnn__spread){ dy, conv->oc, conv->oh, conv->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
-    if (q.dots) q.each = (size_t)(spread + cnn__spread_size(&q.d, q.block));
-    else        q.each += (size_t)(planes * spread);
+    if (q.dots) q.each = (size_t)(q.d.width ? 3 * cnn__spread_plane(&q.d, q.block) : 0);
+    q.each += (size_t)(q.planes * spread);
     q.each = cnn__round_up(q.each, 16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
@@ -16030,50 +16368,70 @@ static void cnn__weights_panel(const cnn__weights *weights, float *to, float *s,
     }
 }
 
-/* The same by dot products: the sums run along the pixels of dy where they lie, three output channels by four
-   taps at a time. A run is a row of an image; or, where rows are short, all of them, dy copied with zeros
-   between its rows. */
-static void cnn__weights_dots(const cnn__weights *weights, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
-                              int from, int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
+/* Sums along the pixels of dy: k0 .. k1 of the taps in x, rows of dw from dy on. If db is not NULL, one tap
+   more meets the ones: its sum is that of dy. */
+typedef struct { cnn__runs r; const float *x, *ones; const ptrdiff_t *at; ptrdiff_t k, step; } cnn__dots;
+static void cnn__dots_of(const cnn__kernels *isa, const cnn__dots *q, int rows, const float *dy, float *dw,
+                         float *db, ptrdiff_t k0, ptrdiff_t k1)
 {
-    const cnn__conv *conv = weights->t;
-    const ptrdiff_t in = (ptrdiff_t)conv->h * conv->w, out = (ptrdiff_t)conv->oh * conv->ow,
-                    window = conv->kh * conv->kw;
-    const ptrdiff_t plane = weights->d.width ? cnn__spread_plane(&weights->d, weights->block) : out;
-    cnn__runs r = { 1, rows, plane, 0, 0 };                         /* borrow: one run */
-    if (weights->d.width)      r.length = (rows - 1) * weights->s.width + conv->ow;
-    else if (!weights->borrow) r = (cnn__runs){ rows, conv->ow, out, conv->ow, weights->s.width };
-    for (ptrdiff_t e = n; e < n + images; e++) {
-        const float *x = work, *dy = weights->dy + (e * conv->oc + g * weights->m) * out + (ptrdiff_t)from
-                         * weights->width;
-        float *copy = work + weights->s.a * weights->s.b * cnn__spread_plane(&weights->s, weights->block);
-        if (weights->d.width)
-            cnn__spread_copy(weights->u, &weights->d, copy, e, g * weights->m, (int)weights->m, from,
-                             weights->block), dy = copy;
-        if (weights->borrow) x = weights->s.x + (e * conv->ic + g * weights->s.c) * in + from;
-        for (ptrdiff_t k = k0, end; k < k1; k = end) {
-            const ptrdiff_t c = weights->borrow ? 0 : k / window;
-            end = weights->borrow ? k1 : cnn__min(k1, (c + 1) * window);
-            if (!weights->borrow) cnn__spread_copy(weights->u, &weights->s, work, e, g * weights->s.c + c, 1,
-                                                   from, weights->block);
-            for (ptrdiff_t j = k; j < end; j += 4) {
-                ptrdiff_t at[4];        /* the last tap again, where no more are left: it is dropped */
-                for (ptrdiff_t z = 0; z < 4; z++) {
-                    const ptrdiff_t tap = cnn__min(j + z, end - 1);
-                    at[z] = weights->borrow ? tap * in : weights->at[tap - c * window];
-                }
-                for (ptrdiff_t i = 0; i < weights->m; i += 3)
-                    weights->u->dot((int)cnn__min(3, weights->m - i), (int)cnn__min(4, end - j), &r,
-                                    dy + i * plane, x,
-                              at, dw + i * weights->k + j, weights->k);
-            }
+    for (ptrdiff_t j = k0; j < k1 + (db != NULL); j += 4) {
+        const int cols = (int)cnn__min(4, k1 - j);
+        const bool more = db && j + 4 > k1;
+        ptrdiff_t at[4];                /* the last tap again, where no more are left: it is dropped */
+        float sum[3][4] = { { 0 } };
+        for (ptrdiff_t z = 0; z < 4; z++) {
+            const ptrdiff_t tap = cnn__min(j + z, k1 - 1);
+            at[z] = q->step ? tap * q->step : q->at[tap];
+        }
+        if (more) at[cols] = q->ones - q->x;
+        isa->dot(rows, more ? cols + 1 : cols, &q->r, dy, q->x, at, more ? sum[0] : dw + j, more ? 4 : q->k);
+        for (ptrdiff_t i = 0; more && i < rows; i++) {
+            for (ptrdiff_t z = 0; z < cols; z++) dw[i * q->k + j + z] += sum[i][z];
+            db[i] += sum[i][cols];
         }
     }
 }
 
+/* The same by dot products: the sums run along the pixels of dy where they lie, three output channels by four
+   taps at a time. A run is a row of an image; or, where these fill vectors badly, all of them, dy copied with
+   zeros between its rows. Few taps: all planes of S are there; else one at a time. */
+static void cnn__weights_dots(const cnn__weights *weights, float *dw, float *db, ptrdiff_t n, int images,
+                              ptrdiff_t g, int from, int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
+{
+    const cnn__conv *conv = weights->t;
+    const cnn__kernels *isa = weights->u;
+    const ptrdiff_t in = (ptrdiff_t)conv->h * conv->w, out = (ptrdiff_t)conv->oh * conv->ow,
+                    window = conv->kh * conv->kw, size = cnn__spread_plane(&weights->s, weights->block);
+    const ptrdiff_t plane = weights->d.width ? cnn__spread_plane(&weights->d, weights->block) : out;
+    float *copy = work + weights->planes * weights->s.a * weights->s.b * size;
+    cnn__dots q = { { 1, rows, plane, 0, 0 }, work, weights->ones, weights->at, weights->k, 0 };
+    if (weights->borrow)       q.step = in;
+    if (weights->d.width)      q.r.length = (rows - 1) * weights->s.width + conv->ow;
+    else if (!weights->borrow) q.r = (cnn__runs){ rows, conv->ow, out, conv->ow, weights->s.width };
+    for (ptrdiff_t e = n; e < n + images; e++)
+        for (ptrdiff_t k = k0, end; k < k1; k = end) {
+            const bool all = weights->borrow || weights->planes == weights->s.c;
+            const ptrdiff_t c = all ? 0 : k / window, first = c * window;
+            end = all ? k1 : cnn__min(k1, first + window);
+            if (weights->borrow) q.x = weights->s.x + (e * conv->ic + g * weights->s.c) * in + from;
+            else cnn__spread_copy(isa, &weights->s, work, e, g * weights->s.c + c, weights->planes, from,
+                                  weights->block);
+            for (ptrdiff_t i = 0; i < weights->m; i += 3) {
+                const int some = (int)cnn__min(3, weights->m - i);
+                const float *dy = weights->dy + (e * conv->oc + g * weights->m + i) * out
+                                  + (ptrdiff_t)from * weights->width;
+                if (weights->d.width)
+                    cnn__spread_copy(isa, &weights->d, copy, e, g * weights->m + i, some, from,
+                                     weights->block), dy = copy;
+                cnn__dots_of(isa, &q, some, dy, dw + i * weights->k + first, db && k == 0 ? db + i : NULL,
+                             k - first, end - first);
+            }
+        }
+}
+
 /* dw += the terms of output rows from .. of images n .. n+images, group g, rows r0 .. r1 of the kernel. */
-static void cnn__weights_block(const cnn__weights *weights, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
-                               int from, ptrdiff_t r0, ptrdiff_t r1, float *work)
+static void cnn__weights_block(const cnn__weights *weights, float *dw, float *db, ptrdiff_t n, int images,
+                               ptrdiff_t g, int from, ptrdiff_t r0, ptrdiff_t r1, float *work)
 {
     const cnn__conv *conv = weights->t;
     const ptrdiff_t out = (ptrdiff_t)conv->oh * conv->ow;
@@ -16081,7 +16439,10 @@ static void cnn__weights_block(const cnn__weights *weights, float *dw, ptrdiff_t
               rows = (int)cnn__min(weights->block, out / weights->width - from);
     const ptrdiff_t run = (ptrdiff_t)rows * weights->width, pixels = images * run;
     if (rows <= 0) return;
-    if (weights->dots) { cnn__weights_dots(weights, dw, n, images, g, from, rows, r0, r1, work); return; }
+    if (weights->dots) {
+        cnn__weights_dots(weights, dw, db, n, images, g, from, rows, r0, r1, work);
+        return;
+    }
     const float *dy = weights->dy + (ptrdiff_t)from * weights->width;
     float tile[CNN__MAX_MR * CNN__MAX_NR], *a = work + weights->panel, *s = a + pixels * weights->m;
     for (ptrdiff_t i = 0, ni; i < weights->m; i += ni) {
@@ -16120,11 +16481,15 @@ static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
         const ptrdiff_t n0 = conv->n * chunk / q->chunks, n1 = conv->n * (chunk + 1) / q->chunks;
         end = cnn__min(to, (e + 1) * panels);
         const ptrdiff_t r0 = (from - e * panels) * nr, r1 = cnn__min((end - e * panels) * nr, rows);
-        float *dw = (chunk < own ? q->dw : q->partial + (chunk - own) * weights) + g * q->m * q->k;
+        float *dw = chunk < own ? q->dw : q->partial + (chunk - own) * (weights + conv->oc);
+        float *db = chunk < own ? q->db : dw + weights;
+        if (!q->db) db = NULL;
+        else        db += g * q->m;
+        dw += g * q->m * q->k;
         for (ptrdiff_t n = n0; n < n1; n += q->images)
             for (int block = 0; block < q->blocks; block++)
-                cnn__weights_block(q, dw, n, (int)cnn__min(q->images, n1 - n), g, block * q->block, r0, r1,
-                                   work);
+                cnn__weights_block(q, dw, db, n, (int)cnn__min(q->images, n1 - n), g, block * q->block, r0,
+                                   r1, work);
     }
 }
 
@@ -16139,11 +16504,15 @@ static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
         const ptrdiff_t at = p / q->width * q->wide + p % q->width;
         q->whole[p] = at * nr, q->last[p] = at * last;
     }
-    memset(q->partial, 0, (size_t)(weights * parts) * sizeof *q->partial);
+    const ptrdiff_t each = weights + conv->oc, ones = q->db ? cnn__spread_plane(&q->s, q->block) : 0;
+    for (ptrdiff_t p = 0; p < ones; p++) q->ones[p] = 1;
+    memset(q->partial, 0, (size_t)(each * parts) * sizeof *q->partial);
     cnn__share_out(cpu, (double)conv->n * conv->oh * conv->ow * (double)weights,
                    (ptrdiff_t)q->chunks * conv->groups * cnn__ceil(rows, nr), cnn__weights_job, q);
-    for (ptrdiff_t c = side > 1; c < parts; c++)
-        cnn__add(side > 1 ? q->partial : q->dw, q->partial + c * weights, weights);
+    for (ptrdiff_t c = side > 1; c < parts; c++) {
+        cnn__add(side > 1 ? q->partial : q->dw, q->partial + c * each, weights);
+        if (q->db) cnn__add(q->db, q->partial + c * each + weights, conv->oc);
+    }
     const float *sums = q->partial;
     float *to = q->dw;
     for (ptrdiff_t r = 0, n; r < conv->oc * rows && side > 1; r += n, sums += n * side) {
@@ -16153,7 +16522,107 @@ static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
     }
 }
 
-/* ---- Winograd F(4x4,3x3) and F(2x2,5x5): forward and backward-data, stride 1 (Lavin, Gray 2015) ----
+/* ---- Small images, several side by side: backward-weights ----
+
+   The sums run along a vector of images, then along the pixels of a row: dots without tails. Some vectors of
+   images at a time, X[c][y][x][image] with its padding, dY[o][pixel][image]; then threads share rows of dW by
+   parts of the taps. Lower bound: as before; the transpositions move each float once. */
+typedef struct {
+    const cnn__kernels *u;
+    const cnn__conv *t;
+    int some, h, w;                     /* vectors of images at a time; a padded plane of X */
+    ptrdiff_t k, in, out;               /* taps; floats of a vector of images in X, in dY */
+    ptrdiff_t *at, first;               /* of the taps in X; the first vector of images */
+    float *x, *y, *ones, *dw, *db;      /* ones: a plane of X, for db */
+    const float *from_x, *from_dy;
+} cnn__side_w;
+enum { CNN__SIDE_PARTS = 4 };           /* of the taps */
+
+CNN__COLD static cnn__side_w cnn__side_weights_plan(const cnn__cpu *cpu, const cnn__conv *conv,
+                                                    const cnn__arrays *arrays, char *base, size_t *used)
+{
+    enum { FLOATS = 1 << 19 };          /* that stay in the L2 cache */
+    cnn__side_w q = { .u = cnn__kernels_of(cpu), .t = conv, .h = conv->oh + conv->kh - 1,
+                      .w = conv->ow + conv->kw - 1, .dw = arrays->to, .db = arrays->db,
+                      .from_x = arrays->x, .from_dy = arrays->dy };
+    q.k = (ptrdiff_t)conv->ic * conv->kh * conv->kw;
+    q.in = (ptrdiff_t)conv->ic * q.h * q.w * q.u->lanes;
+    q.out = (ptrdiff_t)conv->oc * conv->oh * conv->ow * q.u->lanes;
+    q.some = (int)cnn__min(cnn__ceil(FLOATS, q.in + q.out), conv->n / q.u->lanes);
+    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
+    q.x = cnn__take(base, used, cnn__mul_size((size_t)q.some, (size_t)q.in), sizeof *q.x);
+    q.y = cnn__take(base, used, cnn__mul_size((size_t)q.some, (size_t)q.out), sizeof *q.y);
+    q.ones = cnn__take(base, used, (size_t)(q.in / conv->ic), sizeof *q.ones);
+    return q;
+}
+
+/* A unit is a plane of x or dy of a vector of images. */
+static void cnn__side_turn_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
+{
+    const cnn__side_w *q = job;
+    const cnn__conv *conv = q->t;
+    const ptrdiff_t planes = conv->ic + conv->oc, lanes = q->u->lanes, wide = q->w * lanes;
+    const ptrdiff_t plane = (ptrdiff_t)conv->h * conv->w, out = (ptrdiff_t)conv->oh * conv->ow;
+    const int bottom = (int)cnn__min(q->h, conv->h + conv->ph);
+    const int right = (int)cnn__min(q->w, conv->w + conv->pw);
+    const int rows = cnn__unpadded(conv) ? conv->h : 1;
+    (void)thread;
+    for (; from < to; from++) {
+        const ptrdiff_t b = from / planes, c = from % planes, n = (q->first + b) * lanes, o = c - conv->ic;
+        if (o >= 0) {
+            q->u->pack(q->y + b * q->out + o * out * lanes, (int)lanes,
+                       q->from_dy + (n * conv->oc + o) * out, conv->oc * out, NULL, out);
+            continue;
+        }
+        float *x = q->x + b * q->in + c * q->h * wide;
+        if (rows == 1) memset(x, 0, (size_t)(q->h * wide) * sizeof *x);
+        for (int y = conv->ph; y < bottom; y += rows)           /* unpadded: all rows in one */
+            q->u->pack(x + y * wide + conv->pw * lanes, (int)lanes,
+                       q->from_x + (n * conv->ic + c) * plane + (ptrdiff_t)(y - conv->ph) * conv->w,
+                       conv->ic * plane, NULL, (ptrdiff_t)rows * (right - conv->pw));
+    }
+}
+
+/* A unit is three rows of dW in a part of the taps. */
+static void cnn__side_weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
+{
+    const cnn__side_w *q = job;
+    const cnn__conv *conv = q->t;
+    const ptrdiff_t lanes = q->u->lanes, run = conv->ow * lanes, plane = conv->oh * run;
+    const ptrdiff_t quads = cnn__ceil(q->k, 4);
+    cnn__dots dots = { { conv->oh, run, plane, run, q->w * lanes }, NULL, q->ones, q->at, q->k, 0 };
+    (void)thread;
+    for (; from < to; from++) {
+        const ptrdiff_t i = from / CNN__SIDE_PARTS * 3, part = from % CNN__SIDE_PARTS;
+        const ptrdiff_t k0 = quads * part / CNN__SIDE_PARTS * 4;
+        const ptrdiff_t k1 = cnn__min(q->k, quads * (part + 1) / CNN__SIDE_PARTS * 4);
+        for (ptrdiff_t b = 0; b < cnn__min(q->some, conv->n / lanes - q->first); b++) {
+            dots.x = q->x + b * q->in;
+            cnn__dots_of(q->u, &dots, (int)cnn__min(3, conv->oc - i), q->y + b * q->out + i * plane,
+                         q->dw + i * q->k, q->db && part + 1 == CNN__SIDE_PARTS ? q->db + i : NULL, k0, k1);
+        }
+    }
+}
+
+static void cnn__side_weights_run(const cnn__cpu *cpu, cnn__side_w *q)
+{
+    const cnn__conv *conv = q->t;
+    const ptrdiff_t taps = (ptrdiff_t)conv->kh * conv->kw, vectors = conv->n / q->u->lanes;
+    const double work = (double)conv->oh * conv->ow * conv->oc * (double)q->k * q->u->lanes;
+    for (ptrdiff_t p = 0; p < q->in / conv->ic && q->db; p++) q->ones[p] = 1;
+    for (ptrdiff_t k = 0; k < q->k; k++)
+        q->at[k] = ((k / taps * q->h + k % taps / conv->kw) * q->w + k % conv->kw) * q->u->lanes;
+    for (q->first = 0; q->first < vectors; q->first += q->some) {
+        const ptrdiff_t some = cnn__min(q->some, vectors - q->first);
+        cnn__share_out(cpu, 16.0 * (double)((q->in + q->out) * some), some * (conv->ic + conv->oc),
+                       cnn__side_turn_job, q);
+        cnn__share_out(cpu, work * (double)some, cnn__ceil(conv->oc, 3) * CNN__SIDE_PARTS,
+                       cnn__side_weights_job, q);
+    }
+}
+
+/* ---- Winograd F(4x4,3x3), F(2x2,5x5) and F(2x2,3x3): forward and backward-data, stride 1 (Lavin, Gray
+   2015) ----
 
        Y = At [ sum_c (G w Gt) o (Bt x B) ] A        for each tile Y of output and 6x6 tile x of input
 
@@ -16163,16 +16632,27 @@ static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
    matrices (OC,C)(C,tiles) do the work of 144 (3x3, a quarter of the multiply-adds) or 100 (5x5). The
    transforms hold factors of up to 16, and so the rounding errors grow: largest seen against float64, for 512
    channels, 1e-5 of the largest output (5e-7 by the direct sum). .exact does without.
-   backward-data is the same with dy for x, the kernel turned by 180 degrees, and padding K - 1 - P. */
+   Four points, without 2 and -2, tell 2 outputs of 3 weights: 16 products do the work of 36, and the weights
+   take 16/9 of their memory, not 4 times as much: for few tiles, where that is what takes time.
+   backward-data is the same with dy for x, the kernel turned by 180 degrees, and padding K - 1 - P.
+
+   Tiles lie side by side in the vectors; but if all are one block, which meets each weight once, channels of
+   the output do, so that no lane is empty (see "Channels in vectors"): V (tiles,C) times weights (C,nr),
+   panel after panel of nr channels. */
 typedef struct {
     const cnn__kernels *u;
-    bool backward, once;                /* once: all tiles are one block, which meets each weight once */
+    bool backward, add, once;           /* once: all tiles are one block, which meets each weight once */
+    bool inputs;                        /* shared is the input, not the weights */
     const float *packed;                /* the weights, transformed already, or NULL */
+    int points, parts;                  /* parts: points squared, matrices */
     int k, side;                        /* kernels (k,k), tiles of output (side,side) */
+    int high;                           /* rows of the weights in a panel: mr, or nr if once */
     int c, m, h, w, oh, ow, ph, pw, th, tw;     /* tiles of an image: (th, tw) */
-    ptrdiff_t tiles, block, rows;       /* rows of the weights that are transformed at a time */
-    ptrdiff_t as, vs, ms;               /* from one of the 36 matrices of weights, input, sums to the next: a
-                                           cache line more than they have, else all meet in one set of it */
+    ptrdiff_t tiles, block;             /* tiles of a block; once: floats from a channel of V to the next */
+    ptrdiff_t as, vs, ms;               /* from one of the matrices of weights (once: in a panel), input, sums
+                                           to the next: a cache line more than they have, else all meet in one
+                                           set of it */
+    ptrdiff_t panel;                    /* from one panel of the weights to the next */
     float *shared, *work;               /* shared: the weights or, if once, the input; work: the rest */
     float *y;
     const float *x, *weights, *bias;
@@ -16188,58 +16668,63 @@ CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *conv, int pass)
         && conv->dh == 1 && conv->dw == 1 && conv->groups == 1 && cnn__all_meet(conv);
 }
 
-CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *conv, bool backward,
-                                              const cnn__arrays *arrays, char *base, size_t *used)
+enum { CNN__WINOGRAD_BLOCK = 64 };      /* tiles */
+CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *conv, int points,
+                                              bool backward, const cnn__arrays *arrays, char *base,
+                                              size_t *used)
 {
-    enum { PANELS = 4 };
+    enum { MOST = CNN__WINOGRAD_BLOCK, L = CNN__MAX_LANES };
     const cnn__conv p = backward ? cnn__turned(conv) : *conv;
-    cnn__wino wino = { .u = cnn__kernels_of(cpu), .backward = backward, .k = p.kh, .side = 7 - p.kh,
-                      .c = p.ic,
-                    .m = p.oc, .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw,
-                    .y = arrays->to, .x = backward ? arrays->dy : arrays->x, .weights = arrays->w,
-                    .bias = arrays->b,
-                    .tail = arrays->tail };
+    cnn__wino wino = { .u = cnn__kernels_of(cpu), .backward = backward,
+                       .add = backward && !arrays->clear, .points = points,
+                       .parts = points * points, .k = p.kh, .side = points + 1 - p.kh, .c = p.ic, .m = p.oc,
+                       .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw, .y = arrays->to,
+                       .x = backward ? arrays->dy : arrays->x, .weights = arrays->w, .bias = arrays->b,
+                       .tail = arrays->tail, .packed = arrays->packed };
     cnn__ends ends;
     if (cnn__ends_of(cpu, arrays->tail, &ends) && !ends.more[1]) wino.clip = ends.clip, wino.tail = NULL;
+    const int nr = wino.u->nr;
     wino.th = (int)cnn__ceil(wino.oh, wino.side), wino.tw = (int)cnn__ceil(wino.ow, wino.side);
     wino.tiles = (ptrdiff_t)conv->n * wino.th * wino.tw;
-    wino.block = cnn__min(64, cnn__ceil(wino.tiles, wino.u->nr) * wino.u->nr);
-    wino.once = wino.tiles <= wino.block, wino.rows = wino.once ? cnn__min(PANELS * wino.u->mr, wino.m)
-                : wino.m;
-    wino.packed = arrays->packed;
-    wino.as = (wino.packed ? wino.m : wino.rows) * wino.c + CNN__MAX_LANES, wino.vs = wino.c * wino.block
-              + CNN__MAX_LANES,
-        wino.ms = wino.rows * wino.block + CNN__MAX_LANES;
+    wino.once = wino.inputs = wino.tiles <= MOST, wino.high = wino.once ? nr : wino.u->mr;
+    /* an odd number of cache lines, so that channels do not meet in a few sets */
+    wino.block = wino.once ? (cnn__ceil(wino.tiles, L) | 1) * L : MOST;
+    wino.as = (ptrdiff_t)(wino.once ? nr : wino.m) * wino.c + L, wino.vs = wino.c * wino.block + L;
+    wino.ms = wino.once ? nr * wino.tiles + L : wino.m * wino.block + L;
+    wino.panel = wino.once ? wino.parts * wino.as : (ptrdiff_t)wino.c * wino.high;
+    const size_t parts = (size_t)wino.parts;
     wino.shared = wino.packed && !wino.once ? arrays->packed
-             : cnn__take(base, used, cnn__mul_size(36, (size_t)(wino.once ? wino.vs : wino.as)),
+             : cnn__take(base, used, cnn__mul_size(parts, (size_t)(wino.once ? wino.vs : wino.as)),
                          sizeof *wino.shared);
-    wino.each = cnn__mul_size(36, (size_t)((!wino.once ? wino.vs : wino.packed ? 0 : wino.as) + wino.ms));
+    wino.each = cnn__mul_size(parts, (size_t)((!wino.once ? wino.vs : wino.packed ? 0 : wino.as) + wino.ms));
     wino.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, wino.each), sizeof *wino.work);
     return wino;
 }
 
-/* G w Gt for row panel i to a, packed as cnn__micro wants it: 36 matrices, each panel after panel. The
-   kernels are first brought side by side, those of a few channels at a time. */
+/* G w Gt for the panel of weights from row i on to a, packed as cnn__micro wants it. The kernels are first
+   brought side by side, those of a few channels at a time. */
 static void cnn__winograd_weights(const cnn__wino *wino, float *a, const float *w, ptrdiff_t i)
 {
-    enum { L = CNN__MAX_LANES, FLOATS = 288 };
-    const int mr = (int)cnn__min(wino->u->mr, wino->m - i), lanes = wino->u->lanes;
-    const int kk = wino->k * wino->k, few = FLOATS / kk;
+    enum { L = CNN__MAX_LANES, FLOATS = 144 };
+    const int ni = (int)cnn__min(wino->high, wino->m - i), mr = wino->once ? wino->high : ni;
+    const int lanes = wino->u->lanes, kk = wino->k * wino->k, few = FLOATS / kk;
     const ptrdiff_t step = wino->backward ? -mr : mr;      /* backward: the kernel turned by 180 degrees */
-    float g[FLOATS * CNN__MAX_MR + L] = { 0 }, o[36 * L];
+    float g[FLOATS * CNN__MAX_NR + L] = { 0 }, o[36 * L];
     for (int c = 0; c < wino->c; c++, a += mr) {
         const int now = (int)cnn__min(few, wino->c - c);
         if (c % few == 0 && !wino->backward)
-            wino->u->pack(g, mr, w + (i * wino->c + c) * kk, (ptrdiff_t)wino->c * kk, NULL,
-                          (ptrdiff_t)now * kk);
+            cnn__pack(wino->u, g, mr, w + (i * wino->c + c) * kk, (ptrdiff_t)wino->c * kk, 1, ni,
+                      (ptrdiff_t)now * kk);
         for (int e = 0; c % few == 0 && wino->backward && e < now; e++)
-            wino->u->pack(g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * wino->m + i) * kk, kk, NULL, kk);
+            cnn__pack(wino->u, g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * wino->m + i) * kk, kk, 1, ni,
+                      kk);
         const float *from = g + (c % few * kk + (wino->backward ? kk - 1 : 0)) * mr;
         /* Straight to its place, where the next c will overwrite the lanes beyond mr. */
         const bool direct = (ptrdiff_t)(wino->c - c) * mr >= cnn__ceil(mr, lanes) * lanes;
         for (int r = 0; r < mr; r += lanes)
-            wino->u->winograd_w(wino->k, from + r, step, direct ? a + r : o + r, direct ? wino->as : L);
-        for (int e = 0; e < 36 && !direct; e++)
+            wino->u->winograd_w(wino->points, wino->k, from + r, step, direct ? a + r : o + r,
+                                direct ? wino->as : L);
+        for (int e = 0; e < wino->parts && !direct; e++)
             for (int r = 0; r < mr; r++) a[e * wino->as + r] = o[e * L + r];
     }
 }
@@ -16273,15 +16758,15 @@ static void cnn__tiles_of(cnn__tiles *at, const cnn__wino *wino, ptrdiff_t first
     }
 }
 
-/* Bt x B for tiles from .. from+count, channels c0 .. c1: 36 matrices as panels of nr tiles. A tile that
-   sticks out of the image goes through a little patch; one beyond count is a patch of zeros. */
+/* Bt x B for tiles from .. from+count, all channels: matrices as panels of nr tiles. A tile that sticks out
+   of the image goes through a little patch; one beyond count is a patch of zeros. */
 static void cnn__winograd_tiles(const cnn__wino *wino, float *v, const float *x, ptrdiff_t from,
-                                ptrdiff_t count,
-                                int c0, int c1)
+                                ptrdiff_t count)
 {
     enum { L = CNN__MAX_LANES };
     const cnn__kernels *isa = wino->u;
     const ptrdiff_t in = (ptrdiff_t)wino->h * wino->w, padded = cnn__ceil(count, isa->nr) * isa->nr;
+    const int n = wino->points;
     cnn__tiles at;
     for (ptrdiff_t j = 0; j < padded; j += isa->lanes) {
         float patch[L][36] = { { 0 } };
@@ -16289,34 +16774,63 @@ static void cnn__winograd_tiles(const cnn__wino *wino, float *v, const float *x,
         ptrdiff_t row[L];
         cnn__tiles_of(&at, wino, from + j, wino->c * in, wino->ph, wino->pw);
         for (int l = 0; l < isa->lanes; l++) {
-            const bool inside = at.y[l] >= 0 && at.x[l] >= 0 && at.y[l] + 6 <= wino->h
-                                && at.x[l] + 6 <= wino->w;
-            tile[l] = patch[l], row[l] = 6;
+            const bool inside = at.y[l] >= 0 && at.x[l] >= 0 && at.y[l] + n <= wino->h
+                                && at.x[l] + n <= wino->w;
+            tile[l] = patch[l], row[l] = n;
             if (j + l >= count || !inside) continue;
-            tile[l] = x + at.image[l] + c0 * in + (ptrdiff_t)at.y[l] * wino->w + at.x[l], row[l] = wino->w;
+            tile[l] = x + at.image[l] + (ptrdiff_t)at.y[l] * wino->w + at.x[l], row[l] = wino->w;
         }
-        float *to = v + (j / isa->nr * wino->c + c0) * isa->nr + j % isa->nr;
-        for (int c = c0; c < c1; c++, to += isa->nr) {
+        float *to = v + j / isa->nr * wino->c * isa->nr + j % isa->nr;
+        for (int c = 0; c < wino->c; c++, to += isa->nr) {
             for (int l = 0; l < isa->lanes && j + l < count; l++)
                 if (tile[l] == patch[l])
-                    cnn__patch(patch[l], 6, x + at.image[l] + c * in, wino->h, wino->w, at.y[l], at.x[l]);
-            isa->winograd_x(tile, row, to, wino->vs);
+                    cnn__patch(patch[l], n, x + at.image[l] + c * in, wino->h, wino->w, at.y[l], at.x[l]);
+            (n == 4 ? isa->winograd_x4 : isa->winograd_x)(tile, row, to, wino->vs);
             for (int l = 0; l < isa->lanes; l++)
                 if (tile[l] != patch[l]) tile[l] += in;
         }
     }
 }
+/* once: for channels c0 .. c1, matrices (C,block). The planes of a channel, of all images, are copied with
+   zeros around them, so that no tile sticks out. */
+static void cnn__winograd_inputs(const cnn__wino *wino, int c0, int c1)
+{
+    enum { L = CNN__MAX_LANES, TILES = CNN__WINOGRAD_BLOCK };
+    const int lanes = wino->u->lanes, n = wino->points, tiles = wino->th * wino->tw;
+    const int high = wino->th * wino->side + n - wino->side, wide = wino->tw * wino->side + n - wino->side;
+    const int rows = (int)cnn__min(wino->h, high - wino->ph), width = (int)cnn__min(wino->w, wide - wino->pw);
+    const ptrdiff_t plane = (ptrdiff_t)high * wide, in = (ptrdiff_t)wino->h * wino->w;
+    float planes[36 * TILES] = { 0 };           /* with few tiles to a side the least overlap: 6x6 for each */
+    const float *tile[TILES + L];
+    ptrdiff_t row[L];
+    for (int l = 0; l < L; l++) row[l] = wide;
+    for (int j = 0; j < TILES + L; j++) {       /* beyond the last one: some tile again */
+        const int e = (int)cnn__min(j, wino->tiles - 1);
+        tile[j] = planes + e / tiles * plane + e % tiles / wino->tw * wino->side * wide
+            + e % tiles % wino->tw * wino->side;
+    }
+    for (int c = c0; c < c1; c++) {
+        const float *x = wino->x + c * in;
+        for (ptrdiff_t e = 0; e * tiles < wino->tiles; e++, x += wino->c * in)
+            for (int r = 0; r < rows; r++)
+                cnn__copy(planes + e * plane + (ptrdiff_t)(wino->ph + r) * wide + wino->pw, x + r * wino->w,
+                          width);
+        for (ptrdiff_t j = 0; j < wino->tiles; j += lanes)
+            (n == 4 ? wino->u->winograd_x4 : wino->u->winograd_x)(tile + j, row, wino->shared
+                                                                  + c * wino->block + j, wino->vs);
+    }
+}
 
-/* The 36 products: rows of the weights, transformed in a, times the tiles in v, to m: panels of nr tiles. */
-static void cnn__winograd_products(const cnn__wino *wino, const float *a, ptrdiff_t rows, const float *v,
-                                   ptrdiff_t count, float *m)
+/* The products: weights, transformed in a, times the tiles in v, to m: panels of nr tiles. */
+static void cnn__winograd_products(const cnn__wino *wino, const float *a, const float *v, ptrdiff_t count,
+                                   float *m)
 {
     const cnn__kernels *isa = wino->u;
-    const ptrdiff_t padded = cnn__ceil(count, isa->nr) * isa->nr;
+    const ptrdiff_t padded = cnn__ceil(count, isa->nr) * isa->nr, rows = wino->m;
     const ptrdiff_t kb = cnn__k_block(wino->c);
     ptrdiff_t at[CNN__KC];
     for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * isa->nr;
-    for (int e = 0; e < 36; e++)
+    for (int e = 0; e < wino->parts; e++)
         for (ptrdiff_t p = 0; p < wino->c; p += kb)
             for (ptrdiff_t j = 0; j < padded; j += isa->nr)
                 for (ptrdiff_t i = 0; i < rows; i += isa->mr) {
@@ -16328,6 +16842,29 @@ static void cnn__winograd_products(const cnn__wino *wino, const float *a, ptrdif
                              m + e * wino->ms + j * rows + i * isa->nr, isa->nr, NULL, p > 0, ahead, mr);
                 }
 }
+/* once: for a panel of ni <= nr channels, to m (tiles,nr). What follows of the weights is fetched
+   meanwhile. */
+static void cnn__winograd_once(const cnn__wino *wino, const float *a, int ni, float *m)
+{
+    const cnn__kernels *isa = wino->u;
+    const ptrdiff_t kb = cnn__k_block(wino->c), nr = isa->nr;
+    ptrdiff_t at[CNN__KC], tiles = 0;
+    for (int p = 0; p < CNN__KC; p++) at[p] = p * nr;
+    for (int j = 0; j < wino->tiles; j += cnn__tile_rows((int)wino->tiles - j, isa->tall)) tiles++;
+    const ptrdiff_t step = cnn__ceil(nr, tiles);
+    for (int e = 0; e < wino->parts; e++)
+        for (ptrdiff_t p = 0, kc; p < wino->c; p += kc) {
+            kc = cnn__min(kb, wino->c - p);
+            const float *b = a + e * wino->as + p * nr, *ahead = b + kc * nr;
+            for (int j = 0, n; j < wino->tiles; j += n, ahead += kc * step) {
+                float *sums = m + e * wino->ms + j * nr;
+                const cnn__ends ends = { .more = { p > 0 ? sums : NULL } };
+                n = cnn__tile_rows((int)wino->tiles - j, isa->tall);
+                isa->micro_then(n, ni, kc, wino->shared + e * wino->vs + p * wino->block + j, wino->block,
+                                NULL, b, at, sums, nr, &ends, ahead, step);
+            }
+        }
+}
 
 /* The part of a patch that lies inside the image, to its place there. */
 static void cnn__put_patch(const cnn__wino *wino, float *y, const float *patch, int y0, int x0)
@@ -16335,106 +16872,129 @@ static void cnn__put_patch(const cnn__wino *wino, float *y, const float *patch, 
     const int high = (int)cnn__min(wino->side, wino->oh - y0),
               wide = (int)cnn__min(wino->side, wino->ow - x0);
     y += (ptrdiff_t)y0 * wino->ow + x0;
-    for (int r = 0; r < high; r++, y += wino->ow, patch += 4)
-        for (int z = 0; z < wide; z++) y[z] = wino->backward ? y[z] + patch[z] : patch[z];
+    if (high == 2 && wide == 2 && !wino->add) {
+        memcpy(y, patch, 2 * sizeof *y), memcpy(y + wino->ow, patch + wino->side, 2 * sizeof *y);
+        return;
+    }
+    for (int r = 0; r < high; r++, y += wino->ow, patch += wino->side)
+        for (int z = 0; z < wide; z++) y[z] = wino->add ? y[z] + patch[z] : patch[z];
 }
 
-/* Rows i0 .. i1 of the weights, transformed in a, times the tiles in v, and transformed back. */
-static void cnn__winograd_rows(const cnn__wino *wino, const float *a, ptrdiff_t i0, ptrdiff_t i1,
-                               const float *v,
-                               ptrdiff_t from, ptrdiff_t count, float *m)
+/* The sums in m, of tiles from .. from+count, transformed back: a vector of tiles, channel after channel. */
+static void cnn__winograd_back(const cnn__wino *wino, ptrdiff_t from, ptrdiff_t count, const float *m)
 {
     enum { L = CNN__MAX_LANES };
     const cnn__kernels *isa = wino->u;
-    const ptrdiff_t rows = i1 - i0, out = (ptrdiff_t)wino->oh * wino->ow;
+    const ptrdiff_t rows = wino->m, out = (ptrdiff_t)wino->oh * wino->ow;
     cnn__tiles at;
-    cnn__winograd_products(wino, a, rows, v, count, m);
     for (ptrdiff_t j = 0; j < count; j += isa->lanes) {
         const float *sums = m + j / isa->nr * isa->nr * rows + j % isa->nr;
-        float patch[L][36] = { { 0 } }, *tile[L];
+        float patch[L][16] = { { 0 } }, *tile[L], bias[L] = { 0 };
         ptrdiff_t row[L];
         cnn__tiles_of(&at, wino, from + j, wino->m * out, 0, 0);
         for (int l = 0; l < isa->lanes; l++) {
             /* Rows are written four by four: those of a tile of two go through the patch. */
             const bool inside = wino->side == 4 && j + l < count && at.y[l] + 4 <= wino->oh
                                 && at.x[l] + 4 <= wino->ow;
-            at.image[l] += i0 * out;
             tile[l] = inside ? wino->y + at.image[l] + (ptrdiff_t)at.y[l] * wino->ow + at.x[l] : patch[l];
             row[l] = inside ? wino->ow : 4;
         }
         for (ptrdiff_t c = 0; c < rows; c++, sums += isa->nr) {
-            isa->winograd_y(wino->side, sums, wino->ms, wino->bias ? wino->bias[i0 + c] : 0.0f, wino->clip,
-                            tile, row,
-                          wino->backward);
+            for (int l = 0; l < isa->lanes && wino->bias; l++) bias[l] = wino->bias[c];
+            isa->winograd_y(wino->points, wino->side, sums, wino->ms, bias, wino->clip, tile, row,
+                            wino->add);
             for (int l = 0; l < isa->lanes; l++) {
                 if (tile[l] != patch[l]) { tile[l] += out; continue; }
                 if (j + l < count)
                     cnn__put_patch(wino, wino->y + at.image[l] + c * out, patch[l], at.y[l], at.x[l]);
-                if (wino->backward) memset(patch[l], 0, 16 * sizeof **patch);
+                if (wino->add) memset(patch[l], 0, sizeof patch[l]);
             }
+        }
+    }
+}
+/* once: a vector of channels, of the panel of ni from i0 on, tile after tile. */
+static void cnn__winograd_once_back(const cnn__wino *wino, ptrdiff_t i0, int ni, const float *m)
+{
+    enum { L = CNN__MAX_LANES };
+    const int lanes = wino->u->lanes, plane = wino->th * wino->tw;
+    const ptrdiff_t out = (ptrdiff_t)wino->oh * wino->ow;
+    float patch[L][16], *tile[L], bias[L] = { 0 };
+    ptrdiff_t row[L];
+    for (int c = 0; c < ni; c += lanes) {
+        const int channels = (int)cnn__min(lanes, ni - c);
+        for (int l = 0; l < channels && wino->bias; l++) bias[l] = wino->bias[i0 + c + l];
+        for (int j = 0; j < wino->tiles; j++) {
+            const int y0 = j % plane / wino->tw * wino->side, x0 = j % plane % wino->tw * wino->side;
+            float *y = wino->y + (j / plane * wino->m + i0 + c) * out;
+            const bool inside = wino->side == 4 && y0 + 4 <= wino->oh && x0 + 4 <= wino->ow;
+            for (int l = 0; l < lanes; l++) {
+                const bool straight = inside && l < channels;
+                tile[l] = straight ? y + l * out + (ptrdiff_t)y0 * wino->ow + x0 : patch[l];
+                row[l] = straight ? wino->ow : 4;
+            }
+            if (wino->add) memset(patch, 0, sizeof patch);
+            wino->u->winograd_y(wino->points, wino->side, m + j * wino->u->nr + c, wino->ms, bias,
+                                wino->clip, tile, row, wino->add);
+            for (int l = 0; l < channels && !inside; l++)
+                cnn__put_patch(wino, y + l * out, patch[l], y0, x0);
         }
     }
 }
 
 /* What all need is transformed first: the input, a unit being 16 channels, if all tiles are one block;
-   otherwise the weights, a unit being a row panel. */
+   otherwise the weights, a unit being a panel. */
 enum { CNN__WINOGRAD_PART = 16 };
 static void cnn__winograd_shared_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__wino *wino = job;
-    const ptrdiff_t mr = wino->u->mr, part = CNN__WINOGRAD_PART;
+    const ptrdiff_t part = CNN__WINOGRAD_PART;
     (void)thread;
-    if (wino->once)
-        cnn__winograd_tiles(wino, wino->shared, wino->x, 0, wino->tiles, (int)(from * part),
-                            (int)cnn__min(to * part, wino->c));
+    if (wino->inputs)
+        cnn__winograd_inputs(wino, (int)(from * part), (int)cnn__min(to * part, wino->c));
     else for (; from < to; from++)
-        cnn__winograd_weights(wino, wino->shared + from * mr * wino->c, wino->weights, from * mr);
+        cnn__winograd_weights(wino, wino->shared + from * wino->panel, wino->weights, from * wino->high);
 }
 
-/* Then the rest: a unit is a row panel (once) or a vector of tiles; some at a time. */
+/* Then the rest: a unit is a panel of the weights (once) or a vector of tiles, some at a time. */
 static void cnn__winograd_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__wino *wino = job;
-    const ptrdiff_t mr = wino->u->mr, lanes = wino->u->lanes;
-    const ptrdiff_t most = wino->once ? cnn__ceil(wino->rows, mr) : wino->block / lanes;
+    const ptrdiff_t lanes = wino->u->lanes, most = wino->block / lanes, out = (ptrdiff_t)wino->oh * wino->ow;
+    const ptrdiff_t images = wino->tiles / ((ptrdiff_t)wino->th * wino->tw);
     float *mine = wino->work + (size_t)thread * wino->each;
-    float *m = mine + 36 * (!wino->once ? wino->vs : wino->packed ? 0 : wino->as);
-    const ptrdiff_t steps = cnn__ceil(to - from, most);
+    float *m = mine + wino->parts * (!wino->once ? wino->vs : wino->packed ? 0 : wino->as);
+    for (ptrdiff_t i = from; i < to && wino->once; i++) {
+        const ptrdiff_t i0 = i * wino->high, i1 = cnn__min(i0 + wino->high, wino->m);
+        if (!wino->packed) cnn__winograd_weights(wino, mine, wino->weights, i0);
+        cnn__winograd_once(wino, wino->packed ? wino->packed + i * wino->panel : mine, (int)(i1 - i0), m);
+        cnn__winograd_once_back(wino, i0, (int)(i1 - i0), m);
+        for (ptrdiff_t n = 0; n < images; n++)
+            cnn__complete(wino->tail, wino->y, (n * wino->m + i0) * out, (n * wino->m + i1) * out);
+    }
+    const ptrdiff_t steps = wino->once ? 0 : cnn__ceil(to - from, most);
     for (ptrdiff_t e = 0; e < steps; e++) {
-        const ptrdiff_t first = from + (to - from) * e / steps, last = from + (to - from) * (e + 1) / steps;
-        if (wino->once) {
-            const ptrdiff_t i0 = first * mr, i1 = cnn__min(last * mr, wino->m);
-            for (ptrdiff_t i = i0; i < i1 && !wino->packed; i += mr)
-                cnn__winograd_weights(wino, mine + (i - i0) * wino->c, wino->weights, i);
-            cnn__winograd_rows(wino, wino->packed ? wino->packed + i0 * wino->c : mine, i0, i1, wino->shared,
-                               0, wino->tiles,
-                               m);
-            const ptrdiff_t out = (ptrdiff_t)wino->oh * wino->ow,
-                            images = wino->tiles / ((ptrdiff_t)wino->th * wino->tw);
-            for (ptrdiff_t n = 0; n < images; n++)
-                cnn__complete(wino->tail, wino->y, (n * wino->m + i0) * out, (n * wino->m + i1) * out);
-        } else {
-            const ptrdiff_t count = cnn__min(last * lanes, wino->tiles) - first * lanes;
-            cnn__winograd_tiles(wino, mine, wino->x, first * lanes, count, 0, wino->c);
-            cnn__winograd_rows(wino, wino->shared, 0, wino->m, mine, first * lanes, count, m);
-        }
+        const ptrdiff_t first = (from + (to - from) * e / steps) * lanes;
+        const ptrdiff_t count = cnn__min((from + (to - from) * (e + 1) / steps) * lanes, wino->tiles) - first;
+        cnn__winograd_tiles(wino, mine, wino->x, first, count);
+        cnn__winograd_products(wino, wino->shared, mine, count, m);
+        cnn__winograd_back(wino, first, count, m);
     }
 }
 
 static void cnn__winograd_shared(const cnn__cpu *cpu, const cnn__wino *wino)
 {
     /* operations of the transforms, roughly: 144 for a tile of input, 40 for a kernel */
-    cnn__share_out(cpu, wino->once ? 144.0 * (double)wino->tiles * wino->c : 40.0 * wino->m * wino->c,
-                   wino->once ? cnn__ceil(wino->c, CNN__WINOGRAD_PART) : cnn__ceil(wino->m, wino->u->mr),
+    cnn__share_out(cpu, wino->inputs ? 144.0 * (double)wino->tiles * wino->c : 40.0 * wino->m * wino->c,
+                   wino->inputs ? cnn__ceil(wino->c, CNN__WINOGRAD_PART) : cnn__ceil(wino->m, wino->high),
                    cnn__winograd_shared_job, wino);
 }
 
 static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *wino)
 {
-    const ptrdiff_t panels = cnn__ceil(wino->m, wino->u->mr);
     if (wino->once || !wino->packed) cnn__winograd_shared(cpu, wino);
-    cnn__share_out(cpu, 36.0 * (double)wino->tiles * wino->m * wino->c,
-                   wino->once ? panels : cnn__ceil(wino->tiles, wino->u->lanes), cnn__winograd_job, wino);
+    cnn__share_out(cpu, (double)wino->parts * (double)wino->tiles * wino->m * wino->c,
+                   wino->once ? cnn__ceil(wino->m, wino->high) : cnn__ceil(wino->tiles, wino->u->lanes),
+                   cnn__winograd_job, wino);
     if (wino->once || !wino->tail) return;
     const ptrdiff_t images = wino->tiles / ((ptrdiff_t)wino->th * wino->tw),
                     out = (ptrdiff_t)wino->oh * wino->ow;
@@ -16633,7 +17193,7 @@ typedef struct {
     float *to;
     const float *from, *dy, *w, *b;
     const cnn__tail *tail;
-    bool flat, ends;                    /* vectors of several rows; the tail is a clip, done in registers */
+    bool add, flat, ends;               /* vectors of several rows; the tail is a clip, done in registers */
     const float *clip;
     cnn__lanes bits[CNN__ROWS_FLAT][10];
     float *work;                        /* stride 2, backward: for each thread a plane of dy, zeros between */
@@ -16685,7 +17245,7 @@ static void cnn__rows_job(const void *job, ptrdiff_t first, ptrdiff_t last, int 
         for (int e = 0; e < 9; e++) k[e] = q->w[c * 9 + (back ? 8 - e : e)];
         if (back) from = cnn__rows_dy(q, from, thread);
         q->u->depth(&q->image, q->flat ? q->bits : NULL, q->to + i * out, from, k,
-                    q->b ? q->b[c] : 0.0f, back, q->clip);
+                    q->b ? q->b[c] : 0.0f, q->add, q->clip);
         if (!q->ends) cnn__complete(q->tail, q->to, i * out, (i + 1) * out);
     }
 }
@@ -16715,12 +17275,13 @@ static void cnn__run_direct(const cnn__cpu *cpu, const cnn__conv *conv, int pass
 {
     if (pass == CNN__BACKWARD_WEIGHTS) {
         cnn__weights q = cnn__weights_plan(cpu, conv, arrays->x, arrays->dy, scratch, used);
-        if (arrays->to) q.dw = arrays->to, cnn__weights_run(cpu, &q);
+        q.dw = arrays->to, q.db = q.dots && !q.borrow ? arrays->db : NULL;
+        if (arrays->to) cnn__weights_run(cpu, &q);
+        if (arrays->db && !q.db) cnn__bias_gradient(cpu, conv, arrays->db, arrays->dy);
         return;
     }
-    const cnn__shifted q = cnn__shifted_plan(cpu, conv, pass == CNN__BACKWARD_DATA, false, arrays, scratch,
-                                             used);
-    if (arrays->to) cnn__shifted_run(cpu, &q);
+    cnn__shifted q = cnn__shifted_plan(cpu, conv, pass == CNN__BACKWARD_DATA, false, arrays, scratch, used);
+    if (arrays->to) cnn__shifted_run(cpu, &q, arrays->clear);
 }
 static size_t cnn__pack_shifted(const cnn__cpu *cpu, const cnn__conv *conv, bool turned, float *to,
                                 const float *w, char *scratch)
@@ -16742,8 +17303,8 @@ static void cnn__run_turned(const cnn__cpu *cpu, const cnn__conv *conv, int pass
                             char *scratch, size_t *used)
 {
     (void)pass;                                         /* forward */
-    const cnn__shifted shifted = cnn__shifted_plan(cpu, conv, false, true, arrays, scratch, used);
-    if (arrays->to) cnn__shifted_run(cpu, &shifted);
+    cnn__shifted shifted = cnn__shifted_plan(cpu, conv, false, true, arrays, scratch, used);
+    if (arrays->to) cnn__shifted_run(cpu, &shifted, false);
 }
 static size_t cnn__pack_turned(const cnn__cpu *cpu, const cnn__conv *conv, float *to, const float *w,
                                char *scratch)
@@ -16754,6 +17315,11 @@ static size_t cnn__pack_turned(const cnn__cpu *cpu, const cnn__conv *conv, float
 static void cnn__run_side(const cnn__cpu *cpu, const cnn__conv *conv, int pass, const cnn__arrays *arrays,
                           char *scratch, size_t *used)
 {
+    if (pass == CNN__BACKWARD_WEIGHTS) {
+        cnn__side_w q = cnn__side_weights_plan(cpu, conv, arrays, scratch, used);
+        if (arrays->to) cnn__side_weights_run(cpu, &q);
+        return;
+    }
     const cnn__side side = cnn__side_plan(cpu, conv, pass == CNN__BACKWARD_DATA, arrays, scratch, used);
     if (!arrays->to) return;
     if (!arrays->packed) cnn__side_pack(&side, arrays->w);
@@ -16782,20 +17348,38 @@ static void cnn__run_winograd(const cnn__cpu *cpu, const cnn__conv *conv, int pa
     if (pass == CNN__BACKWARD_WEIGHTS) {
         cnn__wino_w q = cnn__winograd_weights_plan(cpu, conv, arrays, scratch, used);
         if (arrays->to) q.dw = arrays->to, cnn__winograd_weights_run(cpu, &q);
+        if (arrays->db) cnn__bias_gradient(cpu, conv, arrays->db, arrays->dy);
         return;
     }
-    const cnn__wino q = cnn__winograd_plan(cpu, conv, pass == CNN__BACKWARD_DATA, arrays, scratch, used);
+    const cnn__wino q = cnn__winograd_plan(cpu, conv, 6, pass == CNN__BACKWARD_DATA, arrays, scratch, used);
     if (arrays->to) cnn__winograd_run(cpu, &q);
+}
+static void cnn__run_winograd_small(const cnn__cpu *cpu, const cnn__conv *conv, int pass,
+                                    const cnn__arrays *arrays, char *scratch, size_t *used)
+{
+    const cnn__wino q = cnn__winograd_plan(cpu, conv, 4, pass == CNN__BACKWARD_DATA, arrays, scratch, used);
+    if (arrays->to) cnn__winograd_run(cpu, &q);
+}
+static size_t cnn__pack_points(const cnn__cpu *cpu, const cnn__conv *conv, int points, float *to,
+                               const float *w, char *scratch)
+{
+    const cnn__arrays arrays = { .w = w, .packed = to };
+    size_t used = 0;
+    cnn__wino wino = cnn__winograd_plan(cpu, conv, points, false, &arrays, scratch, &used);
+    wino.inputs = false, wino.shared = to;
+    if (to) cnn__winograd_shared(cpu, &wino);
+    const size_t panels = wino.once ? (size_t)cnn__ceil(wino.m, wino.high) : 1;
+    return cnn__mul_size(panels * (size_t)wino.parts, (size_t)wino.as);
 }
 static size_t cnn__pack_winograd(const cnn__cpu *cpu, const cnn__conv *conv, float *to, const float *w,
                                  char *scratch)
 {
-    size_t used = 0;
-    cnn__wino wino = cnn__winograd_plan(cpu, conv, false, &(cnn__arrays){ .w = w, .packed = to }, scratch,
-                                        &used);
-    wino.once = false, wino.shared = to, wino.as = wino.m * wino.c + CNN__MAX_LANES;
-    if (to) cnn__winograd_shared(cpu, &wino);
-    return cnn__mul_size(36, (size_t)wino.as);
+    return cnn__pack_points(cpu, conv, 6, to, w, scratch);
+}
+static size_t cnn__pack_winograd_small(const cnn__cpu *cpu, const cnn__conv *conv, float *to, const float *w,
+                                       char *scratch)
+{
+    return cnn__pack_points(cpu, conv, 4, to, w, scratch);
 }
 
 static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *conv, int pass, const cnn__arrays *arrays,
@@ -16814,12 +17398,13 @@ static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *conv, int pass, 
     cnn__rows q = { .u = cnn__kernels_of(cpu), .t = conv, .pass = pass, .image = backward ? turned : image,
                     .to = arrays->to, .from = backward ? arrays->dy : arrays->x, .dy = arrays->dy,
                     .w = arrays->w, .b = arrays->b,
-                    .tail = arrays->tail, .work = zeros, .each = each };
+                    .tail = arrays->tail, .add = backward && !arrays->clear, .work = zeros, .each = each };
     cnn__ends ends;
     q.ends = cnn__ends_of(cpu, arrays->tail, &ends) && !ends.more[1], q.clip = q.ends ? ends.clip : NULL;
     q.flat = !weights && cnn__rows_flat(&q);
     cnn__share_out(cpu, work, weights ? conv->ic : (ptrdiff_t)conv->n * conv->ic,
                    weights ? cnn__rows_weights_job : cnn__rows_job, &q);
+    if (arrays->db) cnn__bias_gradient(cpu, conv, arrays->db, arrays->dy);
 }
 
 /* The limits of the rule, as tuned on AVX2 (LeNet, ResNet); tests/bench has the programs that measure them.
@@ -16827,14 +17412,17 @@ static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *conv, int pass, 
 enum { CNN__WINOGRAD_LEAST = 16,        /* channels: fewer do not repay the transforms */
        CNN__WINOGRAD_MANY = 32,         /* channels that repay even backward-weights on narrow planes */
        CNN__WINOGRAD_TILES = 16,        /* tiles of a batch, at least; */
+       CNN__WINOGRAD_SMALL = 64,        /* tiles of 2x2, at most: two rather than four outputs to a side */
        CNN__WINOGRAD_TILES_MANY = 4,    /* of backward-weights with many channels */
        CNN__COLUMNS_TERMS = 256,        /* of a sum, at least; */
        CNN__COLUMNS_PIXELS = 256,       /* of a plane of dy, at most: where strides or ends of planes leave
                                            lanes of the direct sum empty; a quarter of that with stride 1 */
+       CNN__SIDE_ROWS = 8,              /* of dW, at least: worth turning x; */
        CNN__SIDE_TERMS = 64,            /* of a sum, at least: worth two transpositions */
-       CNN__SIDE_FLOATS = 1 << 17 };    /* of a block of nr images, which should stay in the L2 cache */
+       CNN__SIDE_FLOATS = 1 << 19 };    /* of a block of nr images, which should stay in the L2 cache */
 #define CNN__WINOGRAD_WASTE      1.8    /* the largest ratio, */
 #define CNN__WINOGRAD_WASTE_FEW  1.1    /* of backward-weights with few channels (13x13, 26x26 lose) */
+#define CNN__WINOGRAD_WASTE_SIDE 1.3    /* where images side by side waste nothing */
 #define CNN__WINOGRAD_WASTE_MANY 4.0    /* with many: the direct sum is slow on narrow planes */
 
 /* Vectors of the pixels of a row would be less than 8/9 full. */
@@ -16843,6 +17431,9 @@ CNN__COLD static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *conv,
     const ptrdiff_t nr = cnn__kernels_of(cpu)->nr, pixels = pass == CNN__BACKWARD_DATA ? conv->w : conv->ow;
     const double terms = (double)(pass == CNN__BACKWARD_DATA ? conv->oc : conv->ic) * conv->kh * conv->kw;
     const double floats = (double)conv->ic * conv->h * conv->w + (double)conv->oc * conv->oh * conv->ow;
+    if (pass == CNN__BACKWARD_WEIGHTS)      /* vectors of images; few taps along the rows go another way */
+        return cnn__side_fits(cpu, conv, pass) && conv->kh * conv->kw > 1 && terms > 2 * (double)nr
+            && conv->oc >= CNN__SIDE_ROWS && floats * (double)nr <= CNN__SIDE_FLOATS;
     return cnn__side_fits(cpu, conv, pass) && conv->kh * conv->kw > 1 && terms >= CNN__SIDE_TERMS
         && floats * (double)nr <= CNN__SIDE_FLOATS && cnn__ceil(pixels, nr) * nr * 8 > pixels * 9;
 }
@@ -16858,8 +17449,9 @@ CNN__COLD static bool cnn__winograd_pays(const cnn__cpu *cpu, const cnn__conv *c
     const bool weights = pass == CNN__BACKWARD_WEIGHTS, many = channels >= CNN__WINOGRAD_MANY;
     const double tiles = (double)conv->n * (double)(cnn__ceil(h, side) * cnn__ceil(w, side));
     double waste = CNN__WINOGRAD_WASTE;
-    if (weights && !many) waste = CNN__WINOGRAD_WASTE_FEW;
-    if (weights && many && !cnn__side_pays(cpu, conv, pass)) waste = CNN__WINOGRAD_WASTE_MANY;
+    const bool side_by_side = cnn__side_pays(cpu, conv, pass);
+    if (weights) waste = many && !side_by_side ? CNN__WINOGRAD_WASTE_MANY : CNN__WINOGRAD_WASTE_FEW;
+    else if (side_by_side) waste = CNN__WINOGRAD_WASTE_SIDE;
     return channels >= CNN__WINOGRAD_LEAST && h > 1 && w > 1
         && tiles >= (weights && many ? CNN__WINOGRAD_TILES_MANY : CNN__WINOGRAD_TILES)
         && tiles * side * side <= waste * conv->n * h * w;
@@ -16879,6 +17471,18 @@ static bool cnn__winograd4_fits(const cnn__cpu *cpu, const cnn__conv *conv, int 
 static bool cnn__winograd2_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
     return (void)cpu, conv->kh == 5 && cnn__winograd_fits(conv, pass);
+}
+static bool cnn__winograd_small_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
+{
+    return pass != CNN__BACKWARD_WEIGHTS && cnn__winograd4_fits(cpu, conv, pass);
+}
+/* All tiles of four outputs are one block, so that the weights' way from memory decides. */
+CNN__COLD static bool cnn__winograd_small_pays(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
+{
+    const bool backward = pass == CNN__BACKWARD_DATA;
+    const ptrdiff_t tiles = conv->n * cnn__ceil(backward ? conv->h : conv->oh, 2)
+        * cnn__ceil(backward ? conv->w : conv->ow, 2);
+    return cnn__winograd_pays(cpu, conv, pass) && tiles <= CNN__WINOGRAD_SMALL;
 }
 static bool cnn__turned_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
@@ -16923,6 +17527,8 @@ typedef struct {
 } cnn__algorithm;                       /* pack: NULL if it takes the weights as they lie */
 static const cnn__algorithm cnn__algorithms[] = {
     /* An algorithm of your own: its row here. */
+    { "winograd 2x2", cnn__winograd_small_fits, cnn__winograd_small_pays, cnn__run_winograd_small,
+      cnn__pack_winograd_small },
     { "winograd 4x4", cnn__winograd4_fits, cnn__winograd_pays, cnn__run_winograd, cnn__pack_winograd },
     { "winograd 2x2", cnn__winograd2_fits, cnn__winograd_pays, cnn__run_winograd, cnn__pack_winograd },
     { "depthwise rows", cnn__rows_fit, cnn__always, cnn__run_rows, NULL },
@@ -16999,19 +17605,17 @@ static void cnn__fast_conv_forward(const cnn__cpu *cpu, const cnn__conv *conv, f
 }
 
 static void cnn__fast_conv_backward_data(const cnn__cpu *cpu, const cnn__conv *conv, float *dx,
-                                         const float *dy,
-                                         const float *w, void *scratch)
+                                         const float *dy, const float *w, bool clear, void *scratch)
 {
-    const cnn__arrays arrays = { .to = dx, .dy = dy, .w = w };
+    const cnn__arrays arrays = { .to = dx, .dy = dy, .w = w, .clear = clear };
     cnn__conv_run(cpu, conv, CNN__BACKWARD_DATA, &arrays, scratch);
 }
 
 static void cnn__fast_conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *conv, float *dw, float *db,
                                             const float *x, const float *dy, void *scratch)
 {
-    const cnn__arrays arrays = { .to = dw, .x = x, .dy = dy };
+    const cnn__arrays arrays = { .to = dw, .x = x, .dy = dy, .db = db };
     cnn__conv_run(cpu, conv, CNN__BACKWARD_WEIGHTS, &arrays, scratch);
-    if (db) cnn__bias_gradient(cpu, conv, db, dy);
 }
 
 /* ===========================================================================================================
@@ -17541,7 +18145,7 @@ static void cnn__normalize_back_job(const void *of, ptrdiff_t from, ptrdiff_t to
 {
     const cnn__channels *q = of;
     const double count = (double)q->n * (double)q->plane;
-    cnn_each    *f = cnn__each_standardize_back(q->cpu);
+    cnn_each    *f = q->rest ? cnn__each_standardize_back(q->cpu) : cnn__each_scale(q->cpu);  /* no 0 Inf */
     for (ptrdiff_t i = from; i < to; i++) {
         double sum = 0, moment = 0;
         for (int s = 0; s < q->n; s++) {
@@ -17550,15 +18154,15 @@ static void cnn__normalize_back_job(const void *of, ptrdiff_t from, ptrdiff_t to
             moment += cnn__sum_moments(q->cpu, q->x + at, q->dy + at, q->mean[i], q->plane);
         }
         const double r = (double)q->rstd[i], more = q->rest ? (double)q->rest[i] : 0;
-        moment -= more * sum;
+        moment -= isfinite(sum) ? more * sum : 0;
         if (q->dw) q->dw[i] += (float)(moment * r);
         if (q->db) q->db[i] += (float)sum;
-        const double slope = q->rest ? moment * r * r / count : 0;
-        const float  k[4] = { q->rest ? (float)(sum / count - more * slope) : 0, q->mean[i], (float)slope,
-                              q->w ? q->w[i] * q->rstd[i] : q->rstd[i] };
+        const double slope = moment * r * r / count;
+        const float  factor = q->w ? q->w[i] * q->rstd[i] : q->rstd[i], once[2] = { factor, 0 };
+        const float  k[4] = { (float)(sum / count - more * slope), q->mean[i], (float)slope, factor };
         for (int s = 0; q->y && s < q->n; s++) {
             const ptrdiff_t at = ((ptrdiff_t)s * q->c + i) * q->plane;
-            cnn__apply_back(q->cpu, f, q->y, q->dy, q->x, k, at, at + q->plane);
+            cnn__apply_back(q->cpu, f, q->y, q->dy, q->x, q->rest ? k : once, at, at + q->plane);
         }
     }
 }
@@ -17643,14 +18247,16 @@ static bool cnn__folds(const cnn__node *v)
 }
 
 /* May v, which selects elements of x, do x's backward too, if nobody else uses x? A rectifier without
-   constants passes a gradient or does not, so that the sums of windows that overlap keep their bits. */
+   constants that needs its y alone passes a gradient or does not, so that the sums of windows that overlap
+   keep their bits. (silu needs its x, which is not what v selects.) Not the loss: its gradient is a
+   constant. */
 static bool cnn__can_gate(const cnn__node *v)
 {
     const cnn_graph  *g = v->t.graph;
     const cnn_tensor *x = v->t.n_in ? v->t.in[0] : NULL;
     return x && v->t.op->flags & CNN_SELECTS && x->op && x->op->formula && !x->op->formula->k[0]
-        && x->op->flags & CNN_RECTIFIER && !v->kernel && !cnn__of(x)->kernel && !g->config.backend
-        && !g->config.keep_grads && g->cpu.isa != CNN_ISA_PLAIN;
+        && (x->op->flags & (CNN_RECTIFIER | CNN_READS_X)) == CNN_RECTIFIER && &v->t != g->loss && !v->kernel
+        && !cnn__of(x)->kernel && !g->config.backend && !g->config.keep_grads && g->cpu.isa != CNN_ISA_PLAIN;
 }
 static void cnn__gate(const cnn__node *v)
 {
@@ -17699,6 +18305,16 @@ static unsigned char *cnn__part_on(cnn__node *v, cnn__part part)
     return part == CNN__DATA ? &v->data_on : part == CNN__GRAD ? &v->grad_on : &v->saved_on;
 }
 
+/* What the device says of its failure. One that says nothing has failed all the same, see cnn_leave_device;
+   but where its row said why with cnn_fail, that stands. */
+static const char *cnn__device_error(cnn_graph *g)
+{
+    cnn_backend *dev = g->config.backend;
+    if (!dev->error[0] && !g->error[0])
+        cnn__format(dev->error, sizeof dev->error, "the device failed and does not say why");
+    return dev->error;
+}
+
 /* Make one array of a tensor valid on `side`. Copies only if it is not. */
 static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side)
 {
@@ -17717,7 +18333,7 @@ static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side)
                                                          bytes);
     if (side == CNN__DEVICE) g->traffic.uploads++;
     else g->traffic.downloads++;
-    if (!done) return cnn_fail(t, "%s", dev->error[0] ? dev->error : "copy to or from the device failed");
+    if (!done) return cnn_fail(t, "%s", cnn__device_error(g));
     *on = (unsigned char)(CNN__HOST | CNN__DEVICE);
     return true;
 }
@@ -17735,13 +18351,14 @@ static void cnn__device_forward(cnn__node *v, cnn_mode mode)
 {
     cnn_tensor    *y = &v->t;
     cnn_backend   *dev = y->graph->config.backend;
-    const unsigned side = v->kernel ? CNN__DEVICE : CNN__HOST;
+    const bool     row = v->kernel && v->kernel->forward;
+    const unsigned side = row ? CNN__DEVICE : CNN__HOST;
     for (int k = 0; k < y->n_in; k++)
         if (!cnn__sync(y->in[k], CNN__DATA, side)) return;
     cnn__wrote(y, CNN__DATA, side);
     cnn__wrote(y, CNN__SAVED, side);
-    if (!v->kernel) y->op->forward(y, mode);
-    else if (!v->kernel->forward(dev, y, mode)) cnn_fail(y, "%s", dev->error);
+    if (!row) y->op->forward(y, mode);
+    else if (!v->kernel->forward(dev, y, mode)) cnn_fail(y, "%s", cnn__device_error(y->graph));
     for (int k = 0; k < y->n_in && mode == CNN_TRAIN; k++)           /* running statistics were written */
         if (y->in[k]->kind == CNN_BUFFER) cnn__wrote(y->in[k], CNN__DATA, side);
 }
@@ -17755,7 +18372,7 @@ static bool cnn__zero_grad(cnn_tensor *t, unsigned side)
     cnn__wrote(t, CNN__GRAD, side);
     if (side == CNN__HOST) memset(t->grad, 0, bytes);
     else if (!dev->clear(dev, place.buffer, place.at * sizeof(float), bytes))
-        return cnn_fail(t, "%s", dev->error);
+        return cnn_fail(t, "%s", cnn__device_error(t->graph));
     return true;
 }
 
@@ -17771,8 +18388,9 @@ static bool cnn__gather_for_backward(cnn__node *v, unsigned side)
         if (cnn__which_operand(y, x) < k) continue;                  /* it was here before */
         if ((y->op->flags & CNN_READS_X) && !cnn__sync(x, CNN__DATA, side)) return false;
         if (!x->needs_grad) continue;
+        const bool clears = k == 0 && (y->op->flags & CNN_CLEARS_GRAD);
         const bool first = cnn_grad_is_first(y, k), sets = cnn__of(x)->grad_alias == v
-            || (side == CNN__HOST ? y->op->flags & CNN_CLEARS_GRAD : y->graph->config.backend->sets_grads);
+            || (side == CNN__HOST ? clears : y->graph->config.backend->sets_grads);
         if (first && sets) cnn__wrote(x, CNN__GRAD, side);
         else if (!(first ? cnn__zero_grad(x, side) : cnn__sync(x, CNN__GRAD, side))) return false;
     }
@@ -17788,7 +18406,7 @@ static bool cnn__device_backward(cnn__node *v)
     if (!cnn__gather_for_backward(v, side)) return false;
     cnn__seen(y, CNN__BEFORE_BACKWARD);
     if (!row) y->op->backward(y);
-    else if (!v->kernel->backward(dev, y)) return cnn_fail(y, "%s", dev->error);
+    else if (!v->kernel->backward(dev, y)) return cnn_fail(y, "%s", cnn__device_error(y->graph));
     for (int k = 0; k < y->n_in; k++)
         if (y->in[k]->needs_grad) cnn__wrote(y->in[k], CNN__GRAD, side);
     if (!y->graph->error[0]) cnn__seen(y, CNN__AFTER_BACKWARD);
@@ -17800,7 +18418,7 @@ static void cnn__device_clear_grads(cnn_graph *g)
     cnn_backend *dev = g->config.backend;
     if (!g->memory.grads) return;
     if (!dev->clear(dev, g->buffer[CNN_ARENA_GRADS], 0, g->memory.grads))
-        cnn__fail(g, NULL, "backward", "%s", dev->error);
+        cnn__fail(g, NULL, "backward", "%s", cnn__device_error(g));
     for (int i = 0; i < g->n_order; i++)
         if (g->order[i]->t.kind == CNN_PARAM) cnn__wrote(&g->order[i]->t, CNN__GRAD, CNN__DEVICE);
 }
@@ -17833,7 +18451,7 @@ static bool cnn__sync_array(cnn_graph *g, const char *what, unsigned char *on, u
     g->traffic.uploads += side == CNN__DEVICE, g->traffic.downloads += side == CNN__HOST;
     if (!(side == CNN__DEVICE ? device->upload(device, buffer, 0, host, bytes)
                               : device->download(device, buffer, 0, host, bytes)))
-        return cnn__fail(g, NULL, what, "%s: %s", device->name, device->error);
+        return cnn__fail(g, NULL, what, "%s: %s", device->name, cnn__device_error(g));
     *on = CNN__HOST | CNN__DEVICE;
     return true;
 }
@@ -17882,7 +18500,7 @@ static bool cnn__mix_on_device(cnn_graph *g, float share)
     for (int i = 0; i < 2; a.at += n[i++]) {
         const cnn_place x = { g->buffer[i ? CNN_ARENA_BUFFERS : CNN_ARENA_PARAMS], 0 };
         if (n[i] && !device->mix(device, a, x, n[i], share))
-            return cnn__fail(g, g->config.at, "average", "%s: %s", device->name, device->error);
+            return cnn__fail(g, g->config.at, "average", "%s: %s", device->name, cnn__device_error(g));
     }
     return true;
 }
@@ -17924,7 +18542,8 @@ static double cnn__squares_on_device(cnn_graph *g)
     for (size_t n; done && (n = cnn__next_learned(g, &i, &at)) > 0; anew = false)
         done = device->squares(device, at, n, anew, NULL);
     if (done && !anew) done = device->squares(device, none, 0, false, &sum), g->traffic.downloads++;
-    return done ? sum : (cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error), NAN);
+    if (done) return sum;
+    return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, cnn__device_error(g)), NAN;
 }
 static bool cnn__shorten_on_device(cnn_graph *g, float factor)
 {
@@ -17933,7 +18552,7 @@ static bool cnn__shorten_on_device(cnn_graph *g, float factor)
     int          i = 0;
     for (size_t n; (n = cnn__next_learned(g, &i, &at)) > 0; )
         if (!device->scale(device, at, n, factor))
-            return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error);
+            return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, cnn__device_error(g));
     return true;
 }
 
@@ -17950,16 +18569,16 @@ static void cnn__close_backend(cnn_graph *g)
     g->n_chunks = 0;
     if (dev && g->average_buffer) dev->release(dev, g->average_buffer);
     g->average_buffer = NULL;
-    if (dev && dev->close) dev->close(dev);
+    if (dev && dev->close) dev->graph = NULL, dev->close(dev);
     g->config.backend = NULL;
 }
 
 /* The row that computes y on the device, or NULL: then the room does, on the host. */
 static const cnn_kernel *cnn__find_kernel(const cnn_backend *dev, const cnn_tensor *y)
 {
-    for (int i = 0; dev && i < dev->n_kernels; i++)
-        if (dev->kernels[i].op == y->op && (!dev->kernels[i].accepts || dev->kernels[i].accepts(dev, y)))
-            return &dev->kernels[i];
+    const cnn_kernel *row = dev ? dev->kernels : NULL;
+    for (int i = 0; row && i < dev->n_kernels; i++, row++)
+        if (row->op == y->op && (!row->accepts || row->accepts(dev, y))) return row;
     return NULL;
 }
 
@@ -17992,7 +18611,7 @@ static bool cnn__open_backend(cnn_graph *g)
         cnn__node *v = g->order[i];
         if (!v->t.op) continue;
         v->kernel = cnn__find_kernel(dev, &v->t);
-        if (!v->kernel) g->traffic.host_nodes++;
+        if (!cnn_on_device(&v->t)) g->traffic.host_nodes++;
         size_t s = v->kernel && dev->scratch ? dev->scratch(dev, &v->t) : 0;
         if (s > scratch) scratch = s;
     }
@@ -18001,7 +18620,7 @@ static bool cnn__open_backend(cnn_graph *g)
     static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };
     for (int i = 0; i < 2; i++)
         if (g->buffer[flat[i]] && !dev->clear(dev, g->buffer[flat[i]], 0, g->arena_bytes[flat[i]]))
-            return cnn__fail(g, g->config.at, "compile", "%s: %s", dev->name, dev->error);
+            return cnn__fail(g, g->config.at, "compile", "%s: %s", dev->name, cnn__device_error(g));
     return true;
 }
 
@@ -18029,8 +18648,8 @@ CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y)
 {
     const cnn_graph *g = y->graph;
     const cnn__node *v = y->index + 1 < g->n_order ? g->order[y->index + 1] : NULL;
-    return v && v->kernel && cnn__of(y)->kernel && v->mark == g->walk && v->alias[g->mode] == cnn__of(y) &&
-           !g->probe ? &v->t : NULL;
+    return v && cnn_on_device(&v->t) && cnn_on_device(y) && v->mark == g->walk && !g->probe &&
+           v->alias[g->mode] == cnn__of(y) ? &v->t : NULL;
 }
 CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
 {
@@ -18039,7 +18658,7 @@ CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
 }
 CNN_API bool cnn_on_device(const cnn_tensor *t)
 {
-    return !cnn__is_nil(t) && t->graph->config.backend && cnn__of(t)->kernel != NULL;
+    return !cnn__is_nil(t) && t->graph->config.backend && cnn__of(t)->kernel && cnn__of(t)->kernel->forward;
 }
 
 /* ---- Leaving the device ---- */

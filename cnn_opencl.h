@@ -1559,7 +1559,8 @@ static const char *const cnncl_source[] = {
         if (want_dx) EACH_PIXEL(first, last) {
             const size_t at = AT_PIXEL; const float e = how ? dy[at] * slope(how, y[at], k0, k1) : dy[at];
             const float h = (x[at] - mean) * inverse;
-            ADD(dx[at], (affine ? w[c] : 1.0f) * inverse * (e - (sum + h * with_h) * share))
+            const float less = share != 0.0f ? (sum + h * with_h) * share : 0.0f;     /* no 0 times Inf */
+            ADD(dx[at], (affine ? w[c] : 1.0f) * inverse * (e - less))
         }
         if (me != 0 || s != 0) return;
         if (want_dw) dw[c] += with_h;
@@ -1656,12 +1657,12 @@ static const char *const cnncl_source[] = {
                           dp = - g v_c (1 - e) log softmax(x)
            nll:           term = - q x (e = 0),              dx = - g q
        g is the gradient of the term; of a mean, dloss / M, where M is the sum of the labels' own weights.
-       Where the label is `ignored`, q is 0 (0 ignores none). A label that is no class makes the loss NaN.
+       Where the label is `ignored`, q is 0. A label that is no class makes the loss NaN.
        saved: max x and log(sum exp(x - max)) of each row. how: 0 mean, 1 sum, 2 the terms. */
     "#define LABELS ARRAY(x), ARRAY(labels), ARRAY(v), int weighted, int soft, int ignored, int nll, \\\n"
     "    float e, int channels, int plane\n"
     CNNCL_SOURCE(
-    int is_ignored(float label, int ignored) { return ignored != 0 && label == (float)ignored; }
+    int is_ignored(float label, int ignored) { return label == (float)ignored; }
     float own_weight(float label, int ignored, __global float *v, int weighted, int channels)
     {
         if (is_ignored(label, ignored)) return 0.0f;
@@ -4055,8 +4056,8 @@ static cnn_tensor *cnncl_check_loss(const cnn_op *op, cnn_tensor *x, cnn_tensor 
                        cnn_scale(soft, 0.01f));
     }
     CNNCL_NET(softmax_cross_entropy, cnn_softmax_cross_entropy(x, t))
-    CNNCL_NET(nll, cnn_nll(x, t, .class_weights = v, .ignore_index = 2 * way, .reduction = each))
-    CNNCL_NET(dice, cnn_dice(p, way ? t : q, .ignore_index = 2 * way, .reduction = each))
+    CNNCL_NET(nll, cnn_nll(x, t, .class_weights = v, .ignore_index = way, .reduction = each))
+    CNNCL_NET(dice, cnn_dice(p, way ? t : q, .ignore_index = 2 * way - 1, .reduction = each))
     CNNCL_NET(huber, cnn_huber(x, cnn_scale(x, 2, 1), 0.5f, .smooth_l1 = way, .reduction = each))
     CNNCL_NET(sigmoid_focal, cnn_sigmoid_focal(x, q, way ? -1 : 0.25f, way ? 1.5f : 2, .reduction = each))
     CNNCL_NET(bce_with_logits, cnn_bce_with_logits(x, in[1], .pos_weight = v, .weight = v, .reduction = each))
@@ -4334,7 +4335,7 @@ CNN_API const char *cnn_opencl_report(const cnn_backend *dev)
 
 CNN_API void cnn_opencl_close(cnn_backend *dev)
 {
-    if (dev && dev->close) dev->close(dev);
+    if (dev && dev->close && !dev->graph) dev->close(dev);
 }
 
 CNN_API bool cnn_opencl_tune(cnn_backend *dev, const char *kernel, int count, const char **names,

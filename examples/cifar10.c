@@ -1,7 +1,7 @@
 /* cifar10.c - small pictures in ten classes: airplane, automobile, bird, cat, deer, dog, frog, horse, ship,
    truck.
 
-     cc -std=c99 -O2 -fopenmp examples/cifar10.c -o cifar10 -lm
+     cc -std=c99 -O2 examples/cifar10.c -o cifar10 -lm
      ./cifar10 RECIPE DIRECTORY [SEED [EPOCHS]]           RECIPE: fast, best, resnet20
 
    DIRECTORY holds data_batch_1.bin ... data_batch_5.bin and test_batch.bin, which is CIFAR-10's "binary

@@ -1,8 +1,8 @@
 /* cpp.cc - LeNet-5 on handwritten digits, from C++: the calls of lenet.c, with cnn::pad(2) for .pad = 2, and owners that
    free what they hold. The implementation is C, and is compiled once, as C:
 
-       cc  -std=c99 -O2 -fopenmp -x c -DCNN_IMPLEMENTATION -c cnn.h -o cnn.o
-       c++ -std=c++11 -O2 -fopenmp examples/cpp.cc cnn.o -o cpp
+       cc  -std=c99 -O2 -x c -DCNN_IMPLEMENTATION -c cnn.h -o cnn.o
+       c++ -std=c++11 -O2 examples/cpp.cc cnn.o -o cpp
        ./cpp
 
    Run from the top of the repository, where the digits are. */

@@ -1,6 +1,6 @@
 /* folder.c - your own pictures: a folder with a folder for each class.
 
-     cc -std=c99 -O2 -fopenmp examples/folder.c -o folder -lm && ./folder PICTURES [EPOCHS]
+     cc -std=c99 -O2 examples/folder.c -o folder -lm && ./folder PICTURES [EPOCHS]
 
      PICTURES/cat/1.ppm  PICTURES/cat/2.ppm ...  PICTURES/dog/1.ppm ...
 

@@ -1,6 +1,6 @@
 /* lenet.c - LeNet-5 learns to read handwritten digits.
 
-     cc -std=c99 -O2 examples/lenet.c -o lenet -lm && ./lenet            (with -fopenmp: on all cores)
+     cc -std=c99 -O2 examples/lenet.c -o lenet -lm && ./lenet
 
    Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-based learning applied to document recognition",
    1998. As is usual today, C3 sees all six maps of S2 (the paper connects some of them, to save time),

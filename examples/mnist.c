@@ -1,6 +1,6 @@
 /* mnist.c - four small networks learn MNIST or Fashion-MNIST: the accuracies of tests/bench/README.md.
 
-     cc -std=c99 -O2 examples/mnist.c -o mnist -lm            (with -fopenmp: on all cores)
+     cc -std=c99 -O2 examples/mnist.c -o mnist -lm
      ./mnist NET DIRECTORY [SEED ...]                         NET: mlp, lenet, keras, fashion; seed: default 1
 
    DIRECTORY holds the four files of either data set, unpacked with gunzip: train-images-idx3-ubyte,

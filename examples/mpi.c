@@ -61,7 +61,7 @@ int main(int argc, char **argv)
     cnn_dataset train = load_sample("train"), test = load_sample("test");
     cnn_standardize(&test, &train), cnn_standardize(&train, &train);
 
-    cnn_graph  *g = cnn_new(.max_batch = part, .seed = 1);
+    cnn_graph  *g = cnn_new(.max_batch = part, .seed = 1, .threads = 1);      /* a rank for each core */
     cnn_tensor *x = cnn_input(g, 1, 28, 28), *t = cnn_labels(g), *h = x;
     h = cnn_avg_pool(cnn_tanh(cnn_conv2d(h,  6, 5, .pad = 2)), 2);
     h = cnn_avg_pool(cnn_tanh(cnn_conv2d(h, 16, 5)), 2);

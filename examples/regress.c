@@ -1,6 +1,6 @@
 /* regress.c - regression: where is the disc, how large is it, and how bright?
 
-     cc -std=c99 -O2 -fopenmp examples/regress.c -o regress -lm && ./regress [EPOCHS]
+     cc -std=c99 -O2 examples/regress.c -o regress -lm && ./regress [EPOCHS]
 
    The target of a picture is four numbers. The data set is a stream: no picture lies in memory; each is drawn
    when its batch is wanted, in a second thread, while the net computes with the batch before. A picture is a

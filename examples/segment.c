@@ -1,6 +1,6 @@
 /* segment.c - a small U-Net finds shapes, pixel by pixel.
 
-     cc -std=c99 -O2 -fopenmp examples/segment.c -o segment -lm && ./segment [BATCHES [SEED]]
+     cc -std=c99 -O2 examples/segment.c -o segment -lm && ./segment [BATCHES [SEED]]
 
    The pictures are drawn here: discs, rectangles and triangles, which may overlap, of random grey on random
    grey, with noise. The net says for each pixel which of the four classes it belongs to (Ronneberger,

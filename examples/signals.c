@@ -1,6 +1,6 @@
 /* signals.c - windows of a signal from a CSV file: which movement is it?
 
-   cc -std=c99 -O2 -fopenmp examples/signals.c -o signals -lm && ./signals [FILE.csv]
+   cc -std=c99 -O2 examples/signals.c -o signals -lm && ./signals [FILE.csv]
 
    One window a line: 64 values of the x axis of an accelerometer, 64 of y, 64 of z, and last the class, from
    0. Without a file, signals.csv is made first: walking, running, and a fall, which is one hit at some time

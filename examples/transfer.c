@@ -1,7 +1,7 @@
 /* transfer.c - transfer learning: MobileNetV2, trained on ImageNet's 1000 classes, learns yours from a folder of pictures
    (Sandler et al. 2018). Only a new head is trained; the body is frozen, and needs neither gradients nor memory for them.
 
-       cc -std=c99 -O2 -fopenmp examples/transfer.c -o transfer -lm
+       cc -std=c99 -O2 examples/transfer.c -o transfer -lm
        python3 -c "import torchvision as v, safetensors.torch as s; s.save_file(v.models.mobilenet_v2(
            weights='DEFAULT').state_dict(), 'mobilenet_v2.safetensors')"
        ./transfer mobilenet_v2.safetensors pictures        (pictures/cat/1.ppm ..., pictures/dog/..., one folder a class)

@@ -1,5 +1,5 @@
 /* The zoo: the networks of the lectures, each one C function, in the order of their history.
-       cc -std=c99 -O2 -fopenmp examples/zoo.c -o zoo -lm
+       cc -std=c99 -O2 examples/zoo.c -o zoo -lm
        ./zoo                     a table of all: parameters, multiply-adds, bytes
        ./zoo resnet18            build one, print its summary, run it once on noise
        ./zoo resnet18 --train    one training step on noise

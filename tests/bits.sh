@@ -8,13 +8,13 @@ CLANG=${CLANG:-clang} BUILD=${BUILD:-build}/bits INC=${INC:-.}
 mkdir -p "$BUILD"
 
 
-# build NAME COMPILER FLAGS...: the program $BUILD/NAME; with OpenMP where the compiler has it.
+# build NAME COMPILER FLAGS...: the program $BUILD/NAME; with -pthread where the compiler has it.
 build() {
     name=$1; shift
     have "$1" || { skip "$name: $1 is not installed"; return 1; }
     printf 'int main(void) { return 0; }\n' >"$BUILD/probe.c"
-    openmp=; "$@" -fopenmp "$BUILD/probe.c" -o "$BUILD/probe" -lm 2>/dev/null && "$BUILD/probe" && openmp=-fopenmp
-    if out=$("$@" $openmp -I"$INC" -I. tests/bits.c -o "$BUILD/$name" -lm 2>&1); then return 0
+    threads=; "$@" -pthread "$BUILD/probe.c" -o "$BUILD/probe" -lm 2>/dev/null && "$BUILD/probe" && threads=-pthread
+    if out=$("$@" $threads -I"$INC" -I. tests/bits.c -o "$BUILD/$name" -lm 2>&1); then return 0
     else fail "$name does not compile: $*" "$out"; return 1; fi
 }
 # same NAME THREADS NETS: what NAME prints, against the reference, for each instruction set.

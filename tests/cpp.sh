@@ -12,7 +12,7 @@ mkdir -p "$dir"
 ok() { name=$1; shift; if out=$("$@" 2>&1) && [ -z "$out" ]; then pass; else fail "$name: $*" "$out"; fi; }
 takes() { printf 'int main() { return 0; }\n' | $1 $2 -x c++ - -o "$dir/probe" >/dev/null 2>&1; }
 if [ ! -f "$OBJECT" ]; then OBJECT=$dir/cnn.o; $CC -std=c99 -O0 -I"$INC" -c $S/impl.c -o "$OBJECT"; fi
-OPENMP=; nm "$OBJECT" 2>/dev/null | grep -q GOMP && OPENMP=-fopenmp
+THREADS=; nm "$OBJECT" 2>/dev/null | grep -q pthread_create && THREADS=-pthread
 OPENCL=; printf '#include <CL/cl.h>\n' | $CC -x c -fsyntax-only - >/dev/null 2>&1 && OPENCL=-DOPENCL
 
 ran=0
@@ -21,7 +21,7 @@ for c in "$CXX" "$CLANGXX"; do
     for std in c++11 c++14 c++17 c++20 c++23; do
         takes "$c" -std=$std || { [ $std = c++23 ] && takes "$c" -std=c++2b && std=c++2b; } || { skip "$c has no -std=$std"; continue; }
         if out=$($c -std=$std -O0 $STRICT -c $S/cpp.cc -o "$dir/cpp.o" 2>&1) && [ -z "$out" ] &&
-           out=$($c "$dir/cpp.o" "$OBJECT" $OPENMP -o "$dir/cpp" -lm 2>&1 && "$dir/cpp" 2>&1) && [ -z "$out" ]; then pass
+           out=$($c "$dir/cpp.o" "$OBJECT" $THREADS -o "$dir/cpp" -lm 2>&1 && "$dir/cpp" 2>&1) && [ -z "$out" ]; then pass
         else fail "$c -std=$std" "$out"; fi
         [ -z "$OPENCL" ] || ok "$c -std=$std, cnn_opencl.h" $c -std=$std $STRICT $OPENCL -fsyntax-only $S/cpp.cc
     done
@@ -52,7 +52,7 @@ out=$(sort "$dir/words" | uniq -d; tr -d ' ' <"$dir/members" | sort -u | comm -2
 # The example, by its own lines.
 if [ -f examples/cpp.cc ]; then
     head -n 12 examples/cpp.cc | grep -q 'c++ .*examples/cpp.cc' && pass || fail 'examples/cpp.cc does not open with its c++ line'
-    if out=$($CXX -std=c++11 $STRICT examples/cpp.cc "$OBJECT" $OPENMP -o "$dir/example" -lm 2>&1) && [ -z "$out" ] &&
+    if out=$($CXX -std=c++11 $STRICT examples/cpp.cc "$OBJECT" $THREADS -o "$dir/example" -lm 2>&1) && [ -z "$out" ] &&
        out=$("$dir/example" 2>&1) && case $out in *'accuracy 97'*|*'accuracy 98'*) true;; *) false;; esac; then pass
     else fail 'examples/cpp.cc' "$out"; fi
 fi

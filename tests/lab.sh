@@ -6,7 +6,7 @@
 CC=${CC:-cc} MPICC=${MPICC:-mpicc} BUILD=${BUILD:-build}/lab_test INC=${INC:-.}
 . tests/report.sh
 
-# An object may have been compiled with OpenMP, which is then to be linked.
+# Exercises may use OpenMP.
 echo 'int main(void) { return 0; }' >/tmp/lab.$$.c
 $CC -fopenmp /tmp/lab.$$.c -o /tmp/lab.$$ >/dev/null 2>&1 && OPENMP=-fopenmp
 rm -f /tmp/lab.$$ /tmp/lab.$$.c

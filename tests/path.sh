@@ -1,6 +1,7 @@
 #!/bin/sh
-# path.sh: how far is it from cnn_forward to the multiply-add of a convolution on the plain loops? A probe in each
-# function writes down who calls whom; at most 8 functions and 120 lines, each below its caller in the file.
+# path.sh: can it be read? How far is it from cnn_forward to the multiply-add of a convolution on the plain loops? A
+# probe in each function writes down who calls whom; at most 8 functions and 120 lines, each below its caller in the
+# file. The first hour has at most 800 lines; no function has more than 60, no macro more than 40, no line 110 columns.
 # INC is where cnn.h lies. Ends with `N passed, N failed`.
 CC=${CC:-cc} INC=${INC:-.} BUILD=${BUILD:-build}
 dir=$BUILD/path passed=0 failed=0
@@ -40,5 +41,23 @@ awk -v header="$INC/cnn.h" '
         printf "%d functions, %d lines%s\n", count, sum, bad ? "; above its caller:" bad : ""
         exit !(count > 1 && count <= 8 && sum <= 120 && !bad)
     }' "$dir/names" "$dir/calls" "$INC/cnn.h" && passed=$((passed + 1)) || failed=$((failed + 1))
+
+# What is longer than it may be, in the three headers.
+awk '
+    FNR == 1                                    { begun = define = 0; file = FILENAME; sub(/.*\//, "", file) }
+    length($0) > 110                            { print file ":" FNR ": " length($0) " columns"; bad = 1 }
+    /^   >>hour ----/                           { hour = FNR }
+    /^   >>rooms ----/                          { if (FNR - hour > 800) print "the first hour has " FNR - hour " lines"
+                                                  if (FNR - hour > 800) bad = 1; seen = 1 }
+    /^#[ ]*define/ && !define                   { define = FNR }
+    define && !/\\$/                            { if (FNR - define >= 40) print file ":" define ": a macro of " FNR - define + 1 " lines"
+                                                  if (FNR - define >= 40) bad = 1; define = 0; next }
+    define                                      { next }
+    { sub(/ *\/[*].*[*]\/ *$/, "") }
+    /^[A-Za-z].*\(/ && !/[;}]$/ && !begun       { begun = FNR }
+    /^[}]/                                      { if (begun && FNR - begun >= 60) print file ":" begun ": a function of " FNR - begun + 1 " lines"
+                                                  if (begun && FNR - begun >= 60) bad = 1; begun = 0 }
+    /;$/ && /^[A-Za-z]/                         { begun = 0 }
+    END { exit bad || !seen }' "$INC/cnn.h" "$INC/cnn_opencl.h" "$INC/cnn_exchange.h" && passed=$((passed + 1)) || failed=$((failed + 1))
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]

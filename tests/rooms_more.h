@@ -400,7 +400,7 @@ static void ref_prelu(const one *k, double *const *v, double *y)
 static cnn_tensor *build_nll(one *k)
 {
     int c = test_int(2, 12), h = test_chance(60) ? 1 : test_int(1, 4), w = test_chance(60) ? 1 : test_int(1, 4);
-    k->classes = c, k->bias = test_chance(40), k->ignore = test_chance(60) ? 0 : test_chance(50) ? -100 : test_int(0, c - 1);
+    k->classes = c, k->bias = test_chance(40), k->ignore = test_chance(60) ? -2 : test_chance(50) ? -100 : test_int(0, c - 1);
     snprintf(k->text, sizeof k->text, "log p (%d,%d,%d,%d) ignore %d weights %d", k->n, c, h, w, k->ignore, k->bias);
     return cnn_nll(batched(k, c, h, w), cnn_labels(k->g, h, w), .ignore_index = k->ignore,
                    .class_weights = k->bias ? class_weights(k, c) : NULL, .reduction = draw_reduction(k, shape4(k->n, 1, h, w)));
@@ -412,7 +412,7 @@ static void ref_nll(const one *k, double *const *v, double *y)
     int row = 0;
     for (int n = 0; n < s.n; n++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++) {
         int label = (int)v[1][at4(k->s[1], n, 0, h, w)];
-        const bool out = k->ignore && label == k->ignore;
+        const bool out = label == k->ignore;
         reduced(k, y, row++, out ? 0 : -(k->bias ? v[2][label] : 1) * v[0][at4(s, n, label, h, w)], count);
     }
 }
@@ -466,7 +466,7 @@ static cnn_tensor *build_dice(one *k)
 {
     int c = test_int(2, 5), h = test_int(1, 5), w = test_int(1, 5);
     bool labels = test_chance(50);
-    k->unit = true, k->shift = 1.05, k->classes = c, k->ignore = labels && test_chance(40) ? 255 : 0;
+    k->unit = true, k->shift = 1.05, k->classes = c, k->ignore = labels && test_chance(40) ? test_int(0, c - 1) : labels && test_chance(40) ? 255 : -2;
     k->a = test_chance(50) ? 1e-5 : test_uniform(0.1, 2);
     snprintf(k->text, sizeof k->text, "p (%d,%d,%d,%d) labels %d ignore %d smooth %g", k->n, c, h, w, labels, k->ignore, k->a);
     const int how = draw_reduction(k, shape4(k->n, c, 1, 1));
@@ -482,7 +482,7 @@ static void ref_dice(const one *k, double *const *v, double *y)
         double both = 0, sum = 0;
         for (int j = 0; j < plane; j++) {
             double p = v[0][i * plane + j], t = k->s[1].c == s.c ? v[1][i * plane + j] : v[1][i / s.c * plane + j] == i % s.c;
-            if (k->ignore && v[1][i / s.c * plane + j] == k->ignore) continue;
+            if (v[1][i / s.c * plane + j] == k->ignore) continue;
             both += p * t, sum += p + t;
         }
         reduced(k, y, i, 1 - (2 * both + k->a) / (sum + k->a), s.n * s.c);

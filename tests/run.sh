@@ -2,7 +2,6 @@
 # run.sh TEST...: run test programs, JOBS (2) at a time, and add up their closing lines `N passed, N failed`. A program
 # that ends in any other way (a crash, a sanitizer's report) counts as one failure. Logs go to LOGS (build/logs).
 export LOGS=${LOGS:-build/logs}
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}          # tests share the cores: threads that wait must not spin
 passed=0 failed=0
 mkdir -p "$LOGS"
 printf '%s\n' "$@" | xargs -P "${JOBS:-2}" -I TEST sh -c '

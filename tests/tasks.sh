@@ -6,15 +6,15 @@ top=$PWD
 case $BUILD in /*) dir=$BUILD/tasks_sh;; *) dir=$top/$BUILD/tasks_sh;; esac
 . tests/report.sh
 mkdir -p "$dir"
-OPENMP=-fopenmp; printf 'int main(void) { return 0; }\n' | $CC -x c - -fopenmp -o "$dir/probe" 2>/dev/null || OPENMP=
+THREADS=-pthread; printf 'int main(void) { return 0; }\n' | $CC -x c - -pthread -o "$dir/probe" 2>/dev/null || THREADS=
 
 # The implementation is compiled once for all, as that takes ten seconds.
-[ -f "$OBJECT" ] || { OBJECT=$dir/cnn.o; $CC -std=c99 -O1 $OPENMP -I. -c tests/switches/impl.c -o "$OBJECT"; }
+[ -f "$OBJECT" ] || { OBJECT=$dir/cnn.o; $CC -std=c99 -O1 $THREADS -I. -c tests/switches/impl.c -o "$OBJECT"; }
 # linked FILE PROGRAM EDITS...: PROGRAM, of an example without its implementation, after sed's EDITS.
 linked() {
     file=$1 program=$2; shift 2
     sed -e '/^#define CNN_STATIC/d' -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' "$@" "$file" >"$dir/$program.c"
-    $CC -std=c99 -O1 $OPENMP -include math.h -include stdlib.h -include string.h -I. "$dir/$program.c" "$OBJECT" -o "$dir/$program" -lm 2>&1
+    $CC -std=c99 -O1 $THREADS -include math.h -include stdlib.h -include string.h -I. "$dir/$program.c" "$OBJECT" -o "$dir/$program" -lm 2>&1
 }
 
 # example NAME ARGUMENTS...: its own cc line is right, and it runs in $dir; what it writes is in $dir/out.
@@ -22,7 +22,7 @@ example() {
     name=$1; shift
     line=$(sed -n "s|^ *cc \(.*examples/$name.c\) -o $name -lm.*|\1|p" examples/$name.c)
     [ -n "$line" ] || { fail "examples/$name.c has no cc line"; return 1; }
-    line=$(echo "$line" | sed "s/-O2/-fsyntax-only/; s/-fopenmp/$OPENMP/")
+    line=$(echo "$line" | sed "s/-O2/-fsyntax-only/")
     if out=$($CC $line 2>&1; linked "examples/$name.c" "$name") && [ -z "$out" ]; then pass; else fail "cc $line" "$out"; return 1; fi
     (cd "$dir" && OMP_NUM_THREADS=2 ./$name "$@" >out 2>err) && pass || { fail "$name $*" "$(tail -3 "$dir/err")"; return 1; }
 }

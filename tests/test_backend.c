@@ -312,6 +312,72 @@ static void a_device_that_fails(void)
     cnn_dataset_free(&data);
 }
 
+/* ---- A device that is closed belongs to one graph at a time ---- */
+
+static int closed;
+static void dev_close(cnn_backend *b) { (void)b, closed++; }
+
+static void a_device_for_two_graphs(void)
+{
+    cnn_backend b = device();
+    b.close = dev_close, closed = 0;
+    for (int i = 0; i < 2; i++) {
+        cnn_graph *g = cnn_new(.backend = &b), *other = cnn_new(.backend = &b);
+        CHECK_STR(cnn_error(g), NULL);
+        CHECK_STR(test_words(cnn_error(other)), "cnn_new: the backend belongs to another graph");
+        cnn_free(other);
+        CHECK_INT(closed, i);
+        cnn_free(g);
+        CHECK_INT(closed, i + 1);
+    }
+}
+
+/* ---- A device that is not all there: half a row, a function that is missing, a failure without a word ---- */
+
+static bool mute_forward(cnn_backend *b, cnn_tensor *y, cnn_mode mode) { return (void)b, (void)y, (void)mode, false; }
+
+static void devices_that_are_not_whole(void)
+{
+    static const cnn_kernel halves[][2] = {              /* what a row leaves out is done on the CPU */
+        { { &cnn_op_conv2d, is_simple, dev_conv_forward, NULL }, { &cnn_op_relu, NULL, NULL, dev_relu_backward } },
+        { { &cnn_op_conv2d, is_simple, NULL, dev_conv_backward }, { &cnn_op_relu, NULL, dev_relu_forward, NULL } },
+        { { &cnn_op_conv2d, NULL, NULL, NULL }, { NULL, NULL, NULL, NULL } } };
+    run cpu = train(NULL, NULL);
+    for (int i = 0; i < 4; i++) {
+        cnn_backend b = device();
+        b.kernels = i < 3 ? halves[i] : NULL;
+        run dev = train(&b, NULL);
+        same(&cpu, &dev);
+        free(dev.w);
+    }
+    free(cpu.w);
+
+    for (int i = 0; i < 7; i++) {
+        static const cnn_kernel mute[] = { { &cnn_op_relu, NULL, mute_forward, NULL } };
+        cnn_backend b = device();
+        switch (i) {
+        case 0: b.name = NULL; break;
+        case 1: b.alloc = NULL; break;
+        case 2: b.release = NULL; break;
+        case 3: b.upload = NULL; break;
+        case 4: b.download = NULL; break;
+        case 5: b.clear = NULL; break;
+        case 6: b.kernels = mute, b.n_kernels = 1; break;
+        }
+        cnn_graph  *g = cnn_new(.backend = &b);
+        cnn_tensor *x = cnn_input(g, 1, 4, 4), *h = cnn_dense(cnn_max_pool(cnn_relu(cnn_conv2d(x, 2, 1)), 2), 1);
+        cnn_tensor *loss = cnn_mean(h);
+        const float v[16] = { 1 };
+        CHECK(cnn_compile(g, loss) == (i == 6));
+        cnn_set(x, v, 16), cnn_forward(loss, CNN_TRAIN);
+        CHECK_STR(test_words(cnn_error(g)), i < 6 ? "cnn_new: a backend has a name, alloc, release, upload, download and "
+                  "clear: one of these is NULL" : "relu \"relu1\": the device failed and does not say why");
+        CHECK(cnn_leave_device(g) == (i == 6));          /* the weights are whole */
+        if (i == 6) CHECK(cnn_set(x, v, 16) && isfinite(cnn_forward(loss, CNN_TRAIN)));
+        cnn_free(g);
+    }
+}
+
 static void rows_on_the_cpu(void)
 {
     static const cnn_kernel mine[] = { { &cnn_op_conv2d, is_simple, my_conv_forward, my_conv_backward },
@@ -349,6 +415,8 @@ int main(int argc, char **argv)
     test_args(argc, argv);
     RUN(lenet_on_a_third_partys_device);
     RUN(a_device_that_fails);
+    RUN(a_device_for_two_graphs);
+    RUN(devices_that_are_not_whole);
     RUN(rows_on_the_cpu);
     return test_end();
 }

@@ -333,7 +333,7 @@ static void weighted_means_are_over_all_samples(void)
         cnn_free(n.g);
     }
     sums_are_over_all_samples();
-    judged      n = weighted_net(2, 0, CNN_MEAN);                            /* without ignore_index 255 is no class */
+    judged      n = weighted_net(2, -1, CNN_MEAN);                            /* without ignore_index 255 is no class */
     cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1);
     CHECK(!cnn_fit(n.loss, n.y, &d, .lr = 1) && strstr(cnn_error(n.g), "labels 0..255"));
     cnn_dataset_free(&d);
@@ -345,7 +345,7 @@ static void nan_in_validation_is_an_error(void)
     static const unsigned char labels[5] = { 1, 0, 1, 2, 0 };
     float bad[15];
     memcpy(bad, five, sizeof bad), bad[4] = NAN;
-    judged      n = weighted_net(2, 0, CNN_MEAN);
+    judged      n = weighted_net(2, -1, CNN_MEAN);
     cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1), v = cnn_floats(bad, labels, 5, 3, 1, 1);
     float before[3], after[3];
     for (int average = 0; average < 2; average++) {
@@ -595,7 +595,7 @@ static void null_everywhere(void)
 static void said_before_training(void)
 {
     static const unsigned char labels[5] = { 1, 0, 1, 2, 0 };
-    judged      n = weighted_net(2, 0, CNN_MEAN);
+    judged      n = weighted_net(2, -1, CNN_MEAN);
     cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1), v = cnn_floats(five, labels, 5, 3, 1, 1);
     cnn_standardize(&d, &d);
     CHECK(!cnn_fit(n.loss, n.y, &d, .lr = 1, .validation = &v) && strstr(cnn_error(n.g), "cnn_standardize(&validation"));
@@ -604,7 +604,7 @@ static void said_before_training(void)
     cnn_free(n.g);
 
     for (int said = 0; said < 2; said++) {                                      /* max_batch forgotten */
-        n = weighted_net(said, 0, CNN_MEAN);
+        n = weighted_net(said, -1, CNN_MEAN);
         CHECK(cnn_fit(n.loss, n.y, &d, .lr = 0.1f) == (said == 1));
         CHECK(said || strstr(cnn_error(n.g), "max_batch was not said"));
         cnn_free(n.g);
@@ -652,7 +652,7 @@ static void messages_say_what_to_do(void)
     static const unsigned char labels[5] = { 1, 0, 1, 2, 0 };                  /* NaN in the data is no high rate */
     float bad[15];
     memcpy(bad, five, sizeof bad), bad[4] = NAN;
-    judged n = weighted_net(2, 0, CNN_MEAN);
+    judged n = weighted_net(2, -1, CNN_MEAN);
     d = cnn_floats(bad, labels, 5, 3, 1, 1);
     CHECK(!cnn_fit(n.loss, n.y, &d, .lr = 0.1f) && strstr(cnn_error(n.g), "the data of this batch hold 1 NaN"));
     CHECK(cnn_clear_error(n.g) && !cnn_fit(n.y, n.loss, &d, .lr = 0.1f) && strstr(cnn_error(n.g), "swapped"));

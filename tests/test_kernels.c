@@ -14,7 +14,16 @@ static const int team[] = { 1, 2, 3, 8 };
 #ifndef MOST_WORK                       /* shapes of more multiply-adds are left out: tests/emulated.sh */
 #define MOST_WORK INFINITY
 #endif
-static const cnn__cpu plain = { CNN_ISA_PLAIN, 1, false };     /* the loops that students read */
+/* So many threads, whose team stays until the program ends. */
+static cnn__cpu cpu_of(cnn_isa isa, int threads)
+{
+    static cnn__team *one[9];
+    cnn__cpu cpu = { isa, threads, false, one[threads] };
+    if (threads > 1 && !cpu.team && CNN__TEAMS && !cnn__open_team(&cpu)) exit(2);
+    one[threads] = cpu.team;
+    return cpu;
+}
+static const cnn__cpu plain = { CNN_ISA_PLAIN, 1, false, NULL };     /* the loops that students read */
 
 /* A buffer with 16 guard floats behind it, filled with NaN. */
 enum { GUARD = 16 };
@@ -89,7 +98,7 @@ static void check_gemm(cnn_isa isa, int m, int n, int k, bool ta, bool tb, float
             }
         }
     for (int t = 0; t < 4; t++) {
-        const cnn__cpu cpu = { isa, team[t], false };
+        const cnn__cpu cpu = cpu_of(isa, team[t]);
         const size_t bytes = cnn__gemm_scratch(&cpu, m, n, k), sn = (bytes + 3) / 4;
         float *scratch = poisoned(sn), *c = poisoned(cn);
         memcpy(c, c0, cn * sizeof *c);
@@ -228,10 +237,11 @@ static void references(void)
             float *out = random_floats(n);
             double *want = test_alloc(n * sizeof *want), *size = test_alloc(n * sizeof *size);
             for (size_t k = 0; k < n; k++)
-                want[k] = pass ? (double)out[k] : i % 2 ? (double)b[k / plane % oc] : 0, size[k] = fabs(want[k]);
+                want[k] = pass == BACKWARD_DATA && i % 2 ? 0 : pass ? (double)out[k] : i % 2 ? (double)b[k / plane % oc] : 0,
+                size[k] = fabs(want[k]);
             reference(&t, pass, want, size, x, w, dy);
             if (pass == FORWARD)            cnn__conv_forward(&plain, &t, out, x, w, i % 2 ? b : NULL, NULL, NULL, NULL);
-            else if (pass == BACKWARD_DATA) cnn__conv_backward_data(&plain, &t, out, dy, w, NULL);
+            else if (pass == BACKWARD_DATA) cnn__conv_backward_data(&plain, &t, out, dy, w, i % 2, NULL);
             else                            cnn__conv_backward_weights(&plain, &t, out, i % 2 ? db : NULL, x, dy, NULL);
             compare(passes[pass], out, want, size, n, 1e-5);
             drop(out), free(want), free(size);
@@ -259,7 +269,7 @@ static void check_packed(const cnn__cpu *cpu, const cnn__conv *t, const cnn__alg
     float *packed = n ? poisoned(n) : NULL, *out = poisoned(on);
     size_t used = 0, bytes = 0;
     if (n) by->pack(cpu, t, packed, w, (char *)scratch);
-    const cnn__arrays o = { out, x, n ? NULL : w, b, NULL, packed, NULL };
+    const cnn__arrays o = { .to = out, .x = x, .w = n ? NULL : w, .b = b, .packed = packed };
     by->run(cpu, t, FORWARD, &(cnn__arrays){ .packed = packed }, NULL, &bytes);
     by->run(cpu, t, FORWARD, &o, (char *)scratch, &used);
     CHECK(!memcmp(out, want, on * sizeof *out) && guarded(out, on) && guarded(scratch, sn));
@@ -319,7 +329,7 @@ static trial new_trial(const cnn__conv *t, int pass, bool bias)
     r.want = test_alloc(r.on * sizeof *r.want), r.size = test_alloc(r.on * sizeof *r.size);
     r.db_want = test_alloc(oc * sizeof *r.db_want), r.db_size = test_alloc(oc * sizeof *r.db_size);
     for (size_t i = 0; i < r.on; i++) {
-        r.want[i] = pass != FORWARD ? (double)r.out0[i] : bias ? (double)r.b[i / plane % oc] : 0;
+        r.want[i] = pass == BACKWARD_DATA && bias ? 0 : pass != FORWARD ? (double)r.out0[i] : bias ? (double)r.b[i / plane % oc] : 0;
         r.size[i] = fabs(r.want[i]);
     }
     for (size_t i = 0; i < oc; i++) r.db_want[i] = (double)r.b[i], r.db_size[i] = fabs((double)r.b[i]);
@@ -334,12 +344,14 @@ static void drop_trial(trial r)
     free(r.want), free(r.size), free(r.db_want), free(r.db_size);
 }
 
-/* by: NULL = what the rule picks, through the functions that rooms call. */
+/* by: NULL = what the rule picks, through the functions that rooms call. bias: with a bias or its gradient;
+   backward-data, which has none, then sets dx. */
 static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, const cnn__algorithm *by, const trial *r)
 {
-    const cnn__algorithm *runs = by ? by : cnn__conv_rule(&(cnn__cpu){ isa, 1, false }, t, pass);
-    const bool winograd = runs->run == cnn__run_winograd, ruled = !by && winograd;
-    const double tolerance = winograd ? 2e-5 : 3e-6, *want = r->want, *db_want = r->db_want, *db_size = r->db_size;
+    const cnn__algorithm *runs = by ? by : cnn__conv_rule(&(cnn__cpu){ isa, 1, false, NULL }, t, pass);
+    const bool small = runs->run == cnn__run_winograd_small;
+    const bool winograd = small || runs->run == cnn__run_winograd, ruled = !by && winograd, clear = pass == BACKWARD_DATA && bias;
+    const double tolerance = small ? 4e-6 : winograd ? 2e-5 : 3e-6, *want = r->want, *db_want = r->db_want, *db_size = r->db_size;
     const size_t on = r->on;
     float *x = r->x, *w = r->w, *dy = r->dy, *out0 = r->out0, *b = r->b, *first = NULL, *first_db = NULL;
     double *size = test_alloc(on * sizeof *size);
@@ -347,26 +359,27 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, con
     if (winograd)                       /* a tile rounds together, also its elements of few terms, at a border */
         largest_of_tile(size, on, pass == FORWARD ? t->oh : pass == BACKWARD_DATA ? t->h : t->kh,
                         pass == FORWARD ? t->ow : pass == BACKWARD_DATA ? t->w : t->kw,
-                        pass == BACKWARD_WEIGHTS ? t->kh : t->kh == 3 ? 4 : 2);
+                        pass == BACKWARD_WEIGHTS ? t->kh : t->kh == 3 && !small ? 4 : 2);
     for (int q = 0; q < 4; q++) {
-        const cnn__cpu cpu = { isa, team[q], false };
+        const cnn__cpu cpu = cpu_of(isa, team[q]);
         size_t bytes = 0, used = 0;                     /* what this pass has planned, so that no more is touched */
         runs->run(&cpu, t, pass, &(cnn__arrays){ .to = NULL }, NULL, &bytes);
         CHECK(by || bytes <= cnn__conv_scratch(&cpu, t));
         const size_t sn = (bytes + 3) / 4;
         float *scratch = poisoned(sn), *out = poisoned(on), *db = poisoned((size_t)t->oc);
-        if (pass != FORWARD) memcpy(out, out0, on * sizeof *out);
+        if (pass != FORWARD && !clear) memcpy(out, out0, on * sizeof *out);
         memcpy(db, b, (size_t)t->oc * sizeof *db);
         if (by) {
-            by->run(&cpu, t, pass, &(cnn__arrays){ out, x, w, pass == FORWARD && bias ? b : NULL, dy, NULL, NULL }, (char *)scratch, &used);
-            if (bias && pass == BACKWARD_WEIGHTS) cnn__bias_gradient(&cpu, t, db, dy);
+            const cnn__arrays arrays = { .to = out, .x = x, .w = w, .b = pass == FORWARD && bias ? b : NULL, .dy = dy,
+                                         .db = pass == BACKWARD_WEIGHTS && bias ? db : NULL, .clear = clear };
+            by->run(&cpu, t, pass, &arrays, (char *)scratch, &used);
         } else if (pass == FORWARD)     cnn__conv_forward(&cpu, t, out, x, w, bias ? b : NULL, NULL, scratch, NULL);
-        else if (pass == BACKWARD_DATA) cnn__conv_backward_data(&cpu, t, out, dy, w, scratch);
+        else if (pass == BACKWARD_DATA) cnn__conv_backward_data(&cpu, t, out, dy, w, clear, scratch);
         else                            cnn__conv_backward_weights(&cpu, t, out, bias ? db : NULL, x, dy, scratch);
         CHECK(guarded(scratch, sn) && guarded(out, on) && guarded(db, (size_t)t->oc));
         if (!q) {
             compare(passes[pass], out, want, size, on, tolerance);
-            if (ruled) compare_largest(passes[pass], out, want, on, 2e-5);
+            if (ruled) compare_largest(passes[pass], out, want, on, small ? 4e-6 : 2e-5);
             if (pass == BACKWARD_WEIGHTS && bias) compare("db", db, db_want, db_size, (size_t)t->oc, 3e-6);
             first = out, first_db = db;
         } else {
@@ -387,7 +400,7 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, con
 /* The rule's choice and every algorithm that can do the shape. */
 static void check_all(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
 {
-    const cnn__cpu cpu = { isa, 1, false };
+    const cnn__cpu cpu = cpu_of(isa, 1);
     const cnn__algorithm *rule = cnn__conv_rule(&cpu, t, pass);
     if ((double)t->n * t->oc * t->oh * t->ow * (t->ic / t->groups) * t->kh * t->kw > (double)MOST_WORK) return;
     const trial r = new_trial(t, pass, bias);
@@ -405,7 +418,7 @@ static void check_all(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
    dropped, nor by the zeros of a padding. Winograd is left out, as it mixes whole tiles. */
 static void check_stays(cnn_isa isa, const cnn__conv *t, int pass)
 {
-    const cnn__cpu cpu = { isa, 2, false };
+    const cnn__cpu cpu = cpu_of(isa, 2);
     const size_t xn = (size_t)(t->n * t->ic * t->h * t->w), wn = (size_t)(t->oc * (t->ic / t->groups) * t->kh * t->kw);
     const size_t yn = (size_t)(t->n * t->oc * t->oh * t->ow), in_n = pass ? yn : xn, out_n = pass ? xn : yn;
     float *in = random_floats(in_n), *w = random_floats(wn), *clean = random_floats(out_n), *out = random_floats(out_n);
@@ -418,7 +431,7 @@ static void check_stays(cnn_isa isa, const cnn__conv *t, int pass)
     for (size_t i = 0; i < out_n; i++) sum[i] = meets[i] = 0, out[i] = clean[i];
     reference(t, pass, sum, meets, one, ones, one);
     for (int k = 0; k < 2; k++) {
-        if (pass) cnn__conv_backward_data(&cpu, t, k ? out : clean, in, w, scratch);
+        if (pass) cnn__conv_backward_data(&cpu, t, k ? out : clean, in, w, false, scratch);
         else      cnn__conv_forward(&cpu, t, k ? out : clean, in, w, NULL, NULL, scratch, NULL);
         in[at] = NAN;
     }
@@ -436,20 +449,21 @@ static void check_stays(cnn_isa isa, const cnn__conv *t, int pass)
 
 static void nan_stays(cnn_isa isa)
 {
-    const cnn__cpu cpu = { isa, 1, false };
+    const cnn__cpu cpu = cpu_of(isa, 1);
     for (int pass = FORWARD; pass <= BACKWARD_DATA; pass++)
         for (int i = 0; i < 60; i++) {
             const cnn__conv side = shape(2 * cnn__kernels_of(&cpu)->nr, 6, 14, 14, 16, 5, 1, 0, 1, 1);
             const cnn__conv rows = shape(2, 3, 9, 4 + i, 3, 3, 1, i % 3, 1, 3);
             const cnn__conv t = i == 0 ? side : i % 4 == 0 ? rows : random_shape();
-            if (cnn__conv_rule(&cpu, &t, pass)->run != cnn__run_winograd) check_stays(isa, &t, pass);
+            const cnn__algorithm *rule = cnn__conv_rule(&cpu, &t, pass);
+            if (rule->run != cnn__run_winograd && rule->run != cnn__run_winograd_small) check_stays(isa, &t, pass);
         }
 }
 
 /* What the rule picks, by the name that the summary gives it. */
 static void names(cnn_isa isa)
 {
-    const cnn__cpu cpu = { isa, 1, false };
+    const cnn__cpu cpu = cpu_of(isa, 1);
     const int many = 2 * cnn__kernels_of(&cpu)->nr;
     const cnn__conv direct = shape(1, 3, 9, 9, 8, 3, 1, 1, 1, 1), pointwise = shape(1, 24, 28, 28, 8, 1, 1, 0, 1, 1);
     const cnn__conv wide = shape(1, 6, 9, 9, 6, 5, 1, 2, 1, 6), rows = shape(1, 6, 9, 9, 6, 3, 1, 1, 1, 6);
@@ -460,6 +474,9 @@ static void names(cnn_isa isa)
     CHECK_STR(cnn__conv_algorithm(&cpu, &wide, FORWARD), "depthwise");
     CHECK_STR(cnn__conv_algorithm(&cpu, &rows, FORWARD), "depthwise rows");
     CHECK_STR(cnn__conv_algorithm(&cpu, &three, FORWARD), "winograd 4x4");
+    const cnn__conv few = shape(1, 32, 14, 14, 32, 3, 1, 1, 1, 1);
+    CHECK_STR(cnn__conv_algorithm(&cpu, &few, FORWARD), "winograd 2x2");
+    CHECK(cnn__conv_rule(&cpu, &few, BACKWARD_DATA)->run == cnn__run_winograd_small);
     CHECK_STR(cnn__conv_algorithm(&cpu, &five, BACKWARD_DATA), "winograd 2x2");
     CHECK_STR(cnn__conv_algorithm(&cpu, &five, BACKWARD_WEIGHTS), "direct");
     CHECK_STR(cnn__conv_algorithm(&cpu, &side, FORWARD), "direct, images side by side");
@@ -487,6 +504,10 @@ static void conv(cnn_isa isa, int pass)
         /* backward-weights by rows of dy: one or two channels and taps over, a tail of a row, blocks of rows */
         shape(6, 3, 37, 35, 11, 3, 2, 1, 1, 1),  shape(3, 1, 30, 61, 7, 3, 1, 0, 1, 1),    shape(2, 4, 20, 40, 8, 3, 1, 1, 1, 4),
         shape(5, 33, 2, 3, 40, 3, 1, 1, 1, 1),   shape(4, 32, 5, 5, 37, 3, 1, 1, 1, 1),    shape(16, 32, 1, 4, 32, 3, 1, 1, 1, 1),
+        /* Winograd with all tiles in one block: tails of tiles of 2 and 4 in both directions, of vectors of channels, two
+           blocks of terms, several images */
+        shape(1, 16, 14, 14, 16, 3, 1, 1, 1, 1), shape(1, 18, 10, 14, 37, 3, 1, 1, 1, 1),  shape(2, 300, 9, 6, 50, 3, 1, 1, 1, 1),
+        shape(1, 17, 26, 22, 33, 3, 1, 1, 1, 1), shape(3, 33, 7, 8, 65, 3, 1, 2, 1, 1),    shape(1, 19, 13, 16, 21, 3, 1, 0, 1, 1),
         shape(7, 32, 29, 27, 50, 3, 1, 1, 1, 1) };      /* the last: Winograd's backward-weights in several chunks and blocks */
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) check_all(isa, &fixed[i], pass, i % 3 > 0);
     for (int w = 3; w < 40; w++) {                      /* depthwise, stride 2: all tails */
@@ -497,11 +518,11 @@ static void conv(cnn_isa isa, int pass)
         const cnn__conv t = random_shape();
         check_all(isa, &t, pass, test_chance(60));
     }
-    const cnn__cpu cpu = { isa, 1, false };
+    const cnn__cpu cpu = cpu_of(isa, 1);
     const int nr = cnn__kernels_of(&cpu)->nr;
     const cnn__conv lenet = shape(2 * nr, 6, 14, 14, 16, 5, 1, 0, 1, 1);
     const cnn__algorithm *side = cnn__conv_rule(&cpu, &lenet, pass);
-    CHECK((side->run == cnn__run_side) == (pass != BACKWARD_WEIGHTS));
+    CHECK(side->run == cnn__run_side);
     check_all(isa, &lenet, pass, true);
     for (int i = 0; i < 30; i++) {                  /* images side by side */
         cnn__conv t = { nr * test_int(1, 3), test_int(1, 5), test_int(1, 9), test_int(1, 12), test_int(1, 2 * CNN__MAX_MR), 0, 0,
@@ -541,7 +562,7 @@ static void check_pool(cnn_isa isa, const cnn__pool *t, bool strange)
     }
     cnn__pool_shares(t, share);
     for (int q = 0; q < 4; q++) {
-        const cnn__cpu cpu = { isa, team[q], false };
+        const cnn__cpu cpu = cpu_of(isa, team[q]);
         float *most = poisoned(yn), *alone = poisoned(yn), *mean = poisoned(yn);
         int *at = test_alloc(yn * sizeof *at);
         cnn__max_pool(&cpu, t, most, at, x), cnn__max_pool(&cpu, t, alone, NULL, x);
@@ -594,7 +615,7 @@ static void pooling(cnn_isa isa)
 static void vast_windows(cnn_isa isa)
 {
     const cnn__pool t = { 1 << 18, 1, 1, 2, 2, 1 << 24, 1 << 24, 1, 1, 1 << 23, 1 << 23, 1 << 23, 1 << 23, 1, 1, false };
-    const cnn__cpu cpu = { isa, 2, false };
+    const cnn__cpu cpu = cpu_of(isa, 2);
     float *x = random_floats((size_t)t.planes), *most = poisoned(4 * (size_t)t.planes), *mean = poisoned(4 * (size_t)t.planes);
     float share[4], *dx = poisoned((size_t)t.planes);
     cnn__pool_shares(&t, share);

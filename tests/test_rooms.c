@@ -24,7 +24,7 @@ typedef struct {
     double      shift;                          /* added to operand 0, for functions of positive numbers */
     int         reduction;
     bool        far, unit;                      /* operand 1 stays away from 0; lies in 0..1 */
-    int kh, kw, sh, sw, ph, pw, eh, ew, dh, dw, groups, ceil_mode, no_count_pad, bias, axes, classes, ignore;
+    int kh, kw, sh, sw, ph, pw, eh, ew, dh, dw, groups, ceil_mode, no_count_pad, bias, axes, classes, ignore;   /* ignore: -2, none */
     double a, b;                                /* real options: slope, factor, p, eps, momentum, smoothing */
     const double *mask;                         /* dropout: what was kept */
     char        text[256];                      /* for messages */
@@ -519,9 +519,9 @@ static cnn_tensor *build_softmax_cross_entropy(one *k)
 {
     int c = test_int(2, 12), h = test_chance(60) ? 1 : test_int(1, 4), w = test_chance(60) ? 1 : test_int(1, 4);
     k->classes = c, k->a = test_chance(50) ? 0 : test_uniform(0.05, 0.5), k->gap = test_chance(20) ? 0.5 : 0;
-    k->ignore = test_chance(60) ? 0 : test_chance(50) ? -100 : test_int(0, c - 1), k->bias = test_chance(40);
+    k->ignore = test_chance(60) ? -2 : test_chance(50) ? -100 : test_int(0, c - 1), k->bias = test_chance(40);
     snprintf(k->text, sizeof k->text, "logits (%d,%d,%d,%d) smoothing %g ignore %d weights %d", k->n, c, h, w, k->a, k->ignore, k->bias);
-    const bool soft = !k->ignore && test_chance(50);            /* labels of any numbers: the formula is linear in them */
+    const bool soft = k->ignore == -2 && test_chance(50);            /* labels of any numbers: the formula is linear in them */
     return cnn_softmax_cross_entropy(batched(k, c, h, w), soft ? batched(k, c, h, w) : cnn_labels(k->g, h, w), .smoothing = (float)k->a, .ignore_index = k->ignore,
                                      .class_weights = k->bias ? class_weights(k, c) : NULL, .reduction = draw_reduction(k, shape4(k->n, 1, h, w)));
 }
@@ -532,7 +532,7 @@ static double label_count(const one *k, double *const *v)
     double    count = 0;
     for (int i = 0; i < n; i++) {
         const int label = k->s[1].c > 1 ? -1 : (int)v[1][i];
-        if (!k->ignore || label != k->ignore) count += k->bias && label >= 0 ? v[2][label] : 1;
+        if (label != k->ignore) count += k->bias && label >= 0 ? v[2][label] : 1;
     }
     return count;
 }
@@ -545,7 +545,7 @@ static void ref_softmax_cross_entropy(const one *k, double *const *v, double *y)
         double most = -INFINITY, sum = 0, total = 0;
         const bool soft = k->s[1].c > 1;
         int label = soft ? -1 : (int)v[1][at4(k->s[1], n, 0, h, w)];
-        if (k->ignore && label == k->ignore) { reduced(k, y, row++, 0, count); continue; }
+        if (label == k->ignore) { reduced(k, y, row++, 0, count); continue; }
         for (int c = 0; c < s.c; c++) most = fmax(most, v[0][at4(s, n, c, h, w)]);
         for (int c = 0; c < s.c; c++) sum += exp(v[0][at4(s, n, c, h, w)] - most);
         for (int c = 0; c < s.c; c++) {         /* target: (1 - smoothing) at the label, plus smoothing / C everywhere */
@@ -623,7 +623,7 @@ static void set_operand(one *k, int i)
     for (int j = 0; j < i; j++) if (k->y->in[j] == t) { k->v[i] = k->v[j]; return; }
     int n = count4(k->s[i]);
     float *f = test_floats((size_t)n);
-    if (leaf->kind == CNN_LABELS)      for (int j = 0; j < n; j++) f[j] = (float)(k->ignore && test_chance(30) ? k->ignore : test_int(0, k->classes - 1));
+    if (leaf->kind == CNN_LABELS)      for (int j = 0; j < n; j++) f[j] = (float)(k->ignore != -2 && test_chance(30) ? k->ignore : test_int(0, k->classes - 1));
     else if (leaf->kind == CNN_BUFFER || leaf->kind == CNN_CONST) test_fill(f, (size_t)n, 0.5, 1.5);
     else if (k->gap > 0 && i == 0)     test_fill_apart(f, (size_t)n, k->gap);
     else                               test_fill(f, (size_t)n, -1, 1);

@@ -57,7 +57,7 @@ static net net_of(task k, int threads)
     n.t = k == BY_LABEL ? cnn_labels(n.g) : k == BY_MASK ? cnn_labels(n.g, SIDE, SIDE)
         : pixels ? cnn_input(n.g, 1, SIDE, SIDE, .name = "t") : cnn_input(n.g, wide, .name = "t");
     n.y = pixels ? cnn_conv2d(h, wide, 3, .pad = 1) : cnn_dense(cnn_max_pool(h, 2), wide);
-    n.loss = k == BY_LABEL || k == BY_MASK || k == BY_SOFT_LABEL ? cnn_softmax_cross_entropy(n.y, n.t, .ignore_index = k == BY_MASK ? 255 : 0)
+    n.loss = k == BY_LABEL || k == BY_MASK || k == BY_SOFT_LABEL ? cnn_softmax_cross_entropy(n.y, n.t, .ignore_index = k == BY_MASK ? 255 : -1)
            : k == BY_VALUE ? cnn_mse(n.y, n.t) : cnn_bce_with_logits(n.y, n.t);
     CHECK_STR(cnn_compile(n.g, n.loss) ? NULL : cnn_error(n.g), NULL);
     return n;

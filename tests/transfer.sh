@@ -7,7 +7,7 @@ dir=$BUILD/transfer
 . tests/report.sh
 rm -rf "$dir" && mkdir -p "$dir/pictures"
 [ -f "$OBJECT" ] || { OBJECT=$dir/cnn.o; $CC -std=c99 -O1 -I"$INC" -c tests/switches/impl.c -o "$OBJECT"; }
-OPENMP=; nm "$OBJECT" 2>/dev/null | grep -q GOMP && OPENMP=-fopenmp
+THREADS=; nm "$OBJECT" 2>/dev/null | grep -q pthread_create && THREADS=-pthread
 for e in transfer zoo; do sed -e '/^#define CNN_STATIC/d' -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' examples/$e.c >"$dir/$e.c"; done
 cat >"$dir/check.c" <<'END'
 /* check make FILE FOLDER; check compare FILE LEARNED */
@@ -77,7 +77,7 @@ int main(int argc, char **argv)
 END
 lines=$(wc -l <examples/transfer.c)
 [ "$lines" -le 60 ] && pass || fail "examples/transfer.c has $lines lines, and may have 60"
-flags="-std=c99 -O1 $OPENMP -I$INC -I$dir"
+flags="-std=c99 -O1 $THREADS -I$INC -I$dir"
 heads='-include errno.h -include math.h -include stdlib.h -include string.h'            # what the implementation includes
 out=$($CC $flags $heads "$dir/transfer.c" "$OBJECT" -o "$dir/transfer" -lm 2>&1 &&
       $CC $flags $heads -D_POSIX_C_SOURCE=200809L "$dir/check.c" "$OBJECT" -o "$dir/check" -lm 2>&1) && pass ||

@@ -9,7 +9,7 @@
      cc -std=c99 -O2 -DCNN_IMPLEMENTATION -x c -c cnn.h -o cnn.o
      cc -std=c99 -O2 -DLAB_LINKED examples/lab/03_conv2d_forward.c cnn.o -o lab03 -lm && ./lab03
 
-   (-fopenmp in all lines: on all cores.)     ./lab03 judge     leaves out speed and training;
+   ./lab03 judge     leaves out speed and training;
    ./lab04 judge data     and ./lab04 judge weights judge one of that exercise's functions.
    All exercises at once, from the top: make grade, or sh examples/lab/grade.sh 03 04.
 
@@ -1452,7 +1452,7 @@ static inline lab_verdict lab_judge_sum(int count, const int *weight)
 typedef struct { cnn_graph *g; cnn_tensor *x, *t, *logits, *loss; } lab_mpi_net;
 static inline lab_mpi_net lab_mpi_build(int batch)              /* smooth: rounding cannot tip a relu */
 {
-    lab_mpi_net n = { .g = cnn_new(.max_batch = batch, .seed = 1) };
+    lab_mpi_net n = { .g = cnn_new(.max_batch = batch, .seed = 1, .threads = 1) };
     n.x = cnn_input(n.g, 1, 28, 28), n.t = cnn_labels(n.g);
     cnn_tensor *h = cnn_avg_pool(cnn_tanh(cnn_conv2d(n.x, 6, 5, .pad = 2)), 2);
     h = cnn_avg_pool(cnn_tanh(cnn_conv2d(h, 16, 5)), 2);

@@ -1,5 +1,5 @@
 /* bench_kernels.c - GEMM and convolution of cnn.h on the shapes of the peers' programs; see bench.h.
-     cc -O2 -std=c99 -fopenmp -I. bench_kernels.c -lm && ./a.out [threads [part of a name [batch [isa]]]]
+     cc -O2 -std=c99 -I. bench_kernels.c -lm && ./a.out [threads [part of a name [batch [isa]]]]
    threads: 0 or nothing: 1, then 2. A name behind = is the whole of it. `./a.out list` prints the cases and their sizes,
    for peers.py. */
 #define _POSIX_C_SOURCE 200112L
@@ -24,7 +24,7 @@ static void run(void *arg)
     const work *q = arg;
     if (q->kind == 3) cnn__gemm(&cpu, q->y, q->n, 0, q->x, q->ta ? q->m : q->k, q->ta, q->w, q->tb ? q->k : q->n, q->tb, q->m, q->n, q->k, q->scratch);
     if (q->kind == 0) cnn__conv_forward(&cpu, &q->c, q->y, q->x, q->w, q->b, NULL, q->scratch, NULL);
-    if (q->kind == 1) cnn__conv_backward_data(&cpu, &q->c, q->x, q->y, q->w, q->scratch);
+    if (q->kind == 1) cnn__conv_backward_data(&cpu, &q->c, q->x, q->y, q->w, true, q->scratch);
     if (q->kind == 2) cnn__conv_backward_weights(&cpu, &q->c, q->w, q->b, q->x, q->y, q->scratch);
 }
 
@@ -90,7 +90,11 @@ int main(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "list") == 0) return bench("", 0), 0;
     cpu.isa = cnn__best_isa();
     if (argc > 4 && strcmp(argv[4], "auto")) cpu.isa = cnn__isa_named(argv[4], names, sizeof names);
-    for (cpu.threads = threads ? threads : 1; cpu.threads <= (threads ? threads : 2); cpu.threads++)
+    for (cpu.threads = threads ? threads : 1; cpu.threads <= (threads ? threads : 2); cpu.threads++) {
+        cpu.team = NULL;
+        if (cpu.threads > 1 && !cnn__open_team(&cpu)) return 1;
         bench(argc > 2 ? argv[2] : "", argc > 3 ? atoi(argv[3]) : 16);
+        cnn__close_team(&cpu);
+    }
     return 0;
 }

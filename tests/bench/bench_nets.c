@@ -1,6 +1,6 @@
 /* bench_nets.c - whole networks: images per second in training and in inference, on noise, and the peak of memory;
    and the seconds in which LeNet-5 learns MNIST to 99 %. See bench.h.
-     cc -O2 -std=c99 -fopenmp -I. bench_nets.c -lm && ./a.out [threads [part of a name]]
+     cc -O2 -std=c99 -I. bench_nets.c -lm && ./a.out [threads [part of a name]]
    threads: 0 or nothing: 1, then 2. A name behind = is the whole of it. The networks are those of
    examples/zoo.c, LeNet-5 with relu, and a ResNet-18 for CIFAR-10 (cifar18). MNIST_DIR is the folder of MNIST's four
    unpacked files; without it mnist99 is left out. Each case is a process of its own, so that its peak is its own. */
