@@ -152,7 +152,6 @@ static const char *const passes[] = { "forward", "backward-data", "backward-weig
 static void reference(const cnn__conv *t, int pass, double *out, double *size, const float *x, const float *w, const float *dy)
 {
     const int icg = t->ic / t->groups, ocg = t->oc / t->groups;
-    const int step = pass == FORWARD ? 1 : pass == BACKWARD_DATA ? t->sw : 0;
     for (int n = 0; n < t->n; n++)
         for (int g = 0; g < t->groups; g++)
             for (int o = g * ocg; o < (g + 1) * ocg; o++)
@@ -165,12 +164,24 @@ static void reference(const cnn__conv *t, int pass, double *out, double *size, c
                                 const ptrdiff_t xi = ((ptrdiff_t)(n * t->ic + g * icg + c) * t->h + y) * t->w + z;
                                 const ptrdiff_t wi = ((o * icg + c) * t->kh + i) * t->kw + j;
                                 const ptrdiff_t yi = ((ptrdiff_t)(n * t->oc + o) * t->oh + r) * t->ow;
-                                const ptrdiff_t at = pass == FORWARD ? yi : pass == BACKWARD_DATA ? xi : wi;
-                                for (int s = z < 0 ? (-z + t->sw - 1) / t->sw : 0; s < t->ow && s * t->sw + z < t->w; s++) {
-                                    const double a = (double)(pass == BACKWARD_WEIGHTS ? dy[yi + s] : w[wi]);
-                                    const double b = (double)(pass == BACKWARD_DATA ? dy[yi + s] : x[xi + s * t->sw]);
-                                    const ptrdiff_t k = at + s * step;
-                                    out[k] += a * b, size[k] += fabs(a * b);
+                                const int first = z < 0 ? (-z + t->sw - 1) / t->sw : 0;
+                                const int fits = z < t->w ? (t->w - z + t->sw - 1) / t->sw : 0, last = fits < t->ow ? fits : t->ow;
+                                if (pass == BACKWARD_WEIGHTS) {
+                                    double sum = out[wi], terms = size[wi];
+                                    for (int s = first; s < last; s++) {
+                                        const double term = (double)dy[yi + s] * (double)x[xi + s * t->sw];
+                                        sum += term, terms += fabs(term);
+                                    }
+                                    out[wi] = sum, size[wi] = terms;
+                                    continue;
+                                }
+                                const float    *from = pass == FORWARD ? x : dy;
+                                const ptrdiff_t at = pass == FORWARD ? yi : xi, in = pass == FORWARD ? xi : yi;
+                                const int       to_step = pass == FORWARD ? 1 : t->sw, in_step = pass == FORWARD ? t->sw : 1;
+                                const double    v = (double)w[wi];
+                                for (int s = first; s < last; s++) {
+                                    const double term = v * (double)from[in + s * in_step];
+                                    out[at + s * to_step] += term, size[at + s * to_step] += fabs(term);
                                 }
                             }
 }
@@ -305,29 +316,46 @@ static void largest_of_tile(double *v, size_t n, int h, int w, int side)
             }
 }
 
+/* The arrays of a pass, and what comes out of it: one for all algorithms. size: the magnitudes of the terms. */
+typedef struct { size_t xn, wn, yn, on; float *x, *w, *dy, *out0, *b; double *want, *size, *db_want, *db_size; } trial;
+
+static trial new_trial(const cnn__conv *t, int pass, bool bias)
+{
+    const size_t plane = (size_t)(t->oh * t->ow), oc = (size_t)t->oc;
+    trial r = { .xn = (size_t)(t->n * t->ic * t->h * t->w), .wn = (size_t)(t->oc * (t->ic / t->groups) * t->kh * t->kw) };
+    r.yn = (size_t)(t->n * t->oc) * plane, r.on = pass == FORWARD ? r.yn : pass == BACKWARD_DATA ? r.xn : r.wn;
+    r.x = random_floats(r.xn), r.w = random_floats(r.wn), r.dy = random_floats(r.yn), r.out0 = random_floats(r.on);
+    r.b = random_floats(oc);
+    r.want = test_alloc(r.on * sizeof *r.want), r.size = test_alloc(r.on * sizeof *r.size);
+    r.db_want = test_alloc(oc * sizeof *r.db_want), r.db_size = test_alloc(oc * sizeof *r.db_size);
+    for (size_t i = 0; i < r.on; i++) {
+        r.want[i] = pass == BACKWARD_DATA && bias ? 0 : pass != FORWARD ? (double)r.out0[i] : bias ? (double)r.b[i / plane % oc] : 0;
+        r.size[i] = fabs(r.want[i]);
+    }
+    for (size_t i = 0; i < oc; i++) r.db_want[i] = (double)r.b[i], r.db_size[i] = fabs((double)r.b[i]);
+    for (size_t i = 0; i < r.yn; i++)
+        r.db_want[i / plane % oc] += (double)r.dy[i], r.db_size[i / plane % oc] += fabs((double)r.dy[i]);
+    reference(t, pass, r.want, r.size, r.x, r.w, r.dy);
+    return r;
+}
+static void drop_trial(trial r)
+{
+    drop(r.x), drop(r.w), drop(r.dy), drop(r.out0), drop(r.b);
+    free(r.want), free(r.size), free(r.db_want), free(r.db_size);
+}
+
 /* by: NULL = what the rule picks, through the functions that rooms call. bias: with a bias or its gradient;
    backward-data, which has none, then sets dx. */
-static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, const cnn__algorithm *by)
+static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, const cnn__algorithm *by, const trial *r)
 {
     const cnn__algorithm *runs = by ? by : cnn__conv_rule(&(cnn__cpu){ isa, 1, false, NULL }, t, pass);
     const bool small = runs->run == cnn__run_winograd_small;
     const bool winograd = small || runs->run == cnn__run_winograd, ruled = !by && winograd, clear = pass == BACKWARD_DATA && bias;
-    const double tolerance = small ? 4e-6 : winograd ? 2e-5 : 3e-6;
-    const size_t plane = (size_t)(t->oh * t->ow);
-    const size_t xn = (size_t)(t->n * t->ic * t->h * t->w), wn = (size_t)(t->oc * (t->ic / t->groups) * t->kh * t->kw);
-    const size_t yn = (size_t)(t->n * t->oc) * plane, on = pass == FORWARD ? yn : pass == BACKWARD_DATA ? xn : wn;
-    float *x = random_floats(xn), *w = random_floats(wn), *dy = random_floats(yn), *out0 = random_floats(on);
-    float *b = random_floats((size_t)t->oc), *first = NULL, *first_db = NULL;
-    double *want = test_alloc(on * sizeof *want), *size = test_alloc(on * sizeof *size);
-    double *db_want = test_alloc((size_t)t->oc * sizeof *db_want), *db_size = test_alloc((size_t)t->oc * sizeof *db_size);
-    for (size_t i = 0; i < on; i++) {
-        want[i] = clear ? 0 : pass != FORWARD ? (double)out0[i] : bias ? (double)b[i / plane % (size_t)t->oc] : 0;
-        size[i] = fabs(want[i]);
-    }
-    for (int i = 0; i < t->oc; i++) db_want[i] = (double)b[i], db_size[i] = fabs((double)b[i]);
-    for (size_t i = 0; i < yn; i++)
-        db_want[i / plane % (size_t)t->oc] += (double)dy[i], db_size[i / plane % (size_t)t->oc] += fabs((double)dy[i]);
-    reference(t, pass, want, size, x, w, dy);
+    const double tolerance = small ? 4e-6 : winograd ? 2e-5 : 3e-6, *want = r->want, *db_want = r->db_want, *db_size = r->db_size;
+    const size_t on = r->on;
+    float *x = r->x, *w = r->w, *dy = r->dy, *out0 = r->out0, *b = r->b, *first = NULL, *first_db = NULL;
+    double *size = test_alloc(on * sizeof *size);
+    memcpy(size, r->size, on * sizeof *size);
     if (winograd)                       /* a tile rounds together, also its elements of few terms, at a border */
         largest_of_tile(size, on, pass == FORWARD ? t->oh : pass == BACKWARD_DATA ? t->h : t->kh,
                         pass == FORWARD ? t->ow : pass == BACKWARD_DATA ? t->w : t->kw,
@@ -366,8 +394,7 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, con
         CHECK_MSG(false, "... in %s, %s: (%d,%d,%d,%d) oc %d kernel %dx%d stride %d,%d pad %d,%d dilation %d,%d groups %d bias %d",
                   passes[pass], runs->name, t->n, t->ic, t->h, t->w, t->oc, t->kh, t->kw,
                   t->sh, t->sw, t->ph, t->pw, t->dh, t->dw, t->groups, bias);
-    drop(x), drop(w), drop(dy), drop(out0), drop(b), drop(first), drop(first_db);
-    free(want), free(size), free(db_want), free(db_size);
+    drop(first), drop(first_db), free(size);
 }
 
 /* The rule's choice and every algorithm that can do the shape. */
@@ -376,13 +403,15 @@ static void check_all(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
     const cnn__cpu cpu = cpu_of(isa, 1);
     const cnn__algorithm *rule = cnn__conv_rule(&cpu, t, pass);
     if ((double)t->n * t->oc * t->oh * t->ow * (t->ic / t->groups) * t->kh * t->kw > (double)MOST_WORK) return;
-    check_conv(isa, t, pass, bias, NULL);
+    const trial r = new_trial(t, pass, bias);
+    check_conv(isa, t, pass, bias, NULL, &r);
     for (size_t i = 0; i < sizeof cnn__algorithms / sizeof *cnn__algorithms; i++) {
         const cnn__algorithm *a = &cnn__algorithms[i];
         if (a->run == cnn__run_winograd && (rule->run != cnn__run_direct || t->oh < 2 || t->ow < 2)) continue;    /* its sums are too short */
         if (a->run != rule->run && a->fits(&cpu, t, pass) && !(i > 0 && a->run == a[-1].run && a[-1].fits(&cpu, t, pass)))
-            check_conv(isa, t, pass, bias, a);
+            check_conv(isa, t, pass, bias, a, &r);
     }
+    drop_trial(r);
 }
 
 /* A NaN in x (or dy) reaches the outputs that the formula gives it to and no other: not by what is computed and
@@ -500,8 +529,10 @@ static void conv(cnn_isa isa, int pass)
                         test_int(1, 5), test_int(1, 5), 1, 1, 0, 0, 1, 1, 1 };
         t.ph = test_int(0, t.kh - 1), t.pw = test_int(0, t.kw - 1);
         const int uneven = test_chance(40);
-        if (complete_to(&t, uneven ? test_int(0, t.kh - 1) : t.ph, uneven ? test_int(0, t.kw - 1) : t.pw))
-            check_conv(isa, &t, pass, test_chance(60), side);
+        if (!complete_to(&t, uneven ? test_int(0, t.kh - 1) : t.ph, uneven ? test_int(0, t.kw - 1) : t.pw)) continue;
+        const bool  bias = test_chance(60);
+        const trial r = new_trial(&t, pass, bias);
+        check_conv(isa, &t, pass, bias, side, &r), drop_trial(r);
     }
     for (int w = 1; w <= 40; w++) {                 /* depthwise rows: tails of every width and height */
         const int c = test_int(1, 5);
