@@ -89,17 +89,17 @@
 
    >>usage >>manual >>map >>api: to use the library, 70 minutes of reference
    Part I, the net
-       >>base 11          configuration, sizes, shapes, bits, random numbers
-       >>graph 34         what a graph is made of: nodes, errors, leaves, options
-       >>kernels 15       what rooms call: formulas of one number, sums, the contracts of all kernels
-       >>hour 40          START HERE: record, order, forward, backward, three rooms, SGD
-       >>rooms 118        all other operations, by chapters    >>loops 25    the plain loops that they run on
+       >>base 12          configuration, sizes, shapes, bits, random numbers
+       >>graph 35         what a graph is made of: nodes, errors, leaves, options
+       >>kernels 16       what rooms call: formulas of one number, sums, the contracts of all kernels
+       >>hour 39          START HERE: record, order, forward, backward, three rooms, SGD
+       >>rooms 124        all other operations, by chapters    >>loops 29    the plain loops that they run on
        >>optim 21         Adam and the others, clipping, averages
-       >>plan 30          names, the memory plan, cnn_compile  >>values 12   set, get, map; views
-       >>data 87          >>train 52          >>files 90       >>inspect 48
-   Part II, the engine    >>threads 11        >>simd 56        >>gemm 8      >>conv 95
-                          >>elementwise 23    >>fusion 3
-   Part III               >>devices 18        >>licence
+       >>plan 31          names, the memory plan, cnn_compile  >>values 12   set, get, map; views
+       >>data 90          >>train 53          >>files 90       >>inspect 49
+   Part II, the engine    >>threads 11        >>simd 65        >>gemm 8      >>conv 122
+                          >>elementwise 30    >>fusion 4
+   Part III               >>devices 20        >>licence
 
    Words. Room: all about one operation: formula, shape rule, forward, backward. Row: a struct of functions
    and data that stands for an operation (cnn_op), an optimizer, a kernel of a device. Kernel: a function of
