@@ -13525,12 +13525,12 @@ CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
    A graph has a team: its caller, number 0, and helpers, started by the first work that is large enough. The
    units are cut into ranges, one a thread. Each thread takes its own range, then those that others have not
    begun. So the caller never waits for a helper that has not come, but does the work itself; in the end it
-   waits for those that are at work. (Ranges cut finer, into 2 or 4, cost 5 to 20 %: kernels pack for each.)
+   waits for those that are at work. (Ranges cut finer cost inference up to 15 %: kernels pack for each.)
    Helpers wait for new work awake for a while, then asleep. */
 
 /* A thread is worth so many multiply-adds: 2 to 4 us, where work costs 0.5 us to share with helpers that are
-   awake, and 20 us with one that sleeps. At 2.5e5 LeNet-5 (batch 64) and MobileNetV2 are 15 % slower on two
-   threads; at 5e4 LeNet-5 (batch 1) is. (The tests set 0.) */
+   awake, and 20 us with one that sleeps. It lies between two limits: on two threads 2.5e5 made LeNet-5 at
+   batch 64 and MobileNetV2 15 % slower than 1e5, and 1e5 LeNet-5 at batch 1 20 %. (The tests set 0.) */
 #ifndef CNN__SERIAL_WORK
 #define CNN__SERIAL_WORK 1.25e5
 #endif
