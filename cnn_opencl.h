@@ -932,7 +932,8 @@ static const char *const cnncl_source[] = {
     {
         BASE(d) BASE(dy) BASE(a) BASE(b) ITEM(i, n)
         const shape at = coordinates(ys, i);
-        ADD(d[i], dy[i] * stretch_slope(a[element(as, at)], b[element(bs, at)], how, to_b))
+        const float slope_ = stretch_slope(a[element(as, at)], b[element(bs, at)], how, to_b);
+        ADD(d[i], (how == 4 || how == 5) && slope_ == 0.0f ? 0.0f : dy[i] * slope_)
     }
     shape folded(shape xs, shape ys, int j, int q)
     {
@@ -1803,7 +1804,7 @@ static const char *const cnncl_source[] = {
         const float more = weights > 0 ? p[c] - 1.0f : 0.0f; const float s = 1.0f / (1.0f + exp(-x[i]));
         float f = how == 0 ? 2.0f * d
                 : how == 1 ? (float)((d > 0.0f) - (d < 0.0f))
-                : how == 2 ? clamp(d, -delta, delta)
+                : how == 2 ? (d < -delta ? -delta : d > delta ? delta : d)
                 : s - t[i] - more * t[i] * (1.0f - s);
         if (how == 4) f = focal(x[i], t[i], delta, gamma, 1 + to_target);
         else if (to_target) f = how == 3 ? more * softplus_of_minus(x[i]) - x[i] : -f;

@@ -2018,6 +2018,7 @@ int main(int argc, char **argv)
         RUN(dropouts_are_independent);
         RUN(batch_norm_running_statistics);
         RUN(extremes);
+        RUN(gradients_that_are_not_finite);
         RUN(same_bits_again);
         RUN(copies_per_step);
         RUN(arguments_are_set_once);

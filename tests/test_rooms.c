@@ -937,6 +937,31 @@ static void extremes(void)
     }
 }
 
+/* A NaN is not cut to a finite gradient, and who lost a comparison has none, not 0 times an infinite one. */
+static void gradients_that_are_not_finite(void)
+{
+    const float values[4] = { NAN, -5, 0.25f, 5 };
+    float       grad[4];
+    cnn_graph  *g = cnn_new(.keep_grads = 1);
+    cnn_tensor *x = cnn_input(g, 4), *z = cnn_add(x, cnn_param(g, "zero", shape4(1, 1, 1, 1)));
+    cnn_tensor *J = cnn_huber(z, cnn_scale(x, 0), .reduction = CNN_SUM);
+    CHECK(cnn_compile(g, J)), cnn_set(x, values, 4), cnn_forward(J, CNN_TRAIN), cnn_backward(J);
+    CHECK(cnn_get_grad(z, grad, 4));
+    CHECK(isnan(grad[0]) && grad[1] == -1 && grad[3] == 1);
+    cnn_free(g);
+
+    for (int way = 0; way < 2; way++) {
+        g = cnn_new(.keep_grads = 1);
+        x = cnn_input(g, 4), z = cnn_param(g, "z", shape4(1, 4, 1, 1));
+        cnn_tensor *o = cnn_scale(z, 1, 1);
+        J = cnn_sum(cnn_scale(cnn_scale(way ? cnn_minimum(z, o) : cnn_maximum(z, o), 3e38f), 10));
+        CHECK(cnn_compile(g, J)), cnn_forward(J, CNN_TRAIN), cnn_backward(J);
+        CHECK(cnn_get_grad(o, grad, 4));
+        for (int i = 0; i < 4; i++) CHECK(way ? grad[i] == 0 : isinf(grad[i]));
+        cnn_free(g);
+    }
+}
+
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
@@ -950,5 +975,6 @@ int main(int argc, char **argv)
     RUN(dropouts_are_independent);
     RUN(batch_norm_running_statistics);
     RUN(extremes);
+    RUN(gradients_that_are_not_finite);
     return test_end();
 }
