@@ -112,12 +112,12 @@ static void ignored_class_0(void)
         CHECK_NEAR(cnn_forward(J, CNN_TRAIN), i == 2 ? (2.4076059 + 0.9441122) / 2 : 0.9441122, 1e-6);
         cnn_backward(J);
         if (i < 2 && cnn_get_grad(x, dx, 6)) CHECK_ALL_NEAR(dx, want, 6, 1e-6);
-        const cnn_dataset d = cnn_data(2, 3, .floats = logits, .labels = classes);
-        const cnn_score   s = cnn_evaluate(J, i == 1 ? J->in[0]->in[0] : x, &d);      /* class 0 is not judged either */
+        cnn_dataset     d = cnn_data(2, 3, .floats = logits, .labels = classes);
+        const cnn_score s = cnn_evaluate(J, i == 1 ? J->in[0]->in[0] : x, &d);      /* class 0 is not judged either */
         CHECK_NEAR(s.accuracy, 0, 0);
         CHECK_NEAR(s.loss, i == 2 ? (2.4076059 + 0.9441122) / 2 : 0.9441122, 1e-6);
         CHECK_STR(cnn_error(g), NULL);
-        cnn_free(g);
+        cnn_dataset_free(&d), cnn_free(g);
     }
     /* all pixels but those of class 1 are left out: 1 - (2 * 0.6 + 1) / (0.6 + 1 + 1) and 1 - 1 / (0.4 + 1) */
     cnn_graph  *g = cnn_new();
