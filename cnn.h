@@ -15274,7 +15274,7 @@ static void cnn__spread_copy(const cnn__kernels *isa, const cnn__spread *spread,
         const ptrdiff_t count = bottom > top ? bottom - top : 0, end = (top + count) * width;
         const bool strided = spread->sw > 1;
         float *start = to + top * width;
-        memset(to, 0, (size_t)((strided ? end : top * width)) * sizeof *to);
+        memset(to, 0, (size_t)(strided ? end : top * width) * sizeof *to);
         memset(to + end, 0, (size_t)(size - end) * sizeof *to);
         if (!strided) { isa->frame(start, width, left, row, step, right - left, count); continue; }
         for (ptrdiff_t r = 0; r < count; r++, row += step, start += width)
@@ -15399,8 +15399,7 @@ CNN__COLD static void *cnn__take(char *base, size_t *used, size_t count, size_t 
 }
 
 /* What a pass reads and writes: to is y, dx or dw; packed: w, packed for this shape, or NULL. The tail is for
-   y, or NULL; clear is for dx: it begins at zero. db is summed with dw, unless it is
-   NULL. */
+   y, or NULL; clear is for dx: it begins at zero. db is summed with dw, unless it is NULL. */
 typedef struct {
     float *to;
     const float *x, *w, *b, *dy;
