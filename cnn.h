@@ -7920,30 +7920,26 @@ static bool cnn__data_fail(cnn_dataset *d, const char *format, ...)
    no harm, and the memory grows with what is there, not with what a header promised. */
 static void *cnn__read_stream(FILE *f, size_t most, size_t *bytes, char *error, size_t room)
 {
-    char  *data = NULL, *more = NULL;
-    size_t size = 0, capacity = 0, got = 1;
-    while (got && size < most) {
+    char  *data = NULL;
+    size_t size = 0, capacity = 0, got;
+    do {
         if (size == capacity) {
             const size_t twice = capacity ? cnn__mul_size(capacity, 2) : 1u << 16;
             capacity = twice < most ? twice : most;
-            more = capacity == SIZE_MAX ? NULL : CNN_REALLOC(data, capacity);
-            if (!more) break;
+            char *more = capacity == SIZE_MAX ? NULL : CNN_REALLOC(data, capacity + 1);
+            if (!more) cnn__format(error, room, "out of memory: %zu bytes", capacity);
+            if (!more) return CNN_FREE(data), NULL;
             data = more;
         }
         errno = 0;
         got = fread(data + size, 1, capacity - size, f);
         size += got;
-    }
+    } while (got && size < most);
     if (ferror(f)) {
         cnn__format(error, room, "it cannot be read: %s", errno ? strerror(errno) : "unknown reason");
-    } else if ((more || size == most) && (more = CNN_REALLOC(data, size + 1)) != NULL) {
-        more[size] = 0, *bytes = size;
-        return more;
-    } else {
-        cnn__format(error, room, "out of memory: %zu bytes", capacity ? capacity : size + 1);
+        return CNN_FREE(data), NULL;
     }
-    CNN_FREE(data);
-    return NULL;
+    return data[size] = 0, *bytes = size, data;
 }
 
 static FILE *cnn__open_to_read(const char *path, char *error, size_t room)
@@ -8029,15 +8025,6 @@ static bool cnn__set_targets(cnn_dataset *d, const int *labels, const float *tar
     return true;
 }
 
-/* Own `count` labels that came as bytes. */
-static int *cnn__own_labels(cnn_dataset *d, const unsigned char *labels, size_t count)
-{
-    if (!cnn__own(d, 1, cnn__mul_size(count, sizeof(int)))) return NULL;
-    int *to = d->own[1];
-    for (size_t i = 0; i < count; i++) to[i] = labels[i];
-    return to;
-}
-
 static int cnn__or_1(int extent) { return extent ? extent : 1; }
 
 CNN_API cnn_dataset cnn_data_(cnn_data_args a)
@@ -8060,12 +8047,14 @@ CNN_API cnn_dataset cnn_data_(cnn_data_args a)
     return d;
 }
 
+/* Labels that come as bytes are copied. */
 static cnn_dataset cnn__classified(cnn_data_args a, const unsigned char *labels)
 {
     cnn_dataset d = cnn_data_(a);
-    const int  *own = labels && d.count ? cnn__own_labels(&d, labels, (size_t)d.count) : NULL;
-    cnn__set_targets(&d, own, NULL, cnn__vector(1));
-    return d;
+    if (!labels || !d.count || !cnn__own(&d, 1, cnn__mul_size((size_t)d.count, sizeof(int)))) return d;
+    int *own = d.own[1];
+    for (int i = 0; i < d.count; i++) own[i] = labels[i];
+    return cnn__set_targets(&d, own, NULL, cnn__vector(1)), d;
 }
 CNN_API cnn_dataset cnn_bytes(const unsigned char *pixels, const unsigned char *labels, int n, int c, int h,
                               int w)
@@ -8128,6 +8117,97 @@ static cnn_dataset cnn__read_paths(const char *call, const char *const *path, in
 }
 #endif
 
+/* ---- Arrays: what IDX and .npy have in common ---- */
+
+/* An array of a file, by its header. */
+typedef struct {
+    const unsigned char *data;
+    char   kind;                               /* 'f' float, 'i' integer, 'u' without a sign, 'b' bool */
+    size_t size;                               /* bytes of an element */
+    bool   big, fortran;                       /* highest byte first; first index fastest, not the last */
+    int    rank, dim[4];
+    size_t count;                              /* elements */
+} cnn__array;
+
+/* open: read a header and check it against the bytes that are there. The words are for messages. */
+typedef struct {
+    bool (*open)(cnn_dataset *d, const cnn__input *from, bool targets, cnn__array *a);
+    const char *samples, *targets;
+} cnn__array_format;
+
+static float cnn__float_of_half(uint32_t half);
+/* The place of element i, counted with the last index fastest. */
+static size_t cnn__array_place(const cnn__array *a, size_t i)
+{
+    size_t at = 0, stride = a->count;
+    if (!a->fortran) return i;
+    for (int k = a->rank - 1; k >= 0; k--) {
+        const size_t n = (size_t)a->dim[k];
+        stride /= n, at += i % n * stride, i /= n;
+    }
+    return at;
+}
+static double cnn__array_element(const cnn__array *a, size_t i)
+{
+    const unsigned char *p = a->data + cnn__array_place(a, i) * a->size;
+    uint64_t bits = 0;
+    for (size_t k = 0; k < a->size; k++) bits |= (uint64_t)p[a->big ? a->size - 1 - k : k] << 8 * k;
+    if (a->kind == 'f' && a->size == 2) return (double)cnn__float_of_half((uint32_t)bits);
+    if (a->kind == 'f' && a->size == 4) return (double)cnn__float_of_bits((uint32_t)bits);
+    if (a->kind == 'f') {
+        double v;
+        memcpy(&v, &bits, sizeof v);
+        return v;
+    }
+    if (a->kind == 'i' && bits >> (8 * a->size - 1))          /* negative: -1 is all ones */
+        return -1 - (double)(~bits & (UINT64_MAX >> (64 - 8 * a->size)));
+    return (double)bits;
+}
+
+/* (N), (N,C), (N,H,W) or (N,C,H,W) */
+static cnn_shape cnn__array_sample(const cnn__array *a)
+{
+    const int r = a->rank;
+    return (cnn_shape){ 1, r == 2 || r == 4 ? a->dim[1] : 1, r > 2 ? a->dim[r - 2] : 1,
+                        r > 2 ? a->dim[r - 1] : 1 };
+}
+
+/* All elements to own[k]: as bytes, whole numbers, or else floats. */
+static bool cnn__read_array(cnn_dataset *d, const char *name, const cnn__array *a, int k, bool bytes,
+                            bool whole)
+{
+    const size_t each = bytes ? 1 : whole ? sizeof(int) : sizeof(float);
+    if (!cnn__own(d, k, cnn__mul_size(a->count, each))) return false;
+    if (bytes && !a->fortran) return memcpy(d->own[k], a->data, a->count) != NULL;
+    for (size_t i = 0; i < a->count; i++) {
+        const double v = cnn__array_element(a, i);
+        if (isfinite(v) && fabs(v) > (double)FLT_MAX)
+            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", name, i, v);
+        if (whole && !cnn__is_label(v))
+            return cnn__data_fail(d, "%s: label %zu is %.15g: it must be within +-2^24", name, i, v);
+        if (bytes)      ((unsigned char *)d->own[k])[i] = (unsigned char)v;
+        else if (whole) ((int *)d->own[k])[i] = (int)v;
+        else            ((float *)d->own[k])[i] = (float)v;
+    }
+    return true;
+}
+
+static bool cnn__set_arrays(cnn_dataset *d, const cnn__input *from, int n, const void *options)
+{
+    const cnn__array_format *format = options;
+    cnn__array a, b = { .count = 0 };
+    if (!format->open(d, from, false, &a) || (n > 1 && !format->open(d, from + 1, true, &b))) return false;
+    if (n > 1 && b.dim[0] != a.dim[0])
+        return cnn__data_fail(d, "%s has %d %s, but %s has %d %s", from[0].name, a.dim[0], format->samples,
+                              from[1].name, b.dim[0], format->targets);
+    const bool bytes = a.kind == 'u' && a.size == 1, whole = b.kind != 'f';
+    if (!cnn__read_array(d, from[0].name, &a, 0, bytes, false)) return false;
+    if (n > 1 && !cnn__read_array(d, from[1].name, &b, 1, false, whole)) return false;
+    return cnn__set_samples(d, bytes ? d->own[0] : NULL, bytes ? NULL : d->own[0], a.dim[0],
+                            cnn__array_sample(&a)) &&
+           cnn__set_targets(d, whole ? d->own[1] : NULL, whole ? NULL : d->own[1], cnn__array_sample(&b));
+}
+
 /* ---- IDX, the format of MNIST (LeCun, Cortes, Burges 1998) ----
 
    Two zero bytes; the type of the elements (8 = unsigned byte); the number of dimensions; each dimension in
@@ -8139,10 +8219,9 @@ static uint32_t cnn__be32(const unsigned char *p)
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-/* Copy the elements of one file to own[k], after every check that one file allows. k: 0 pixels, 1 labels. */
-static bool cnn__read_idx(cnn_dataset *d, const cnn__input *from, int k, int *rank, int dim[4])
+static bool cnn__open_idx(cnn_dataset *d, const cnn__input *from, bool targets, cnn__array *a)
 {
-    const char          *name = from->name, *what = k ? "label" : "pixel", *ranks = k ? "1" : "2 to 4";
+    const char          *name = from->name, *what = targets ? "label" : "pixel";
     const unsigned char *p = from->p;
     const size_t         bytes = from->bytes;
     if (bytes < 4)
@@ -8154,51 +8233,140 @@ static bool cnn__read_idx(cnn_dataset *d, const cnn__input *from, int k, int *ra
     if (p[2] != 8)
         return cnn__data_fail(d, "%s: elements of type 0x%02x: only unsigned bytes, 0x08, can be read", name,
                               p[2]);
-    if (k ? p[3] != 1 : p[3] < 2 || p[3] > 4)
-        return cnn__data_fail(d, "%s: %d dimensions: %s files have %s", name, p[3], what, ranks);
-    size_t header = 4 + 4 * (size_t)p[3], total = 1;
+    if (targets ? p[3] != 1 : p[3] < 2 || p[3] > 4)
+        return cnn__data_fail(d, "%s: %d dimensions: %s files have %s", name, p[3], what,
+                              targets ? "1" : "2 to 4");
+    const size_t header = 4 + 4 * (size_t)p[3];
     if (bytes < header)
         return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name, header,
                               bytes);
-    *rank = p[3];
-    for (int i = 0; i < *rank; i++) {
-        uint32_t extent = cnn__be32(p + 4 + 4 * i);
+    *a = (cnn__array){ .data = p + header, .kind = 'u', .size = 1, .rank = p[3], .count = 1 };
+    for (int i = 0; i < a->rank; i++) {
+        const uint32_t extent = cnn__be32(p + 4 + 4 * i);
         if (extent < 1 || extent > INT_MAX)
             return cnn__data_fail(d, "%s: dimension %d is %lu: it must be 1 to %d", name, i + 1,
                                   (unsigned long)extent, INT_MAX);
-        dim[i] = (int)extent;
-        total = cnn__mul_size(total, extent);
+        a->dim[i] = (int)extent;
+        a->count = cnn__mul_size(a->count, extent);
     }
-    if (bytes - header < total)
-        return cnn__data_fail(d, "%s: truncated: the header promises %zu %s bytes, the file has %zu", name,
-                              total, what, bytes - header);
-    if (bytes - header > total)
-        return cnn__data_fail(d, "%s: the header promises %zu %s bytes, the file has %zu more", name, total,
-                              what, bytes - header - total);
-    if (k == 1) return cnn__own_labels(d, p + header, total) != NULL;
-    return cnn__own(d, k, total) && memcpy(d->own[k], p + header, total);
+    const size_t there = bytes - header;
+    if (there > a->count)
+        return cnn__data_fail(d, "%s: the header promises %zu %s bytes, the file has %zu more", name,
+                              a->count, what, there - a->count);
+    return there == a->count ||
+           cnn__data_fail(d, "%s: truncated: the header promises %zu %s bytes, the file has %zu", name,
+                          a->count, what, there);
 }
-
-static bool cnn__set_idx(cnn_dataset *d, const cnn__input *from, int n, const void *options)
-{
-    int dim[4], label_dim[4], rank, one;
-    (void)options;
-    if (!cnn__read_idx(d, from, 0, &rank, dim)) return false;
-    if (n > 1 && !cnn__read_idx(d, from + 1, 1, &one, label_dim)) return false;
-    if (n > 1 && label_dim[0] != dim[0])
-        return cnn__data_fail(d, "%s has %d images, but %s has %d labels", from[0].name, dim[0], from[1].name,
-                              label_dim[0]);
-    cnn_shape s = { 1, rank == 3 ? 1 : dim[1], rank > 2 ? dim[rank - 2] : 1, rank > 2 ? dim[rank - 1] : 1 };
-    return cnn__set_samples(d, d->own[0], NULL, dim[0], s) &&
-           cnn__set_targets(d, d->own[1], NULL, cnn__vector(1));
-}
+static const cnn__array_format cnn__idx = { cnn__open_idx, "images", "labels" };
 
 CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t image_bytes, const void *labels,
                                    size_t label_bytes)
 {
     const cnn__input from[2] = { cnn__memory("images", images, image_bytes),
                                  cnn__memory("labels", labels, label_bytes) };
-    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_idx, NULL);
+    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_arrays, &cnn__idx);
+}
+
+/* ---- .npy (NumPy Enhancement Proposal 1, 2007) ----
+
+   "\x93NUMPY"; two bytes of version; the length of the header, lowest byte first, in two bytes (from version
+   2 on four); the header, a Python dictionary; the elements and nothing behind them. */
+
+static const char *cnn__npy_word(const char *p, const char *end, const char *word)   /* behind it, or NULL */
+{
+    size_t n = strlen(word);
+    while (p && p < end && *p == ' ') p++;
+    return p && (size_t)(end - p) >= n && memcmp(p, word, n) == 0 ? p + n : NULL;
+}
+
+/* Where the value of a key begins that the dictionary has once; else NULL. */
+static const char *cnn__npy_value(const char *p, const char *end, const char *key)
+{
+    const char *value = NULL;
+    for (; p < end; p++) {
+        const char *next = *p == '\'' ? cnn__npy_word(p, end, key) : NULL;
+        if (next && value) return NULL;
+        if (next) value = next;
+    }
+    return value;
+}
+
+/* '<f4' */
+static bool cnn__npy_type(cnn__array *a, const char *p, const char *end)
+{
+    static const char *const types[] = { "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8",
+        "b1" };
+    p = cnn__npy_word(p, end, "'");
+    if (!p || end - p < 4 || !memchr("<>|=", *p, 4) || p[3] != '\'') return false;
+    a->kind = p[1], a->size = (size_t)(p[2] - '0'), a->big = *p == '>';
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (memcmp(p + 1, types[i], 2) == 0) return true;
+    return false;
+}
+
+/* (60000, 28, 28) */
+static bool cnn__npy_shape(cnn__array *a, const char *p, const char *end)
+{
+    p = cnn__npy_word(p, end, "(");
+    for (a->rank = 0, a->count = 1; p && !cnn__npy_word(p, end, ")"); ) {
+        if (a->rank == 4) return false;
+        long long v = -1;
+        while (p < end && *p == ' ') p++;
+        for (; p < end && *p >= '0' && *p <= '9' && v <= INT_MAX; p++) v = (v < 0 ? 0 : v) * 10 + (*p - '0');
+        if (v < 1 || v > INT_MAX) return false;
+        a->dim[a->rank++] = (int)v;
+        a->count = cnn__mul_size(a->count, (size_t)v);
+        if (!cnn__npy_word(p, end, ")")) p = cnn__npy_word(p, end, ",");
+    }
+    return p != NULL;
+}
+
+static bool cnn__open_npy(cnn_dataset *d, const cnn__input *from, bool targets, cnn__array *a)
+{
+    const char          *name = from->name;
+    const unsigned char *p = from->p;
+    const size_t         bytes = from->bytes;
+    (void)targets;
+    memset(a, 0, sizeof *a);
+    if (bytes >= 4 && memcmp(p, "PK\3\4", 4) == 0)
+        return cnn__data_fail(d, "%s is a zip, perhaps of numpy.savez: save each array by numpy.save", name);
+    if (bytes < 10 || memcmp(p, "\x93NUMPY", 6) != 0)
+        return cnn__data_fail(d, "%s: %s", name, bytes < 10 ? "truncated: a .npy file begins with 10 bytes"
+                              : "not a .npy file: it does not begin with \\x93NUMPY");
+    size_t head = p[6] == 1 ? 10 : 12, length = (size_t)p[8] | (size_t)p[9] << 8;
+    if (p[6] < 1 || p[6] > 3)
+        return cnn__data_fail(d, "%s: version %d of .npy: 1 to 3 can be read", name, p[6]);
+    if (p[6] > 1 && bytes >= 12) length |= (size_t)p[10] << 16 | (size_t)p[11] << 24;
+    if (bytes < head || bytes - head < length)
+        return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name,
+                              cnn__add_size(head, length), bytes);
+    const char *q = (const char *)p + head, *end = q + length;
+    const char *type = cnn__npy_value(q, end, "'descr':"), *shape = cnn__npy_value(q, end, "'shape':");
+    const char *order = cnn__npy_value(q, end, "'fortran_order':");
+    a->fortran = cnn__npy_word(order, end, "True") != NULL;
+    if (type && !cnn__npy_type(a, type, end))
+        return cnn__data_fail(d, "%s: elements of type %.*s: integers, floats and bools can be read", name,
+                              (int)(end - type < 20 ? end - type : 20), type);
+    if (shape && !cnn__npy_shape(a, shape, end))
+        return cnn__data_fail(d, "%s: shape %.*s: 1 to 4 extents from 1 to %d can be read", name,
+                              (int)(end - shape < 40 ? end - shape : 40), shape, INT_MAX);
+    if (shape && a->rank < 1)
+        return cnn__data_fail(d, "%s holds one number, of shape (): samples need an axis", name);
+    if (!type || !shape || !(a->fortran || cnn__npy_word(order, end, "False")))
+        return cnn__data_fail(d, "%s: the header is not the dictionary of a .npy file", name);
+    size_t need = cnn__mul_size(a->count, a->size), there = bytes - head - length;
+    a->data = p + head + length;
+    return need == there || cnn__data_fail(d, "%s: %sthe header promises %zu bytes of elements, the file has "
+                                           "%zu", name, there < need ? "truncated: " : "", need, there);
+}
+static const cnn__array_format cnn__npy = { cnn__open_npy, "samples", "targets" };
+
+CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t value_bytes, const void *labels,
+                                   size_t label_bytes)
+{
+    const cnn__input from[2] = { cnn__memory("values", values, value_bytes),
+                                 cnn__memory("labels", labels, label_bytes) };
+    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_arrays, &cnn__npy);
 }
 
 /* ---- CIFAR-10 and CIFAR-100, binary version (Krizhevsky 2009) ----
@@ -8413,192 +8581,11 @@ CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args 
     return cnn__read_inputs(&from, 1, cnn__set_csv, &a);
 }
 
-/* ---- .npy (NumPy Enhancement Proposal 1, 2007) ----
-
-   "\x93NUMPY"; two bytes of version; the length of the header, lowest byte first, in two bytes (from version
-   2 on four); the header, a Python dictionary; the elements and nothing behind them. */
-
-typedef struct {
-    const unsigned char *data;
-    char   kind;                               /* 'f' float, 'i' integer, 'u' without a sign, 'b' bool */
-    size_t size;                               /* bytes of an element */
-    bool   big, fortran;                       /* highest byte first; first index fastest, not the last */
-    int    rank, dim[4];
-    size_t count;                              /* elements */
-} cnn__npy;
-
-static const char *cnn__npy_word(const char *p, const char *end, const char *word)   /* behind it, or NULL */
-{
-    size_t n = strlen(word);
-    while (p && p < end && *p == ' ') p++;
-    return p && (size_t)(end - p) >= n && memcmp(p, word, n) == 0 ? p + n : NULL;
-}
-
-/* Where the value of a key begins that the dictionary has once; else NULL. */
-static const char *cnn__npy_value(const char *p, const char *end, const char *key)
-{
-    const char *value = NULL;
-    for (; p < end; p++) {
-        const char *next = *p == '\'' ? cnn__npy_word(p, end, key) : NULL;
-        if (next && value) return NULL;
-        if (next) value = next;
-    }
-    return value;
-}
-
-/* '<f4' */
-static bool cnn__npy_type(cnn__npy *a, const char *p, const char *end)
-{
-    static const char *const types[] = { "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8",
-        "b1" };
-    p = cnn__npy_word(p, end, "'");
-    if (!p || end - p < 4 || !memchr("<>|=", *p, 4) || p[3] != '\'') return false;
-    a->kind = p[1], a->size = (size_t)(p[2] - '0'), a->big = *p == '>';
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (memcmp(p + 1, types[i], 2) == 0) return true;
-    return false;
-}
-
-/* (60000, 28, 28) */
-static bool cnn__npy_shape(cnn__npy *a, const char *p, const char *end)
-{
-    p = cnn__npy_word(p, end, "(");
-    for (a->rank = 0, a->count = 1; p && !cnn__npy_word(p, end, ")"); ) {
-        if (a->rank == 4) return false;
-        long long v = -1;
-        while (p < end && *p == ' ') p++;
-        for (; p < end && *p >= '0' && *p <= '9' && v <= INT_MAX; p++) v = (v < 0 ? 0 : v) * 10 + (*p - '0');
-        if (v < 1 || v > INT_MAX) return false;
-        a->dim[a->rank++] = (int)v;
-        a->count = cnn__mul_size(a->count, (size_t)v);
-        if (!cnn__npy_word(p, end, ")")) p = cnn__npy_word(p, end, ",");
-    }
-    return p != NULL;
-}
-
-/* Read a header and check it against the bytes that are there. */
-static bool cnn__open_npy(cnn_dataset *d, const cnn__input *from, cnn__npy *a)
-{
-    const char          *name = from->name;
-    const unsigned char *p = from->p;
-    const size_t         bytes = from->bytes;
-    memset(a, 0, sizeof *a);
-    if (bytes >= 4 && memcmp(p, "PK\3\4", 4) == 0)
-        return cnn__data_fail(d, "%s is a zip, perhaps of numpy.savez: save each array by numpy.save", name);
-    if (bytes < 10 || memcmp(p, "\x93NUMPY", 6) != 0)
-        return cnn__data_fail(d, "%s: %s", name, bytes < 10 ? "truncated: a .npy file begins with 10 bytes"
-                              : "not a .npy file: it does not begin with \\x93NUMPY");
-    size_t head = p[6] == 1 ? 10 : 12, length = (size_t)p[8] | (size_t)p[9] << 8;
-    if (p[6] < 1 || p[6] > 3)
-        return cnn__data_fail(d, "%s: version %d of .npy: 1 to 3 can be read", name, p[6]);
-    if (p[6] > 1 && bytes >= 12) length |= (size_t)p[10] << 16 | (size_t)p[11] << 24;
-    if (bytes < head || bytes - head < length)
-        return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name,
-                              cnn__add_size(head, length), bytes);
-    const char *q = (const char *)p + head, *end = q + length;
-    const char *type = cnn__npy_value(q, end, "'descr':"), *shape = cnn__npy_value(q, end, "'shape':");
-    const char *order = cnn__npy_value(q, end, "'fortran_order':");
-    a->fortran = cnn__npy_word(order, end, "True") != NULL;
-    if (type && !cnn__npy_type(a, type, end))
-        return cnn__data_fail(d, "%s: elements of type %.*s: integers, floats and bools can be read", name,
-                              (int)(end - type < 20 ? end - type : 20), type);
-    if (shape && !cnn__npy_shape(a, shape, end))
-        return cnn__data_fail(d, "%s: shape %.*s: 1 to 4 extents from 1 to %d can be read", name,
-                              (int)(end - shape < 40 ? end - shape : 40), shape, INT_MAX);
-    if (shape && a->rank < 1)
-        return cnn__data_fail(d, "%s holds one number, of shape (): samples need an axis", name);
-    if (!type || !shape || !(a->fortran || cnn__npy_word(order, end, "False")))
-        return cnn__data_fail(d, "%s: the header is not the dictionary of a .npy file", name);
-    size_t need = cnn__mul_size(a->count, a->size), there = bytes - head - length;
-    a->data = p + head + length;
-    return need == there || cnn__data_fail(d, "%s: %sthe header promises %zu bytes of elements, the file has "
-                                           "%zu", name, there < need ? "truncated: " : "", need, there);
-}
-
-static float cnn__float_of_half(uint32_t half);
-/* The place of element i, counted with the last index fastest. */
-static size_t cnn__npy_place(const cnn__npy *a, size_t i)
-{
-    size_t at = 0, stride = a->count;
-    if (!a->fortran) return i;
-    for (int k = a->rank - 1; k >= 0; k--) {
-        const size_t n = (size_t)a->dim[k];
-        stride /= n, at += i % n * stride, i /= n;
-    }
-    return at;
-}
-static double cnn__npy_element(const cnn__npy *a, size_t i)
-{
-    const unsigned char *p = a->data + cnn__npy_place(a, i) * a->size;
-    uint64_t bits = 0;
-    for (size_t k = 0; k < a->size; k++) bits |= (uint64_t)p[a->big ? a->size - 1 - k : k] << 8 * k;
-    if (a->kind == 'f' && a->size == 2) return (double)cnn__float_of_half((uint32_t)bits);
-    if (a->kind == 'f' && a->size == 4) return (double)cnn__float_of_bits((uint32_t)bits);
-    if (a->kind == 'f') {
-        double v;
-        memcpy(&v, &bits, sizeof v);
-        return v;
-    }
-    if (a->kind == 'i' && bits >> (8 * a->size - 1))          /* negative: -1 is all ones */
-        return -1 - (double)(~bits & (UINT64_MAX >> (64 - 8 * a->size)));
-    return (double)bits;
-}
-
-/* (N), (N,C), (N,H,W) or (N,C,H,W) */
-static cnn_shape cnn__npy_sample(const cnn__npy *a)
-{
-    const int r = a->rank;
-    return (cnn_shape){ 1, r == 2 || r == 4 ? a->dim[1] : 1, r > 2 ? a->dim[r - 2] : 1,
-                        r > 2 ? a->dim[r - 1] : 1 };
-}
-
-/* All elements to own[k]: as bytes, whole numbers, or else floats. */
-static bool cnn__read_npy(cnn_dataset *d, const char *name, const cnn__npy *a, int k, bool bytes, bool whole)
-{
-    const size_t each = bytes ? 1 : whole ? sizeof(int) : sizeof(float);
-    if (!cnn__own(d, k, cnn__mul_size(a->count, each))) return false;
-    for (size_t i = 0; i < a->count; i++) {
-        const double v = cnn__npy_element(a, i);
-        if (isfinite(v) && fabs(v) > (double)FLT_MAX)
-            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", name, i, v);
-        if (whole && !cnn__is_label(v))
-            return cnn__data_fail(d, "%s: label %zu is %.15g: it must be within +-2^24", name, i, v);
-        if (bytes)      ((unsigned char *)d->own[k])[i] = (unsigned char)v;
-        else if (whole) ((int *)d->own[k])[i] = (int)v;
-        else            ((float *)d->own[k])[i] = (float)v;
-    }
-    return true;
-}
-
-static bool cnn__set_npy(cnn_dataset *d, const cnn__input *from, int n, const void *options)
-{
-    cnn__npy a, b = { .count = 0 };
-    (void)options;
-    if (!cnn__open_npy(d, from, &a) || (n > 1 && !cnn__open_npy(d, from + 1, &b))) return false;
-    if (n > 1 && b.dim[0] != a.dim[0])
-        return cnn__data_fail(d, "%s has %d samples, but %s has %d targets", from[0].name, a.dim[0],
-                              from[1].name, b.dim[0]);
-    const bool bytes = a.kind == 'u' && a.size == 1, whole = b.kind != 'f';
-    if (!cnn__read_npy(d, from[0].name, &a, 0, bytes, false)) return false;
-    if (n > 1 && !cnn__read_npy(d, from[1].name, &b, 1, false, whole)) return false;
-    return cnn__set_samples(d, bytes ? d->own[0] : NULL, bytes ? NULL : d->own[0], a.dim[0],
-                            cnn__npy_sample(&a)) &&
-           cnn__set_targets(d, whole ? d->own[1] : NULL, whole ? NULL : d->own[1], cnn__npy_sample(&b));
-}
-
-CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t value_bytes, const void *labels,
-                                   size_t label_bytes)
-{
-    const cnn__input from[2] = { cnn__memory("values", values, value_bytes),
-                                 cnn__memory("labels", labels, label_bytes) };
-    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_npy, NULL);
-}
-
 #ifndef CNN_NO_STDIO
 CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels)
 {
     const char *path[2] = { images, labels };
-    return cnn__read_paths("cnn_load_idx", path, labels ? 2 : 1, cnn__set_idx, NULL);
+    return cnn__read_paths("cnn_load_idx", path, labels ? 2 : 1, cnn__set_arrays, &cnn__idx);
 }
 CNN_API cnn_dataset cnn_load_cifar(const char *const *paths, int n_paths, int classes)
 {
@@ -8611,7 +8598,7 @@ CNN_API cnn_dataset cnn_load_csv_(cnn_csv_args a)
 CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels)
 {
     const char *path[2] = { values, labels };
-    return cnn__read_paths("cnn_load_npy", path, labels ? 2 : 1, cnn__set_npy, NULL);
+    return cnn__read_paths("cnn_load_npy", path, labels ? 2 : 1, cnn__set_arrays, &cnn__npy);
 }
 #endif
 
@@ -8733,17 +8720,19 @@ static const char *cnn__fit_picture(unsigned char *to, const cnn_picture *p, int
 
 /* ---- Folders: sorted names of what is in them ---- */
 
-typedef struct { char **name; int count, capacity; size_t text; } cnn__list;    /* text: bytes, with ends */
+/* class: the number of the folder that is listed; text: bytes of all names, with their ends. */
+typedef struct { char *name; int class; } cnn__listed;
+typedef struct { cnn__listed *at; int count, capacity, class; size_t text; } cnn__list;
 
 static void cnn__free_list(cnn__list *l)
 {
-    for (int i = 0; i < l->count; i++) CNN_FREE(l->name[i]);
-    CNN_FREE(l->name);
+    for (int i = 0; i < l->count; i++) CNN_FREE(l->at[i].name);
+    CNN_FREE(l->at);
     memset(l, 0, sizeof *l);
 }
 static int cnn__by_bytes(const void *a, const void *b)
 {
-    return strcmp(*(char *const *)a, *(char *const *)b);
+    return strcmp(((const cnn__listed *)a)->name, ((const cnn__listed *)b)->name);
 }
 
 /* Take up "dir/name". */
@@ -8751,16 +8740,16 @@ static bool cnn__list_add(cnn_dataset *d, cnn__list *l, const char *dir, const c
 {
     const size_t n = strlen(dir), m = strlen(name), slash = n > 0 && dir[n - 1] != '/';
     if (l->count == l->capacity) {
-        const int capacity = l->capacity ? 2 * l->capacity : 16;
-        char    **more = l->capacity > INT_MAX / 16 ? NULL
-                       : CNN_REALLOC(l->name, (size_t)capacity * sizeof *more);
+        const int    capacity = l->capacity ? 2 * l->capacity : 16;
+        cnn__listed *more = l->capacity > INT_MAX / 16 ? NULL
+                          : CNN_REALLOC(l->at, (size_t)capacity * sizeof *more);
         if (!more) return cnn__data_fail(d, "folder: out of memory: %d names", capacity);
-        l->name = more, l->capacity = capacity;
+        l->at = more, l->capacity = capacity;
     }
     char *path = CNN_MALLOC(n + m + 2);
     if (!path) return cnn__data_fail(d, "folder: out of memory: %zu bytes", n + m + 2);
     memcpy(path, dir, n), path[n] = '/', memcpy(path + n + slash, name, m + 1);
-    l->name[l->count++] = path, l->text += n + slash + m + 1;
+    l->at[l->count++] = (cnn__listed){ path, l->class }, l->text += n + slash + m + 1;
     return true;
 }
 
@@ -8777,9 +8766,9 @@ static char cnn__kind_of(const char *path)
 static bool cnn__read_folder(cnn_dataset *d, cnn__list *l, const char *dir)
 {
     struct _finddata_t found;
-    cnn__list            pattern = { NULL, 0, 0, 0 };
+    cnn__list            pattern = { .count = 0 };
     bool                 good = cnn__list_add(d, &pattern, dir, "*");
-    const intptr_t       search = good ? _findfirst(pattern.name[0], &found) : -1;
+    const intptr_t       search = good ? _findfirst(pattern.at[0].name, &found) : -1;
     cnn__free_list(&pattern);
     if (search == -1) return cnn__data_fail(d, "folder %s: it cannot be opened", cnn__path_end(dir));
     do good = found.name[0] == '.' || cnn__list_add(d, l, dir, found.name);
@@ -8819,7 +8808,7 @@ static bool cnn__list_folder(cnn_dataset *d, cnn__list *l, const char *dir)
     const int before = l->count;
     if (!cnn__read_folder(d, l, dir)) return false;
     const size_t n = (size_t)(l->count - before);
-    if (n > 0) qsort(l->name + before, n, sizeof *l->name, cnn__by_bytes);
+    if (n > 0) qsort(l->at + before, n, sizeof *l->at, cnn__by_bytes);
     return true;
 }
 
@@ -8868,38 +8857,36 @@ static bool cnn__fill_folder(cnn_request *want, void *user)
     return true;
 }
 
-/* List the classes, and the files of each: those of class k end at end[k]. */
-static bool cnn__list_classes(cnn_dataset *d, const char *path, cnn__list *class, cnn__list *file, int **end)
+/* List the classes, and the files of each. */
+static bool cnn__list_classes(cnn_dataset *d, const char *path, cnn__list *class, cnn__list *file)
 {
     int classes = 0;
     if (!cnn__list_folder(d, class, path)) return false;
     class->text = 0;
     for (int i = 0; i < class->count; i++) {           /* files beside the folders do not count */
-        if (cnn__kind_of(class->name[i]) != 'd') { CNN_FREE(class->name[i]); continue; }
-        class->text += strlen(class->name[i]) + 1, class->name[classes++] = class->name[i];
+        if (cnn__kind_of(class->at[i].name) != 'd') { CNN_FREE(class->at[i].name); continue; }
+        class->text += strlen(class->at[i].name) + 1, class->at[classes++] = class->at[i];
     }
     class->count = classes;
     if (classes == 0)
         return cnn__data_fail(d, "folder %s: it holds no folders: each class is one", cnn__path_end(path));
-    *end = CNN_MALLOC((size_t)classes * sizeof **end);
-    if (!*end) return cnn__data_fail(d, "folder: out of memory: %d classes", classes);
-    for (int k = 0; k < classes; k++) {
-        int i = file->count;
-        if (!cnn__list_folder(d, file, class->name[k])) return false;
+    for (; file->class < classes; file->class++) {
+        const char *folder = class->at[file->class].name;
+        int         i = file->count;
+        if (!cnn__list_folder(d, file, folder)) return false;
         if (file->count == i)
-            return cnn__data_fail(d, "folder %s: it holds no pictures", cnn__path_end(class->name[k]));
+            return cnn__data_fail(d, "folder %s: it holds no pictures", cnn__path_end(folder));
         for (; i < file->count; i++)
-            if (cnn__kind_of(file->name[i]) != 'f')
+            if (cnn__kind_of(file->at[i].name) != 'f')
                 return cnn__data_fail(d, "folder: %s is no file: a class holds nothing else",
-                                      cnn__path_end(file->name[i]));
-        (*end)[k] = file->count;
+                                      cnn__path_end(file->at[i].name));
     }
     return true;
 }
 
 /* Everything into the one block of the data set. */
 static cnn__folder *cnn__pack_folder(cnn_dataset *d, const cnn_folder_args *a, const cnn__list *class,
-                                     const cnn__list *file, const int *end)
+                                     const cnn__list *file)
 {
     const size_t files = (size_t)file->count, classes = (size_t)class->count;
     const size_t numbers = cnn__round_up(files * sizeof(int), sizeof(char *));
@@ -8911,13 +8898,12 @@ static cnn__folder *cnn__pack_folder(cnn_dataset *d, const cnn_folder_args *a, c
     f->label = (int *)(f + 1), f->file = (const char **)(void *)((char *)(f + 1) + numbers);
     f->names = f->file + files;
     char *text = (char *)(f->names + classes + 1);
-    for (size_t i = 0, k = 0; i < files; i++) {
-        while ((int)i >= end[k]) k++;
-        const size_t n = strlen(file->name[i]) + 1;
-        f->file[i] = memcpy(text, file->name[i], n), text += n, f->label[i] = (int)k;
+    for (size_t i = 0; i < files; i++) {
+        const size_t n = strlen(file->at[i].name) + 1;
+        f->file[i] = memcpy(text, file->at[i].name, n), text += n, f->label[i] = file->at[i].class;
     }
     for (size_t k = 0; k < classes; k++) {
-        const char  *name = strrchr(class->name[k], '/') + 1;
+        const char  *name = strrchr(class->at[k].name, '/') + 1;
         const size_t n = strlen(name) + 1;
         f->names[k] = memcpy(text, name, n), text += n;
     }
@@ -8942,14 +8928,13 @@ static bool cnn__check_folder(cnn_dataset *d, const cnn_folder_args *a)
 CNN_API cnn_dataset cnn_load_folder_(cnn_folder_args a)
 {
     cnn_dataset     d = { 0 };
-    cnn__list       class = { NULL, 0, 0, 0 }, file = { NULL, 0, 0, 0 };
+    cnn__list       class = { .count = 0 }, file = { .count = 0 };
     const cnn_shape s = { 1, a.c, a.h, a.w };
-    int            *end = NULL;
     cnn__folder    *f = NULL;
-    if (cnn__check_folder(&d, &a) && cnn__list_classes(&d, a.path, &class, &file, &end))
-        f = cnn__pack_folder(&d, &a, &class, &file, end);
+    if (cnn__check_folder(&d, &a) && cnn__list_classes(&d, a.path, &class, &file))
+        f = cnn__pack_folder(&d, &a, &class, &file);
     const int files = file.count, classes = class.count;
-    cnn__free_list(&class), cnn__free_list(&file), CNN_FREE(end);
+    cnn__free_list(&class), cnn__free_list(&file);
     d.type = CNN_U8, d.target_type = CNN_I32;
     if (!f || !cnn__set_samples(&d, NULL, NULL, files, s)) return d;
     d.names = f->names, d.classes = classes, d.target = cnn__vector(1);
