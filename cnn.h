@@ -9060,23 +9060,11 @@ typedef struct { void *p; } cnn__lock, cnn__bell;                   /* an SRWLOC
 #define CNN__WAIT(b, l)         SleepConditionVariableSRW((struct _RTL_CONDITION_VARIABLE *)(void *)(b), \
                                                           CNN__SRW(l), 0xFFFFFFFF, 0)
 #define CNN__RING(b)            WakeConditionVariable((struct _RTL_CONDITION_VARIABLE *)(void *)(b))
-typedef struct { uintptr_t handle; void (*run)(void *); void *with; } cnn__thread;
-static unsigned __stdcall cnn__run_thread(void *thread)
-{
-    cnn__thread *t = thread;
-    t->run(t->with);
-    return 0;
-}
-static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
-{
-    t->run = run, t->with = with;
-    return (t->handle = _beginthreadex(NULL, 0, cnn__run_thread, t, 0, NULL)) != 0;
-}
-static void cnn__join_thread(cnn__thread *t)
-{
-    WaitForSingleObject((void *)t->handle, 0xFFFFFFFF);
-    CloseHandle((void *)t->handle);
-}
+#define CNN__RUNS               unsigned __stdcall
+#define CNN__START(t)           (((t)->id = _beginthreadex(NULL, 0, cnn__run_thread, t, 0, NULL)) != 0)
+#define CNN__JOIN(t)            (WaitForSingleObject((void *)(t)->id, 0xFFFFFFFF), \
+                                 CloseHandle((void *)(t)->id))
+typedef uintptr_t cnn__thread_id;
 #elif defined(CNN__PTHREADS)
 typedef pthread_mutex_t cnn__lock;
 typedef pthread_cond_t  cnn__bell;
@@ -9086,27 +9074,30 @@ typedef pthread_cond_t  cnn__bell;
 #define CNN__UNLOCK(l)          pthread_mutex_unlock(l)
 #define CNN__WAIT(b, l)         pthread_cond_wait(b, l)
 #define CNN__RING(b)            pthread_cond_signal(b)
-typedef struct { pthread_t id; void (*run)(void *); void *with; } cnn__thread;
-static void *cnn__run_thread(void *thread)
+#define CNN__RUNS               void *
+#define CNN__START(t)           (pthread_create(&(t)->id, NULL, cnn__run_thread, t) == 0)
+#define CNN__JOIN(t)            pthread_join((t)->id, NULL)
+typedef pthread_t cnn__thread_id;
+#else
+#define CNN__START(t)           false
+#define CNN__JOIN(t)            ((void)(t))
+typedef int cnn__thread_id;
+#endif
+typedef struct { cnn__thread_id id; void (*run)(void *); void *with; } cnn__thread;
+#ifdef CNN__RUNS
+static CNN__RUNS cnn__run_thread(void *thread)
 {
     cnn__thread *t = thread;
     t->run(t->with);
-    return NULL;
+    return 0;
 }
+#endif
 static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
 {
     t->run = run, t->with = with;
-    return pthread_create(&t->id, NULL, cnn__run_thread, t) == 0;
+    return CNN__START(t);
 }
-static void cnn__join_thread(cnn__thread *t) { pthread_join(t->id, NULL); }
-#else
-typedef struct { int none; } cnn__thread;
-static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
-{
-    return (void)t, (void)run, (void)with, false;
-}
-static void cnn__join_thread(cnn__thread *t) { (void)t; }
-#endif
+static void cnn__join_thread(cnn__thread *t) { CNN__JOIN(t); }
 
 /* ---- Batches: read, then fed ----
 
@@ -9510,11 +9501,6 @@ static cnn__planes cnn__targets_of(const cnn_dataset *d, const cnn__batch *b, co
                           .hot = d->target_type == CNN_I32 && to->shape.c != d->target.c };
 }
 
-static bool cnn__is_changed(const cnn_augment *a)
-{
-    return a->shift || a->flip || a->cutout || a->mixup > 0 || a->cutmix > 0;
-}
-
 /* Are the labels of a batch, which become channels, classes? */
 static bool cnn__check_hot(const cnn_tensor *target, const cnn__planes *s, const cnn__batch *b)
 {
@@ -9569,7 +9555,7 @@ static int cnn__feed(cnn__reader *r, cnn_tensor *x, cnn_tensor *target, int firs
     const int          n = cnn__read_batch(r, first, &q.batch);
     if (r->error[0]) cnn__fail(g, NULL, "feed", "data set: %s", r->error);
     if (n == 0) return 0;
-    if (a && cnn__is_changed(a)) q.a = a;
+    if (a && (a->shift || a->flip || a->cutout || a->mixup > 0 || a->cutmix > 0)) q.a = a;
     q.samples = cnn__samples_of(d, &q.batch), q.each = (size_t)cnn__sample(d->shape);
     if (target) {
         q.targets = cnn__targets_of(d, &q.batch, target);
@@ -10880,18 +10866,15 @@ static double cnn__element(const cnn__file *f, const cnn__entry *e, size_t i)
     }
 }
 
-static int cnn__hex_digit(char c)
-{
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
 static bool cnn__read_hex(const char *s, int digits, uint32_t *value)
 {
+    static const char hex[] = "0123456789abcdefABCDEF";
     *value = 0;
     for (int i = 0; i < digits; i++) {
-        if (cnn__hex_digit(s[i]) < 0) return false;
-        *value = *value << 4 | (uint32_t)cnn__hex_digit(s[i]);
+        const char *digit = s[i] ? strchr(hex, s[i]) : NULL;
+        if (!digit) return false;
+        const uint32_t v = (uint32_t)(digit - hex);
+        *value = *value << 4 | (v < 16 ? v : v - 6);
     }
     return true;
 }
@@ -11230,6 +11213,12 @@ static cnn__entry *cnn__lookup(const cnn__file *f, const char *prefix, const cha
     return f->n ? bsearch(&key, f->entry, f->n, sizeof *f->entry, cnn__compare_entry) : NULL;
 }
 
+/* "conv1.weight", "conv1.bias": one name more. */
+static void cnn__say_name(cnn__page *list, const char *name)
+{
+    cnn__say(list, "%s\"%.40s\"", list->said ? ", " : "", name);
+}
+
 /* The first entry whose name ends in this one, as behind a prefix; NULL: none. */
 static const cnn__entry *cnn__longer_name(const cnn__file *f, const char *name)
 {
@@ -11248,11 +11237,9 @@ static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *prefix,
 {
     cnn__entry *e = cnn__lookup(f, prefix, name);
     if (!e) {
-        char list[160] = "none";
-        int  n = 0;
-        for (size_t i = 0; i < f->n && i < 3; i++)
-            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", i ? ", " : "",
-                             f->entry[i].name);
+        char      list[160] = "none";
+        cnn__page names = { list, sizeof list, 0, 0 };
+        for (size_t i = 0; i < f->n && i < 3; i++) cnn__say_name(&names, f->entry[i].name);
         const cnn__entry *like = *prefix ? NULL : cnn__longer_name(f, name);
         const int n_like = like ? (int)(strlen(like->name) - strlen(name)) : 0;
         cnn__file_fail(f, "there is no tensor \"%s%.60s\"; the file has %zu: %s%s%s%.*s%s", prefix, name,
@@ -11345,12 +11332,11 @@ static bool cnn__is_extra(const cnn__file *f, const cnn__entry *e)
 }
 static bool cnn__check_extra(const cnn__file *f)
 {
-    char list[160] = "";
-    int  n = 0, extra = 0;
+    char      list[160] = "";
+    cnn__page names = { list, sizeof list, 0, 0 };
+    int       extra = 0;
     for (size_t i = 0; i < f->n; i++)
-        if (cnn__is_extra(f, &f->entry[i]) && extra++ < 3)
-            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", n ? ", " : "",
-                             f->entry[i].name);
+        if (cnn__is_extra(f, &f->entry[i]) && extra++ < 3) cnn__say_name(&names, f->entry[i].name);
     return !extra || cnn__file_fail(f, "the net has nothing for %d tensors of the file: %s%s (.extra_ok = 1 "
                                        "leaves them out)", extra, list, extra > 3 ? ", ..." : "");
 }
@@ -11556,8 +11542,9 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
     }
     /* The option struct, and behind it the options as the text of a call's arguments: ".pad=1,.pad_h=0". */
     const size_t bytes = op->args_size + (rest ? 2 * strlen(rest) : 0) + 2;
-    char *args = op->args_size ? CNN_MALLOC(bytes) : NULL, *said = args ? args + op->args_size : NULL;
-    if (op->args_size && !args) return cnn__file_fail(f, "out of memory: %zu bytes", bytes), nil;
+    char *args = op->args_size ? cnn__file_realloc(f, NULL, bytes) : NULL;
+    char *said = args ? args + op->args_size : NULL;
+    if (op->args_size && !args) return nil;
     if (args) memset(args, 0, bytes);
     if (args && op->fields) memcpy(args + sizeof said, &said, sizeof said);
     for (const char *c = rest; said && c && *c; c++) {
@@ -11819,13 +11806,6 @@ static void cnn__put_options(cnn__string *to, const cnn_tensor *y)
     }
 }
 
-static void cnn__put_values(cnn__string *to, cnn_tensor *t)
-{
-    const float *v = cnn_map_read(t);
-    cnn__put(to, " x", 2);
-    for (int i = 0; v && i < cnn__len(t->shape) && !to->g->error[0]; i++)
-        cnn__putf(to, "%08lx", (unsigned long)cnn__bits_of_float(v[i]));
-}
 static void cnn__put_graph(cnn__string *to)
 {
     const cnn_graph *g = to->g;
@@ -11844,7 +11824,10 @@ static void cnn__put_graph(cnn__string *to)
             if (!t->batched) cnn__putf(to, "%d,", t->shape.n);
             cnn__putf(to, "%d,%d,%d", t->shape.c, t->shape.h, t->shape.w);
         }
-        if (t->kind == CNN_CONST) cnn__put_values(to, &g->order[i]->t);
+        const float *value = t->kind == CNN_CONST ? cnn_map_read(&g->order[i]->t) : NULL;
+        if (value) cnn__put(to, " x", 2);
+        for (int k = 0; value && k < cnn__len(t->shape) && !g->error[0]; k++)
+            cnn__putf(to, "%08lx", (unsigned long)cnn__bits_of_float(value[k]));
         if (t->frozen)                  cnn__putf(to, " frozen");
         if (g->order[i]->wants_grad)    cnn__putf(to, " grad");
         if (t->kept)                    cnn__putf(to, " kept");
@@ -11873,10 +11856,10 @@ static int cnn__file_extents(const cnn_tensor *t, int extent[4])
 static cnn__text cnn__file_shape(const cnn_tensor *t)
 {
     cnn__text text;
-    int n = 0, extent[4], rank = cnn__file_extents(t, extent);
-    for (int k = 0; k < rank; k++)
-        n += cnn__format(text.s + n, sizeof text.s - (size_t)n, "%c%d", k ? ',' : '[', extent[k]);
-    cnn__format(text.s + n, sizeof text.s - (size_t)n, "]");
+    cnn__page page = { text.s, sizeof text.s, 0, 0 };
+    int       extent[4], rank = cnn__file_extents(t, extent);
+    for (int k = 0; k < rank; k++) cnn__say(&page, "%c%d", k ? ',' : '[', extent[k]);
+    cnn__say(&page, "]");
     return text;
 }
 
@@ -12149,8 +12132,8 @@ static bool cnn__read_about(cnn__file *f)
     size_t      n = 1;
     if (!line) return true;
     for (const char *s = line; *s; s++) n += *s == ' ';
-    const char **names = CNN_MALLOC(n * sizeof *names);
-    if (!names) return cnn__file_fail(f, "out of memory: %zu bytes", n * sizeof *names);
+    const char **names = cnn__file_realloc(f, NULL, n * sizeof *names);
+    if (!names) return false;
     bool good = n >= 8;
     for (size_t k = 0; k < n && good; k++) {
         word = cnn__word(&line);
@@ -12178,10 +12161,9 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
                                  "cnn_load_weights");
     size_t lines = 1;
     for (const char *s = f->graph; *s; s++) lines += *s == '\n';
-    size_t       bytes = cnn__mul_size(lines, sizeof(cnn_tensor *));
-    cnn_tensor **node = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
-    if (!node) return cnn__file_fail(f, "out of memory: %zu bytes", bytes);
-    cnn_tensor *root = cnn__read_nodes(f, a, node);
+    cnn_tensor **node = cnn__file_realloc(f, NULL, cnn__mul_size(lines, sizeof *node)), *root;
+    if (!node) return false;
+    root = cnn__read_nodes(f, a, node);
     CNN_FREE(node);
     if (g->error[0]) return false;
     if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* not a loss */
