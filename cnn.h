@@ -8735,17 +8735,13 @@ static int cnn__by_bytes(const void *a, const void *b)
     return strcmp(((const cnn__listed *)a)->name, ((const cnn__listed *)b)->name);
 }
 
+static bool cnn__grow(cnn_graph *g, const char *at, void *array, int count, int *capacity, size_t each);
 /* Take up "dir/name". */
 static bool cnn__list_add(cnn_dataset *d, cnn__list *l, const char *dir, const char *name)
 {
     const size_t n = strlen(dir), m = strlen(name), slash = n > 0 && dir[n - 1] != '/';
-    if (l->count == l->capacity) {
-        const int    capacity = l->capacity ? 2 * l->capacity : 16;
-        cnn__listed *more = l->capacity > INT_MAX / 16 ? NULL
-                          : CNN_REALLOC(l->at, (size_t)capacity * sizeof *more);
-        if (!more) return cnn__data_fail(d, "folder: out of memory: %d names", capacity);
-        l->at = more, l->capacity = capacity;
-    }
+    if (!cnn__grow(NULL, NULL, &l->at, l->count, &l->capacity, sizeof *l->at))
+        return cnn__data_fail(d, "folder: out of memory: %d names", l->count + 1);
     char *path = CNN_MALLOC(n + m + 2);
     if (!path) return cnn__data_fail(d, "folder: out of memory: %zu bytes", n + m + 2);
     memcpy(path, dir, n), path[n] = '/', memcpy(path + n + slash, name, m + 1);
@@ -8862,10 +8858,9 @@ static bool cnn__list_classes(cnn_dataset *d, const char *path, cnn__list *class
 {
     int classes = 0;
     if (!cnn__list_folder(d, class, path)) return false;
-    class->text = 0;
     for (int i = 0; i < class->count; i++) {           /* files beside the folders do not count */
-        if (cnn__kind_of(class->at[i].name) != 'd') { CNN_FREE(class->at[i].name); continue; }
-        class->text += strlen(class->at[i].name) + 1, class->at[classes++] = class->at[i];
+        if (cnn__kind_of(class->at[i].name) == 'd') class->at[classes++] = class->at[i];
+        else                                        CNN_FREE(class->at[i].name);
     }
     class->count = classes;
     if (classes == 0)
@@ -9433,18 +9428,6 @@ static void cnn__gather(float *out, const cnn__planes *s, size_t from, int c, co
     else             for (int j = 0; j < n; j++) out[j] = at[j] < 0 ? outside : (float)labels[at[j]];
 }
 
-/* All channels of one sample as they are. */
-static void cnn__feed_plain(float *out, const cnn__planes *s, int channels, size_t from)
-{
-    const size_t plane = (size_t)cnn__plane(s->shape);
-    for (int c = 0; c < channels; c++, out += plane, from += plane) {
-        const int k = c < 3 ? c : 3;
-        if (s->bytes)       for (size_t j = 0; j < plane; j++) out[j] = s->table[k][s->bytes[from + j]];
-        else if (s->labels) for (size_t j = 0; j < plane; j++) out[j] = (float)s->labels[from + j];
-        else for (size_t j = 0; j < plane; j++) out[j] = (s->floats[from + j] - s->mean[k]) / s->by[k];
-    }
-}
-
 /* All channels of one sample, seen through v, and mixed with another one unless m is NULL. */
 static void cnn__feed_seen(float *out, const cnn__planes *s, int channels, size_t from, const cnn__view *v,
                            const cnn__mix *m)
@@ -9478,9 +9461,18 @@ static void cnn__feed_one(float *out, const cnn__planes *s, int channels, int at
                           const cnn__mix *m)
 {
     static const cnn__view still = { .mirror = false };
-    const size_t from = (size_t)at * (size_t)cnn__sample(s->shape);
-    if (v || s->hot) cnn__feed_seen(out, s, channels, from, v ? v : &still, m);
-    else             cnn__feed_plain(out, s, channels, from);
+    const size_t plane = (size_t)cnn__plane(s->shape);
+    size_t       from = (size_t)at * (size_t)cnn__sample(s->shape);
+    if (v || s->hot) {
+        cnn__feed_seen(out, s, channels, from, v ? v : &still, m);
+        return;
+    }
+    for (int c = 0; c < channels; c++, out += plane, from += plane) {          /* all as they are */
+        const int k = c < 3 ? c : 3;
+        if (s->bytes)       for (size_t j = 0; j < plane; j++) out[j] = s->table[k][s->bytes[from + j]];
+        else if (s->labels) for (size_t j = 0; j < plane; j++) out[j] = (float)s->labels[from + j];
+        else for (size_t j = 0; j < plane; j++) out[j] = (s->floats[from + j] - s->mean[k]) / s->by[k];
+    }
 }
 
 static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)
@@ -10805,7 +10797,8 @@ typedef struct {
     const char          *at, *what, *path;     /* for messages: main.c:7: load "net.safetensors": ... */
     char                *header, *end, *p;     /* p: where the reader is */
     cnn__entry          *entry;                /* sorted by name */
-    size_t               n, capacity;
+    size_t               n;
+    int                  capacity;
     const unsigned char *data;
     size_t               bytes;                /* of data; SIZE_MAX while they are not read yet */
     void                *own;                  /* the data, if it was read from a path */
@@ -11131,12 +11124,8 @@ static bool cnn__read_header(cnn__file *f)
             if (!cnn__read_metadata(f)) return false;
             continue;
         }
-        if (f->n == f->capacity) {
-            const size_t capacity = f->capacity ? 2 * f->capacity : 32;
-            void *more = cnn__file_realloc(f, f->entry, cnn__mul_size(capacity, sizeof *f->entry));
-            if (!more) return false;
-            f->entry = more, f->capacity = capacity;
-        }
+        if (!cnn__grow(NULL, NULL, &f->entry, (int)f->n, &f->capacity, sizeof *f->entry))
+            return cnn__file_fail(f, "out of memory: %zu tensors", f->n + 1);
         cnn__entry *e = &f->entry[f->n];
         memset(e, 0, sizeof *e);
         e->name = name;
@@ -12138,8 +12127,7 @@ static bool cnn__read_about(cnn__file *f)
     for (size_t k = 0; k < n && good; k++) {
         word = cnn__word(&line);
         good = word && (k < 8 ? cnn__read_hex(word, 8, &bits[k]) && !word[8] : cnn__unescape(word));
-        if (k < 8) continue;
-        names[k - 8] = word;
+        if (k >= 8) names[k - 8] = word;
     }
     for (int k = 0; k < 4 && good; k++) {
         d.mean[k] = cnn__float_of_bits(bits[k]), d.deviation[k] = cnn__float_of_bits(bits[4 + k]);
