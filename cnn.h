@@ -7965,6 +7965,14 @@ static unsigned char *cnn__read_file(const char *path, size_t *bytes, char *erro
 
 /* ---- What all data sets share: the order of the samples, the number of classes, the defaults ---- */
 
+/* Copy a text, with the 0 at its end, to *to, which moves on. */
+static const char *cnn__put_text(char **to, const char *text)
+{
+    const size_t n = strlen(text) + 1;
+    const char  *at = memcpy(*to, text, n);
+    return *to += n, at;
+}
+
 /* Allocate array k of the data set's own memory. */
 static bool cnn__own(cnn_dataset *d, int k, size_t bytes)
 {
@@ -8091,8 +8099,7 @@ static cnn_dataset cnn__read_inputs(const cnn__input *from, int n, cnn__format_r
 
 static cnn__input cnn__memory(const char *name, const void *p, size_t bytes)
 {
-    const cnn__input from = { name, p ? p : "", p ? bytes : 0, NULL };
-    return from;
+    return (cnn__input){ name, p ? p : "", p ? bytes : 0, NULL };
 }
 
 #ifndef CNN_NO_STDIO
@@ -8444,14 +8451,21 @@ static const char *cnn__read_decimal(const char *p, const char *end, double *v)
     return p;
 }
 
+/* How the columns of a CSV file are read: targets stand in [from,to), the values of the sample elsewhere. The
+   next line begins at `at`; the present one has this number. */
+typedef struct { const char *name; char separator; float scale; bool labels;
+                 size_t columns, from, to; cnn_shape sample, target;
+                 const char *at, *end; int number;
+                 float *to_values, *to_targets; int *to_labels; } cnn__csv;
+
 /* The next line that is not blank: from *line to the pointer returned, without the end of the line; NULL at
    the end of the text. */
-static const char *cnn__next_line(const char **p, const char *end, const char **line, int *number)
+static const char *cnn__next_line(cnn__csv *t, const char **line)
 {
-    while (*p < end) {
-        const char *stop = memchr(*p, '\n', (size_t)(end - *p)), *to = stop ? stop : end, *q = *p;
-        *line = *p, *p = stop ? stop + 1 : end;
-        if (*number < INT_MAX) ++*number;
+    while (t->at < t->end) {
+        const char *q = t->at, *stop = memchr(q, '\n', (size_t)(t->end - q)), *to = stop ? stop : t->end;
+        *line = q, t->at = stop ? stop + 1 : t->end;
+        if (t->number < INT_MAX) t->number++;
         while (q < to && (*q == ' ' || *q == '\t' || *q == '\r')) q++;
         if (q == to) continue;
         return to[-1] == '\r' ? to - 1 : to;
@@ -8476,10 +8490,6 @@ static const char *cnn__cell_hint(const char *cell, size_t n, char separator, bo
     if (separator != ',' && memchr(cell, ',', n)) return "; a decimal comma? Only a point can be read";
     return first ? "; is it a heading? .skip = 1 leaves it out" : "";
 }
-
-/* How the columns of a CSV file are read: targets stand in [from,to), the values of the sample elsewhere. */
-typedef struct { const char *name; char separator; float scale; bool labels;
-                 size_t columns, from, to; cnn_shape sample, target; } cnn__csv;
 
 static bool cnn__csv_columns(cnn_dataset *d, const cnn_csv_args *a, const char *hint, cnn__csv *t)
 {
@@ -8507,17 +8517,16 @@ static bool cnn__csv_columns(cnn_dataset *d, const cnn_csv_args *a, const char *
 }
 
 /* One line, from `line` to `end`: the values of a sample and its target. */
-static bool cnn__read_csv_line(cnn_dataset *d, const cnn__csv *t, const char *line, const char *end,
-                               int number, float **values, int **labels, float **targets)
+static bool cnn__read_csv_line(cnn_dataset *d, cnn__csv *t, const char *line, const char *end)
 {
     size_t cells = 1;
     for (const char *q = line; q < end; q++) cells += *q == t->separator;
     if (cells != t->columns)
-        return cnn__data_fail(d, "%s, line %d: %zu columns, the first line has %zu", t->name, number, cells,
-                              t->columns);
+        return cnn__data_fail(d, "%s, line %d: %zu columns, the first line has %zu", t->name, t->number,
+                              cells, t->columns);
     for (size_t k = 0; k < t->columns; k++) {
         const char  *cell = line, *stop = memchr(cell, t->separator, (size_t)(end - cell));
-        const bool   target = k >= t->from && k < t->to;
+        const bool   target = k >= t->from && k < t->to, first = d->own[0] == t->to_values;
         const double scale = target ? 1 : (double)t->scale;
         double       v = 0;
         const bool   good = cnn__read_cell(cell, stop ? stop : end, &v);
@@ -8525,14 +8534,14 @@ static bool cnn__read_csv_line(cnn_dataset *d, const cnn__csv *t, const char *li
         line = stop ? stop + 1 : end;
         if (!good || fabs(v) > (double)FLT_MAX || fabs(v * scale) > (double)FLT_MAX)
             return cnn__data_fail(d, "%s, line %d, column %zu: \"%.*s\" is no number that fits%s", t->name,
-                                  number, k + 1, (int)(shown < 20 ? shown : 20), cell,
-                                  cnn__cell_hint(cell, (size_t)shown, t->separator, d->own[0] == *values));
+                                  t->number, k + 1, (int)(shown < 20 ? shown : 20), cell,
+                                  cnn__cell_hint(cell, (size_t)shown, t->separator, first));
         if (target && t->labels && !cnn__is_label(v))
             return cnn__data_fail(d, "%s, line %d: label %g is no whole number within +-2^24", t->name,
-                                  number, v);
-        if (!target)        *(*values)++ = (float)(v * scale);
-        else if (t->labels) *(*labels)++ = (int)v;
-        else                *(*targets)++ = (float)v;
+                                  t->number, v);
+        if (!target)        *t->to_values++ = (float)(v * scale);
+        else if (t->labels) *t->to_labels++ = (int)v;
+        else                *t->to_targets++ = (float)v;
     }
     return true;
 }
@@ -8541,23 +8550,22 @@ static bool cnn__read_csv_line(cnn_dataset *d, const cnn__csv *t, const char *li
 static bool cnn__set_csv(cnn_dataset *d, const cnn__input *from, int n, const void *options)
 {
     const cnn_csv_args *a = options;
-    const char *begin = (const char *)from->p, *end = begin + from->bytes, *p, *line, *to, *hint = "";
+    const char *begin = (const char *)from->p, *line, *end, *hint = "";
     cnn__csv    t = { .name = from->name, .separator = a->separator ? a->separator : ',',
-                      .scale = a->scale != 0 ? a->scale : 1, .columns = 1 };
+                      .scale = a->scale != 0 ? a->scale : 1, .columns = 1, .end = begin + from->bytes };
     size_t      rows = 0;
-    int         number = 0;
     (void)n;
     if (a->skip < 0) return cnn__data_fail(d, "%s: skip is %d: it must not be negative", t.name, a->skip);
     if (!isfinite(t.scale)) return cnn__data_fail(d, "%s: scale %g is no number", t.name, (double)t.scale);
     if (from->bytes >= 3 && memcmp(begin, "\xEF\xBB\xBF", 3) == 0) begin += 3;   /* byte order mark */
-    for (int i = 0; i < a->skip && begin < end; i++, number++) {
-        const char *stop = memchr(begin, '\n', (size_t)(end - begin));
-        begin = stop ? stop + 1 : end;
+    for (; t.number < a->skip && begin < t.end; t.number++) {
+        const char *stop = memchr(begin, '\n', (size_t)(t.end - begin));
+        begin = stop ? stop + 1 : t.end;
     }
-    const int first = number;
-    for (p = begin; (to = cnn__next_line(&p, end, &line, &number)) != NULL; rows++) {
-        for (const char *q = line; rows == 0 && q < to; q++) t.columns += *q == t.separator;
-        if (rows == 0) hint = cnn__cell_hint(line, (size_t)(to - line), t.separator, false);
+    const int skipped = t.number;
+    for (t.at = begin; (end = cnn__next_line(&t, &line)) != NULL; rows++) {
+        for (const char *q = line; rows == 0 && q < end; q++) t.columns += *q == t.separator;
+        if (rows == 0) hint = cnn__cell_hint(line, (size_t)(end - line), t.separator, false);
     }
     if (rows == 0) return cnn__data_fail(d, "%s: there is no line with numbers", t.name);
     if (rows > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", t.name, INT_MAX);
@@ -8566,11 +8574,10 @@ static bool cnn__set_csv(cnn_dataset *d, const cnn__input *from, int n, const vo
     const size_t wide = t.to - t.from, size = t.labels ? sizeof(int) : sizeof(float);
     if (!cnn__own(d, 0, cnn__mul_size(cnn__mul_size(rows, t.columns - wide), sizeof(float)))) return false;
     if (wide && !cnn__own(d, 1, cnn__mul_size(cnn__mul_size(rows, wide), size))) return false;
-    float *values = d->own[0], *targets = d->own[1];
-    int   *labels = d->own[1];
-    number = first, p = begin;
-    while ((to = cnn__next_line(&p, end, &line, &number)) != NULL)
-        if (!cnn__read_csv_line(d, &t, line, to, number, &values, &labels, &targets)) return false;
+    t.to_values = d->own[0], t.to_labels = d->own[1], t.to_targets = d->own[1];
+    t.number = skipped, t.at = begin;
+    while ((end = cnn__next_line(&t, &line)) != NULL)
+        if (!cnn__read_csv_line(d, &t, line, end)) return false;
     return cnn__set_samples(d, NULL, d->own[0], (int)rows, t.sample) &&
            cnn__set_targets(d, t.labels ? d->own[1] : NULL, t.labels ? NULL : d->own[1], t.target);
 }
@@ -8893,15 +8900,10 @@ static cnn__folder *cnn__pack_folder(cnn_dataset *d, const cnn_folder_args *a, c
     f->label = (int *)(f + 1), f->file = (const char **)(void *)((char *)(f + 1) + numbers);
     f->names = f->file + files;
     char *text = (char *)(f->names + classes + 1);
-    for (size_t i = 0; i < files; i++) {
-        const size_t n = strlen(file->at[i].name) + 1;
-        f->file[i] = memcpy(text, file->at[i].name, n), text += n, f->label[i] = file->at[i].class;
-    }
-    for (size_t k = 0; k < classes; k++) {
-        const char  *name = strrchr(class->at[k].name, '/') + 1;
-        const size_t n = strlen(name) + 1;
-        f->names[k] = memcpy(text, name, n), text += n;
-    }
+    for (size_t i = 0; i < files; i++)
+        f->file[i] = cnn__put_text(&text, file->at[i].name), f->label[i] = file->at[i].class;
+    for (size_t k = 0; k < classes; k++)
+        f->names[k] = cnn__put_text(&text, strrchr(class->at[k].name, '/') + 1);
     f->names[classes] = NULL;
     if (f->file[0][f->skip] == '/') f->skip++;
     return f;
@@ -8974,10 +8976,7 @@ CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
     memset(about, 0, head);
     about->classes = (int)n;
     char *to = (char *)about + head;
-    for (size_t k = 0; k < n; k++) {
-        const size_t length = strlen(d->names[k]) + 1;
-        about->name[k] = memcpy(to, d->names[k], length), to += length;
-    }
+    for (size_t k = 0; k < n; k++) about->name[k] = cnn__put_text(&to, d->names[k]);
     for (int k = 0; k < 4; k++) about->mean[k] = d->mean[k], about->deviation[k] = cnn__divisor(d, k);
     CNN_FREE(g->about);
     g->about = about;
@@ -10810,8 +10809,7 @@ typedef struct {
 
 static cnn__file cnn__file_of(cnn_graph *g, const char *at, const char *what, const char *path)
 {
-    cnn__file f = { .g = g, .at = at, .what = what, .path = path };
-    return f;
+    return (cnn__file){ .g = g, .at = at, .what = what, .path = path };
 }
 
 CNN__PRINTF(2, 3)
