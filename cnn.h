@@ -778,8 +778,7 @@ typedef bool (*cnn_fill)(cnn_request *, void *user);           /* false after an
    several properties. Pixels that came as bytes stay bytes, and become (byte/255 - mean[c]) / deviation[c]
    when fed (a deviation that is not positive counts as 1). A value, not a pointer: the loaders return it. If
    loading failed, count is 0 and error says why (cnn_fit passes that on to the graph); it still has to be
-   given to cnn_dataset_free. Only mean, deviation and names may be written, as for a net that was trained
-   elsewhere with others. */
+   given to cnn_dataset_free. Only mean, deviation and names may be set, as for a net trained elsewhere. */
 typedef struct cnn_dataset {
     int                  count, classes;        /* samples; classes = largest label + 1 */
     cnn_shape            shape, target;         /* of one sample, and of one target: n = 1 */
@@ -875,8 +874,7 @@ CNN_API void        cnn_shuffle(cnn_dataset *, uint64_t seed);
 CNN_API cnn_dataset cnn_split(const cnn_dataset *, int first, int count);
 /* What a net has to know of its data when it is used: mean and deviation, and the names of the classes.
    cnn_fit takes them over; else cnn_remember does. They go into model files, and cnn_load remembers them.
-   cnn_recall gives them to a data set, which names them no longer than the graph lives. Class name: NULL if
-   none is known. */
+   cnn_recall gives them to a data set, for as long as the graph lives. Class name: NULL if none is known. */
 CNN_API bool        cnn_remember(cnn_graph *, const cnn_dataset *);
 CNN_API void        cnn_recall(const cnn_graph *, cnn_dataset *);
 CNN_API const char *cnn_class_name(const cnn_graph *, int k);
@@ -1019,8 +1017,7 @@ CNN_API bool      cnn_history_updates_csv(const cnn_history *, const char *path)
    optimizer's vectors) and "cnn.average.conv1.weight", which PyTorch's strict loading refuses. cnn_fit's
    .checkpoint is such a file that knows its place in the training, too. cnn_load takes all that a file has of
    these, with .inference = 1 only the net and its weights; without vectors the optimizer starts from zero.
-   cnn_load_weights takes weights from any of them. Other tensors that are not floats are ignored, and not
-   written again by saving. */
+   cnn_load_weights takes weights from any of them. Other tensors than floats are ignored, and not saved again. */
 typedef struct { const char *at, *said, *path; /* path: required; of cnn_load_memory: only for messages */
                  int max_batch, threads, exact, inference, keep_grads; /* as in cnn_new */
                  uint64_t seed; cnn_isa isa; cnn_backend *backend; /* too; seed: default the saved one */
@@ -7980,9 +7977,8 @@ static bool cnn__own(cnn_dataset *d, int k, size_t bytes)
     return d->own[k] || cnn__data_fail(d, "data set: out of memory: %zu bytes", bytes);
 }
 
-/* d->order is followed by as many indices again: the order from which cnn_shuffle starts. Only the order is
-   owned; the samples lie elsewhere, so that a split costs eight bytes a sample and a data set may be copied
-   and moved. */
+/* d->order is followed by as many indices again, from which cnn_shuffle starts. Only the order is owned: so a
+   split costs eight bytes a sample, and a data set may be copied and moved. */
 static bool cnn__set_order(cnn_dataset *d, int count, const int *from)
 {
     size_t n = (size_t)count, bytes = cnn__mul_size(n, 2 * sizeof *d->order);
@@ -8615,8 +8611,7 @@ CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels)
 static void cnn__free_pixels(void *pixels) { CNN_FREE(pixels); }
 
 static bool cnn__is_blank(unsigned char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-/* A number of the header of a PNM file, and the blank behind it; -1: none. Comments reach from # to the end
-   of the line. */
+/* A number of a PNM header and the blank behind it; -1: none. Comments go from # to the end of the line. */
 static int cnn__pnm_number(const unsigned char **p, const unsigned char *end)
 {
     int n = -1;
@@ -9002,8 +8997,7 @@ CNN_API const char *cnn_class_name(const cnn_graph *g, int k)
 
 /* ---- Order and scale ---- */
 
-/* A whole number in [0,n), each equally likely: bits that fall into the incomplete last interval are drawn
-   again. */
+/* A whole number in [0,n), each equally likely: bits in the incomplete last interval are drawn again. */
 static uint32_t cnn__below(uint32_t n, uint64_t key, uint64_t stream, uint64_t *drawn)
 {
     uint32_t bits, end = UINT32_MAX - UINT32_MAX % n;
@@ -9012,8 +9006,7 @@ static uint32_t cnn__below(uint32_t n, uint64_t key, uint64_t stream, uint64_t *
 }
 
 /* Fisher and Yates 1938, after Durstenfeld 1964: each of the n! orders is equally likely. It starts from the
-   order that the data set was made with, so the result depends on the seed alone and not on earlier
-   shuffles. */
+   order that the data set was made with: so the seed alone counts, and not earlier shuffles. */
 CNN_API void cnn_shuffle(cnn_dataset *d, uint64_t seed)
 {
     const uint64_t stream = 0x73687566u;               /* "shuf": not a stream of weights or dropout */
@@ -9106,8 +9099,7 @@ typedef struct {
     int n;
 } cnn__batch;
 
-/* A pass over a data set. A stream is read into slots, in turn: while the net computes with one of them, a
-   thread fills the other. */
+/* A pass over a data set. While the net computes with one slot of a stream, a thread fills the other. */
 typedef struct { cnn_request want; const cnn_dataset *d; int first; bool good; } cnn__slot;
 typedef struct {
     const cnn_dataset *d;
@@ -9284,13 +9276,11 @@ static cnn__view cnn__draw_view(uint64_t seed, cnn_shape s, const cnn_augment *a
     return v;
 }
 
-/* What is mixed into a sample: that at `at`, of which the sample keeps `share` or, in cutmix, all but a box.
-   */
+/* What is mixed into a sample: that at `at`; the sample keeps `share` or, in cutmix, all but a box. */
 typedef struct { int at; cnn__view view; bool boxed; float share; cnn__box box; } cnn__mix;
 
-/* Beta(alpha, alpha): for alpha <= 1 by Johnk (1964), else by von Neumann's rejection. Block k of the stream
-   belongs to attempt k; if all are in vain, alpha is so small that it is 0 or 1, or so large that it is 1/2.
-   */
+/* Beta(alpha, alpha): for alpha <= 1 by Johnk (1964), else by von Neumann's rejection. Attempt k has block k
+   of the stream; if all are in vain, alpha is so small that it is 0 or 1, or so large that it is 1/2. */
 static double cnn__draw_beta(double alpha, uint64_t seed, uint64_t stream, uint64_t block)
 {
     uint32_t r[4] = { 0 };
@@ -10870,8 +10860,7 @@ static bool cnn__read_hex(const char *s, int digits, uint32_t *value)
     return true;
 }
 
-/* A whole number as one would write it: no sign, no leading zero, at most `most`. Returns what follows, or
-   NULL. */
+/* A whole number as one would write it: no sign, no leading zero, at most `most`. What follows, or NULL. */
 static const char *cnn__read_whole(const char *s, uint64_t most, uint64_t *value)
 {
     *value = 0;
@@ -11217,8 +11206,7 @@ static const cnn__entry *cnn__longer_name(const cnn__file *f, const char *name)
     return NULL;
 }
 
-/* The entry that fits a tensor of this name and shape, whose extents of 1 may stand anywhere: (6,) is
-   (1,6,1,1). */
+/* The entry that fits a tensor's name and shape, whose extents of 1 may stand anywhere: (6,) is (1,6,1,1). */
 static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *prefix, const char *name,
                                          cnn_shape s)
 {
@@ -11550,8 +11538,7 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
     return y;
 }
 
-/* A constant takes its values where they are recorded: x3f80000040000000; NULL: of an older file, from the
-   tensor of its name. */
+/* The values of a constant: x3f80000040000000; NULL: of an older file, in the tensor of its name. */
 static bool cnn__read_values(const cnn__file *f, cnn_tensor *t, const char *word)
 {
     const size_t      n = cnn__checked_len(t->shape);
