@@ -7996,15 +7996,15 @@ static bool cnn__check_sample(cnn_dataset *d, const char *what, cnn_shape s)
                              "at most 2^31 - 1", what, s.c, s.h, s.w);
 }
 
-static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const float *floats, int count,
-                             cnn_shape shape)
+static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const float *floats, int n,
+                             cnn_shape s)
 {
     d->type = bytes ? CNN_U8 : floats ? CNN_F32 : d->type;
-    if (count < 1) return cnn__data_fail(d, "data set: %d samples: there must be at least one", count);
-    if (!cnn__check_sample(d, "samples", shape)) return false;
+    if (n < 1) return cnn__data_fail(d, "data set: %d samples: there must be at least one", n);
+    if (!cnn__check_sample(d, "samples", s)) return false;
     if (!d->type) return cnn__data_fail(d, "data set: the values are NULL");
-    if (!cnn__set_order(d, count, NULL)) return false;
-    d->shape = shape, d->bytes = bytes, d->floats = floats;
+    if (!cnn__set_order(d, n, NULL)) return false;
+    d->shape = s, d->bytes = bytes, d->floats = floats;
     for (int k = 0; k < 4; k++) d->deviation[k] = 1;
     return true;
 }
@@ -8175,22 +8175,21 @@ static cnn_shape cnn__array_sample(const cnn__array *a)
                         r > 2 ? a->dim[r - 1] : 1 };
 }
 
-/* All elements to own[k]: as bytes, whole numbers, or else floats. */
-static bool cnn__read_array(cnn_dataset *d, const char *name, const cnn__array *a, int k, bool bytes,
-                            bool whole)
+/* All elements to own[k], as values of this type. */
+static bool cnn__read_array(cnn_dataset *d, const char *name, const cnn__array *a, int k, cnn_type type)
 {
-    const size_t each = bytes ? 1 : whole ? sizeof(int) : sizeof(float);
+    const size_t each = type == CNN_U8 ? 1 : type == CNN_I32 ? sizeof(int) : sizeof(float);
     if (!cnn__own(d, k, cnn__mul_size(a->count, each))) return false;
-    if (bytes && !a->fortran) return memcpy(d->own[k], a->data, a->count) != NULL;
+    if (type == CNN_U8 && !a->fortran) return memcpy(d->own[k], a->data, a->count) != NULL;
     for (size_t i = 0; i < a->count; i++) {
         const double v = cnn__array_element(a, i);
         if (isfinite(v) && fabs(v) > (double)FLT_MAX)
             return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", name, i, v);
-        if (whole && !cnn__is_label(v))
+        if (type == CNN_I32 && !cnn__is_label(v))
             return cnn__data_fail(d, "%s: label %zu is %.15g: it must be within +-2^24", name, i, v);
-        if (bytes)      ((unsigned char *)d->own[k])[i] = (unsigned char)v;
-        else if (whole) ((int *)d->own[k])[i] = (int)v;
-        else            ((float *)d->own[k])[i] = (float)v;
+        if (type == CNN_U8)       ((unsigned char *)d->own[k])[i] = (unsigned char)v;
+        else if (type == CNN_I32) ((int *)d->own[k])[i] = (int)v;
+        else                      ((float *)d->own[k])[i] = (float)v;
     }
     return true;
 }
@@ -8204,10 +8203,10 @@ static bool cnn__set_arrays(cnn_dataset *d, const cnn__input *from, int n, const
         return cnn__data_fail(d, "%s has %d %s, but %s has %d %s", from[0].name, a.dim[0], format->samples,
                               from[1].name, b.dim[0], format->targets);
     const bool bytes = a.kind == 'u' && a.size == 1, whole = b.kind != 'f';
-    if (!cnn__read_array(d, from[0].name, &a, 0, bytes, false)) return false;
-    if (n > 1 && !cnn__read_array(d, from[1].name, &b, 1, false, whole)) return false;
-    return cnn__set_samples(d, bytes ? d->own[0] : NULL, bytes ? NULL : d->own[0], a.dim[0],
-                            cnn__array_sample(&a)) &&
+    if (!cnn__read_array(d, from[0].name, &a, 0, bytes ? CNN_U8 : CNN_F32)) return false;
+    if (n > 1 && !cnn__read_array(d, from[1].name, &b, 1, whole ? CNN_I32 : CNN_F32)) return false;
+    const cnn_shape sample = cnn__array_sample(&a);
+    return cnn__set_samples(d, bytes ? d->own[0] : NULL, bytes ? NULL : d->own[0], a.dim[0], sample) &&
            cnn__set_targets(d, whole ? d->own[1] : NULL, whole ? NULL : d->own[1], cnn__array_sample(&b));
 }
 
@@ -8262,10 +8261,9 @@ static bool cnn__open_idx(cnn_dataset *d, const cnn__input *from, bool targets, 
 }
 static const cnn__array_format cnn__idx = { cnn__open_idx, "images", "labels" };
 
-CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t image_bytes, const void *labels,
-                                   size_t label_bytes)
+CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t bytes, const void *labels, size_t label_bytes)
 {
-    const cnn__input from[2] = { cnn__memory("images", images, image_bytes),
+    const cnn__input from[2] = { cnn__memory("images", images, bytes),
                                  cnn__memory("labels", labels, label_bytes) };
     return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_arrays, &cnn__idx);
 }
@@ -8297,13 +8295,12 @@ static const char *cnn__npy_value(const char *p, const char *end, const char *ke
 /* '<f4' */
 static bool cnn__npy_type(cnn__array *a, const char *p, const char *end)
 {
-    static const char *const types[] = { "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8",
-        "b1" };
+    static const char *const types[] = { "f248", "i1248", "u1248", "b1" };
     p = cnn__npy_word(p, end, "'");
     if (!p || end - p < 4 || !memchr("<>|=", *p, 4) || p[3] != '\'') return false;
     a->kind = p[1], a->size = (size_t)(p[2] - '0'), a->big = *p == '>';
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (memcmp(p + 1, types[i], 2) == 0) return true;
+        if (p[1] == *types[i] && p[2] && strchr(types[i] + 1, p[2])) return true;
     return false;
 }
 
@@ -8364,10 +8361,9 @@ static bool cnn__open_npy(cnn_dataset *d, const cnn__input *from, bool targets, 
 }
 static const cnn__array_format cnn__npy = { cnn__open_npy, "samples", "targets" };
 
-CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t value_bytes, const void *labels,
-                                   size_t label_bytes)
+CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t bytes, const void *labels, size_t label_bytes)
 {
-    const cnn__input from[2] = { cnn__memory("values", values, value_bytes),
+    const cnn__input from[2] = { cnn__memory("values", values, bytes),
                                  cnn__memory("labels", labels, label_bytes) };
     return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_arrays, &cnn__npy);
 }
@@ -8687,10 +8683,10 @@ static int cnn__half(int d) { return d / 2 + (d % 2 && d / 2 % 2); }
 
 /* The picture as (channels,h,w): resized so that it is h x w or, with `shorter`, so that its shorter side has
    that many pixels and h x w are cut out of its middle. */
-static const char *cnn__fit_picture(unsigned char *to, const cnn_picture *p, int channels, int h, int w,
-                                    int shorter)
+static const char *cnn__fit_picture(unsigned char *to, const cnn_picture *p, const cnn_folder_args *a)
 {
-    int high = h, wide = w;                            /* the whole picture, resized */
+    const int channels = a->c, h = a->h, w = a->w, shorter = a->shorter;
+    int       high = h, wide = w;                      /* the whole picture, resized */
     if (shorter) {
         const double longer = p->h < p->w ? (double)shorter * p->w / p->h : (double)shorter * p->h / p->w;
         if (longer > 1 << 24) return "its sides are too unequal to be resized";
@@ -8843,8 +8839,7 @@ static bool cnn__fill_folder(cnn_request *want, void *user)
                                       : cnn__decode_file(&p, path, a->c, why, sizeof why);
         if (!wrong && (!p.pixels || p.h < 1 || p.w < 1 || p.h > 65535 || p.w > 65535))
             wrong = "the decoder gave no picture with sides of 1 to 65535";
-        if (!wrong)
-            wrong = cnn__fit_picture(want->bytes + (size_t)i * each, &p, a->c, a->h, a->w, a->shorter);
+        if (!wrong) wrong = cnn__fit_picture(want->bytes + (size_t)i * each, &p, a);
         if (p.pixels && p.release) p.release(p.pixels);
         if (wrong) {
             cnn__format(want->error, sizeof want->error, "%s: %.70s", n > 50 ? shown + n - 50 : shown, wrong);
@@ -9383,6 +9378,7 @@ static bool cnn__check_feed(const char *at, const char *what, const cnn_tensor *
 typedef struct {
     const unsigned char *bytes; const float *floats; const int *labels;    /* one of them */
     cnn_shape    shape;
+    int          channels;                     /* of the tensor that they go to */
     bool         moves, cuts;                  /* seen through a view; 0 in its square */
     bool         hot;                          /* channel c is 1 where the label is c, else 0 */
     float        outside;
@@ -9418,7 +9414,7 @@ static void cnn__gather(float *out, const cnn__planes *s, size_t from, int c, co
 }
 
 /* All channels of one sample, seen through v, and mixed with another one unless m is NULL. */
-static void cnn__feed_seen(float *out, const cnn__planes *s, int channels, size_t from, const cnn__view *v,
+static void cnn__feed_seen(float *out, const cnn__planes *s, size_t from, const cnn__view *v,
                            const cnn__mix *m)
 {
     const size_t plane = (size_t)cnn__plane(s->shape), sample = (size_t)s->shape.c * plane;
@@ -9432,7 +9428,7 @@ static void cnn__feed_seen(float *out, const cnn__planes *s, int channels, size_
             const bool mixed = m && (!boxed || (y >= m->box.top && y < m->box.bottom));
             cnn__look(at[0], s, v, y, x0, n);
             if (mixed) cnn__look(at[1], s, &m->view, y, x0, n);
-            for (int c = 0; c < channels; c++) {
+            for (int c = 0; c < s->channels; c++) {
                 const size_t of = s->hot ? 0 : (size_t)c * plane;
                 float       *to = out + (size_t)c * plane + (size_t)y * (size_t)w + x0;
                 cnn__gather(to, s, from + of, c, at[0], n);
@@ -9446,17 +9442,16 @@ static void cnn__feed_seen(float *out, const cnn__planes *s, int channels, size_
 }
 
 /* v: NULL, or how it is seen; m: NULL, or what is mixed with it. */
-static void cnn__feed_one(float *out, const cnn__planes *s, int channels, int at, const cnn__view *v,
-                          const cnn__mix *m)
+static void cnn__feed_one(float *out, const cnn__planes *s, int at, const cnn__view *v, const cnn__mix *m)
 {
     static const cnn__view still = { .mirror = false };
     const size_t plane = (size_t)cnn__plane(s->shape);
     size_t       from = (size_t)at * (size_t)cnn__sample(s->shape);
     if (v || s->hot) {
-        cnn__feed_seen(out, s, channels, from, v ? v : &still, m);
+        cnn__feed_seen(out, s, from, v ? v : &still, m);
         return;
     }
-    for (int c = 0; c < channels; c++, out += plane, from += plane) {          /* all as they are */
+    for (int c = 0; c < s->channels; c++, out += plane, from += plane) {          /* all as they are */
         const int k = c < 3 ? c : 3;
         if (s->bytes)       for (size_t j = 0; j < plane; j++) out[j] = s->table[k][s->bytes[from + j]];
         else if (s->labels) for (size_t j = 0; j < plane; j++) out[j] = (float)s->labels[from + j];
@@ -9466,8 +9461,8 @@ static void cnn__feed_one(float *out, const cnn__planes *s, int channels, int at
 
 static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)
 {
-    cnn__planes s = { .bytes = b->bytes, .floats = b->floats, .shape = d->shape, .moves = true,
-                      .cuts = true };
+    cnn__planes s = { .bytes = b->bytes, .floats = b->floats, .shape = d->shape, .channels = d->shape.c,
+                      .moves = true, .cuts = true };
     for (int k = 0; k < 4; k++) {
         s.mean[k] = d->mean[k], s.by[k] = cnn__divisor(d, k);
         for (int v = 0; v < 256 && b->bytes; v++) s.table[k][v] = ((float)v / 255.0f - s.mean[k]) / s.by[k];
@@ -9476,7 +9471,8 @@ static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)
 }
 static cnn__planes cnn__targets_of(const cnn_dataset *d, const cnn__batch *b, const cnn_tensor *to)
 {
-    return (cnn__planes){ .floats = b->targets, .labels = b->labels, .shape = d->target, .by = { 1, 1, 1, 1 },
+    return (cnn__planes){ .floats = b->targets, .labels = b->labels, .by = { 1, 1, 1, 1 },
+                          .shape = d->target, .channels = to->shape.c,
                           .moves = d->target.h == d->shape.h && d->target.w == d->shape.w &&
                                    cnn__plane(d->shape) > 1,
                           .hot = d->target_type == CNN_I32 && to->shape.c != d->target.c };
@@ -9501,7 +9497,6 @@ typedef struct {
     uint64_t seed;
     cnn__batch batch;
     cnn__planes samples, targets;
-    int channels;                            /* of a target */
     size_t each, wide;                       /* values of a sample, of its target */
     float *values, *wanted;
     const cnn_augment *a;
@@ -9520,8 +9515,8 @@ static void cnn__feed_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thre
         if (mixed) mix = cnn__draw_mix(q->seed, q->d, b, a, q->epoch, b->number[i]);
         const cnn__view *v = a || q->mirror ? &view : NULL;
         const cnn__mix  *m = mixed ? &mix : NULL;
-        cnn__feed_one(q->values + i * q->each, &q->samples, q->d->shape.c, b->at[i], v, m);
-        if (q->wanted) cnn__feed_one(q->wanted + i * q->wide, &q->targets, q->channels, b->at[i], v, m);
+        cnn__feed_one(q->values + i * q->each, &q->samples, b->at[i], v, m);
+        if (q->wanted) cnn__feed_one(q->wanted + i * q->wide, &q->targets, b->at[i], v, m);
     }
 }
 
@@ -9540,7 +9535,7 @@ static int cnn__feed(cnn__reader *r, cnn_tensor *x, cnn_tensor *target, int firs
     q.samples = cnn__samples_of(d, &q.batch), q.each = (size_t)cnn__sample(d->shape);
     if (target) {
         q.targets = cnn__targets_of(d, &q.batch, target);
-        q.channels = target->shape.c, q.wide = (size_t)cnn__sample(target->shape);
+        q.wide = (size_t)cnn__sample(target->shape);
     }
     if (q.a) q.targets.outside = a->outside;
     if ((target && !cnn__check_hot(target, &q.targets, &q.batch)) || !cnn_set_batch(g, n)) return 0;
@@ -10929,7 +10924,7 @@ static uint32_t cnn__json_code(cnn__file *f)
     if (!cnn__read_hex(f->p, 4, &code) || (code & 0xFC00) == 0xDC00) return 0;
     f->p += 4;
     if ((code & 0xFC00) != 0xD800) return code;
-    if (f->p[0] != '\\' || f->p[1] != 'u' || !cnn__read_hex(f->p + 2, 4, &low) || (low & 0xFC00) != 0xDC00)
+    if (strncmp(f->p, "\\u", 2) != 0 || !cnn__read_hex(f->p + 2, 4, &low) || (low & 0xFC00) != 0xDC00)
         return 0;
     f->p += 6;
     return 0x10000 + ((code & 0x3FF) << 10) + (low & 0x3FF);
