@@ -897,16 +897,13 @@ typedef struct { int shift;   /* by -shift..shift pixels down and right: the sam
                  int reflect; /* 1: outside is the picture mirrored at its edge pixels */
                  int flip;    /* default none; RANDOM: left and right change places with probability 1/2;
                                  ALTERNATE: so in the first epoch, then in every other one (Jordan 2024) */
-                 int cutout;  /* a square of this side of x, around a random pixel, becomes 0 (DeVries, Taylor
-                                 2017) */
+                 int cutout;  /* side of a square at a random pixel that becomes 0 (DeVries, Taylor 2017) */
                  float outside; /* of a mask: its value outside, such as a void label; default 0 */
-                 float mixup;  /* x becomes l x + (1-l) x', the target likewise: x' another sample, of
-                                  a stream one of its batch; l drawn from Beta(mixup, mixup) (Zhang et al.
-                                  2018) */
-                 float cutmix; /* a rectangle of x, of 1-l of its area, becomes that of x', and that
-                                  share of the target, too (Yun et al. 2019); of a mask, the rectangle.
-                                  With mixup: each sample takes one of the two. Labels then go to an input
-                                  of C channels. */
+                 float mixup;  /* x becomes l x + (1-l) x', the target likewise: x' another sample, in a
+                                  stream one of the batch; l from Beta(mixup, mixup) (Zhang et al. 2018) */
+                 float cutmix; /* a rectangle of x, of 1-l of its area, becomes that of x', and that share of
+                                  the target, too (Yun et al. 2019); of a mask, the rectangle. With mixup:
+                                  each takes one of the two. Labels then go to an input of C channels. */
                } cnn_augment;
 CNN_API int         cnn_feed_augmented(cnn_tensor *x, cnn_tensor *target, const cnn_dataset *, int first,
                                        cnn_augment, long epoch);
@@ -1024,8 +1021,7 @@ typedef struct { const char *at, *said, *path; /* path: required; of cnn_load_me
                  const cnn_optimizer *optimizer; /* default: that of the training (your own must be given);
                                                     another one starts without a state */
                  const cnn_op *const *ops; int n_ops; /* the program's own operations, known by their names */
-                 size_t max_bytes; /* a file whose net takes more is refused; default 2 GiB for each sample of
-                                      max_batch */
+                 size_t max_bytes; /* a net that takes more is refused; default 2 GiB a sample of max_batch */
                } cnn_load_args;
 typedef struct { const char *at, *said; cnn_graph *g;
                  const char *path; /* required; of cnn_load_weights_memory: only for messages */
