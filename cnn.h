@@ -8076,10 +8076,9 @@ CNN_API void cnn_dataset_free(cnn_dataset *d)
 /* ---- Formats. Each has a function that checks n files, or arrays, and copies what they hold. ---- */
 
 typedef struct { const char *name; const unsigned char *p; size_t bytes; void *own; } cnn__input;
-typedef bool cnn__format_reader(cnn_dataset *d, const cnn__input *from, int n, const void *options);
+typedef bool cnn__loader(cnn_dataset *d, const cnn__input *from, int n, const void *options);
 
-static cnn_dataset cnn__read_inputs(const cnn__input *from, int n, cnn__format_reader *read,
-                                    const void *options)
+static cnn_dataset cnn__read_inputs(const cnn__input *from, int n, cnn__loader *read, const void *options)
 {
     cnn_dataset d = { 0 };
     for (int i = 0; i < n; i++)
@@ -8095,7 +8094,7 @@ static cnn__input cnn__memory(const char *name, const void *p, size_t bytes)
 }
 
 #ifndef CNN_NO_STDIO
-static cnn_dataset cnn__read_paths(const char *call, const char *const *path, int n, cnn__format_reader *read,
+static cnn_dataset cnn__read_paths(const char *call, const char *const *path, int n, cnn__loader *read,
                                    const void *options)
 {
     cnn_dataset d = { 0 };
@@ -9108,19 +9107,17 @@ static size_t cnn__target_size(const cnn_dataset *d)
     return d->target_type ? (size_t)cnn__sample(d->target) : 0;
 }
 
-/* most: samples of a batch; until: where the pass ends. Not copied or moved while it is open. */
-static bool cnn__open_reader(cnn__reader *r, const cnn_dataset *d, int most, int until, long epoch,
-                             bool ahead)
+/* most: samples of a batch; end: of the pass. Not copied or moved while it is open. */
+static bool cnn__open_reader(cnn__reader *r, const cnn_dataset *d, int most, int end, long epoch, bool ahead)
 {
     memset(r, 0, sizeof *r);
-    r->d = d, r->most = most < until ? most : until, r->until = until, r->epoch = epoch;
+    r->d = d, r->most = most < end ? most : end, r->until = end, r->epoch = epoch;
     if (!d->fill || r->most < 1) return true;
-    r->slots = ahead && most < until ? 2 : 1;
+    r->slots = ahead && most < end ? 2 : 1;
     const size_t n = (size_t)r->most, value = d->type == CNN_U8 ? 1 : sizeof(float);
     const size_t targets = cnn__mul_size(cnn__mul_size(n, cnn__target_size(d)), sizeof(float));
-    const size_t values = cnn__round_up(cnn__mul_size(cnn__mul_size(n, (size_t)cnn__sample(d->shape)), value),
-                                        sizeof(float));
-    const size_t slot = cnn__add_size(targets, values);
+    const size_t values = cnn__mul_size(cnn__mul_size(n, (size_t)cnn__sample(d->shape)), value);
+    const size_t slot = cnn__round_up(cnn__add_size(targets, values), sizeof(float));
     const size_t bytes = cnn__add_size(n * sizeof(int), cnn__mul_size(slot, (size_t)r->slots));
     r->places = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
     if (!r->places) return cnn__format(r->error, sizeof r->error, "out of memory: %zu bytes", bytes), false;
@@ -11612,9 +11609,8 @@ static cnn_tensor *cnn__read_nodes(const cnn__file *f, const cnn_load_args *a, c
 /* ---- The state of a training, beside the weights ---- */
 
 /* Call use with each array of the state. average, best: as cnn__copy_trained lays them out, or NULL. */
-typedef bool cnn__use_vector(void *user, const char *prefix, const cnn_tensor *t, float *values);
-static bool cnn__each_state(cnn_graph *g, int slots, float *average, float *best, cnn__use_vector *use,
-                            void *user)
+typedef bool cnn__use(void *user, const char *prefix, const cnn_tensor *t, float *values);
+static bool cnn__each_state(cnn_graph *g, int slots, float *average, float *best, cnn__use *use, void *user)
 {
     static const char *const slot[CNN_MAX_SLOTS] = { "cnn.slot0.", "cnn.slot1.", "cnn.slot2." };
     float *vectors = g->arena[CNN_ARENA_OPTIMIZER];
