@@ -8211,11 +8211,6 @@ static bool cnn__set_arrays(cnn_dataset *d, const cnn__input *from, int n, const
    four bytes, highest first; the elements and nothing behind them. Images (count,H,W), (count,C,H,W) or
    (count,C); labels (count). */
 
-static uint32_t cnn__be32(const unsigned char *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
 static bool cnn__open_idx(cnn_dataset *d, const cnn__input *from, bool targets, cnn__array *a)
 {
     const char          *name = from->name, *what = targets ? "label" : "pixel";
@@ -8239,7 +8234,8 @@ static bool cnn__open_idx(cnn_dataset *d, const cnn__input *from, bool targets, 
                               bytes);
     *a = (cnn__array){ .data = p + header, .kind = 'u', .size = 1, .rank = p[3], .count = 1 };
     for (int i = 0; i < a->rank; i++) {
-        const uint32_t extent = cnn__be32(p + 4 + 4 * i);
+        const unsigned char *q = p + 4 + 4 * i;
+        const uint32_t       extent = (uint32_t)q[0] << 24 | (uint32_t)q[1] << 16 | (uint32_t)q[2] << 8 | q[3];
         if (extent < 1 || extent > INT_MAX)
             return cnn__data_fail(d, "%s: dimension %d is %lu: it must be 1 to %d", name, i + 1,
                                   (unsigned long)extent, INT_MAX);
