@@ -8235,7 +8235,7 @@ static bool cnn__open_idx(cnn_dataset *d, const cnn__input *from, bool targets, 
     *a = (cnn__array){ .data = p + header, .kind = 'u', .size = 1, .rank = p[3], .count = 1 };
     for (int i = 0; i < a->rank; i++) {
         const unsigned char *q = p + 4 + 4 * i;
-        const uint32_t       extent = (uint32_t)q[0] << 24 | (uint32_t)q[1] << 16 | (uint32_t)q[2] << 8 | q[3];
+        const uint32_t extent = (uint32_t)q[0] << 24 | (uint32_t)q[1] << 16 | (uint32_t)q[2] << 8 | q[3];
         if (extent < 1 || extent > INT_MAX)
             return cnn__data_fail(d, "%s: dimension %d is %lu: it must be 1 to %d", name, i + 1,
                                   (unsigned long)extent, INT_MAX);
