@@ -778,8 +778,7 @@ typedef bool (*cnn_fill)(cnn_request *, void *user);           /* false after an
    several properties. Pixels that came as bytes stay bytes, and become (byte/255 - mean[c]) / deviation[c]
    when fed (a deviation that is not positive counts as 1). A value, not a pointer: the loaders return it. If
    loading failed, count is 0 and error says why (cnn_fit passes that on to the graph); it still has to be
-   given to cnn_dataset_free. Only mean, deviation and names may be written, as for a net that was trained
-   elsewhere with others. */
+   given to cnn_dataset_free. Only mean, deviation and names may be set, as for a net trained elsewhere. */
 typedef struct cnn_dataset {
     int                  count, classes;        /* samples; classes = largest label + 1 */
     cnn_shape            shape, target;         /* of one sample, and of one target: n = 1 */
@@ -875,8 +874,7 @@ CNN_API void        cnn_shuffle(cnn_dataset *, uint64_t seed);
 CNN_API cnn_dataset cnn_split(const cnn_dataset *, int first, int count);
 /* What a net has to know of its data when it is used: mean and deviation, and the names of the classes.
    cnn_fit takes them over; else cnn_remember does. They go into model files, and cnn_load remembers them.
-   cnn_recall gives them to a data set, which names them no longer than the graph lives. Class name: NULL if
-   none is known. */
+   cnn_recall gives them to a data set, for as long as the graph lives. Class name: NULL if none is known. */
 CNN_API bool        cnn_remember(cnn_graph *, const cnn_dataset *);
 CNN_API void        cnn_recall(const cnn_graph *, cnn_dataset *);
 CNN_API const char *cnn_class_name(const cnn_graph *, int k);
@@ -899,16 +897,13 @@ typedef struct { int shift;   /* by -shift..shift pixels down and right: the sam
                  int reflect; /* 1: outside is the picture mirrored at its edge pixels */
                  int flip;    /* default none; RANDOM: left and right change places with probability 1/2;
                                  ALTERNATE: so in the first epoch, then in every other one (Jordan 2024) */
-                 int cutout;  /* a square of this side of x, around a random pixel, becomes 0 (DeVries, Taylor
-                                 2017) */
+                 int cutout;  /* side of a square at a random pixel that becomes 0 (DeVries, Taylor 2017) */
                  float outside; /* of a mask: its value outside, such as a void label; default 0 */
-                 float mixup;  /* x becomes l x + (1-l) x', the target likewise: x' another sample, of
-                                  a stream one of its batch; l drawn from Beta(mixup, mixup) (Zhang et al.
-                                  2018) */
-                 float cutmix; /* a rectangle of x, of 1-l of its area, becomes that of x', and that
-                                  share of the target, too (Yun et al. 2019); of a mask, the rectangle.
-                                  With mixup: each sample takes one of the two. Labels then go to an input
-                                  of C channels. */
+                 float mixup;  /* x becomes l x + (1-l) x', the target likewise: x' another sample, in a
+                                  stream one of the batch; l from Beta(mixup, mixup) (Zhang et al. 2018) */
+                 float cutmix; /* a rectangle of x, of 1-l of its area, becomes that of x', and that share of
+                                  the target, too (Yun et al. 2019); of a mask, the rectangle. With mixup:
+                                  each takes one of the two. Labels then go to an input of C channels. */
                } cnn_augment;
 CNN_API int         cnn_feed_augmented(cnn_tensor *x, cnn_tensor *target, const cnn_dataset *, int first,
                                        cnn_augment, long epoch);
@@ -1019,16 +1014,14 @@ CNN_API bool      cnn_history_updates_csv(const cnn_history *, const char *path)
    optimizer's vectors) and "cnn.average.conv1.weight", which PyTorch's strict loading refuses. cnn_fit's
    .checkpoint is such a file that knows its place in the training, too. cnn_load takes all that a file has of
    these, with .inference = 1 only the net and its weights; without vectors the optimizer starts from zero.
-   cnn_load_weights takes weights from any of them. Other tensors that are not floats are ignored, and not
-   written again by saving. */
+   cnn_load_weights takes weights from any. Other tensors than floats are ignored, and not saved again. */
 typedef struct { const char *at, *said, *path; /* path: required; of cnn_load_memory: only for messages */
                  int max_batch, threads, exact, inference, keep_grads; /* as in cnn_new */
                  uint64_t seed; cnn_isa isa; cnn_backend *backend; /* too; seed: default the saved one */
                  const cnn_optimizer *optimizer; /* default: that of the training (your own must be given);
                                                     another one starts without a state */
                  const cnn_op *const *ops; int n_ops; /* the program's own operations, known by their names */
-                 size_t max_bytes; /* a file whose net takes more is refused; default 2 GiB for each sample of
-                                      max_batch */
+                 size_t max_bytes; /* a net that takes more is refused; default 2 GiB a sample of max_batch */
                } cnn_load_args;
 typedef struct { const char *at, *said; cnn_graph *g;
                  const char *path; /* required; of cnn_load_weights_memory: only for messages */
@@ -7955,30 +7948,26 @@ static bool cnn__data_fail(cnn_dataset *d, const char *format, ...)
    no harm, and the memory grows with what is there, not with what a header promised. */
 static void *cnn__read_stream(FILE *f, size_t most, size_t *bytes, char *error, size_t room)
 {
-    char  *data = NULL, *more = NULL;
-    size_t size = 0, capacity = 0, got = 1;
-    while (got && size < most) {
+    char  *data = NULL;
+    size_t size = 0, capacity = 0, got;
+    do {
         if (size == capacity) {
             const size_t twice = capacity ? cnn__mul_size(capacity, 2) : 1u << 16;
             capacity = twice < most ? twice : most;
-            more = capacity == SIZE_MAX ? NULL : CNN_REALLOC(data, capacity);
-            if (!more) break;
+            char *more = capacity == SIZE_MAX ? NULL : CNN_REALLOC(data, capacity + 1);
+            if (!more) cnn__format(error, room, "out of memory: %zu bytes", capacity);
+            if (!more) return CNN_FREE(data), NULL;
             data = more;
         }
         errno = 0;
         got = fread(data + size, 1, capacity - size, f);
         size += got;
-    }
+    } while (got && size < most);
     if (ferror(f)) {
         cnn__format(error, room, "it cannot be read: %s", errno ? strerror(errno) : "unknown reason");
-    } else if ((more || size == most) && (more = CNN_REALLOC(data, size + 1)) != NULL) {
-        more[size] = 0, *bytes = size;
-        return more;
-    } else {
-        cnn__format(error, room, "out of memory: %zu bytes", capacity ? capacity : size + 1);
+        return CNN_FREE(data), NULL;
     }
-    CNN_FREE(data);
-    return NULL;
+    return data[size] = 0, *bytes = size, data;
 }
 
 static FILE *cnn__open_to_read(const char *path, char *error, size_t room)
@@ -8004,6 +7993,14 @@ static unsigned char *cnn__read_file(const char *path, size_t *bytes, char *erro
 
 /* ---- What all data sets share: the order of the samples, the number of classes, the defaults ---- */
 
+/* Copy a text, with the 0 at its end, to *to, which moves on. */
+static const char *cnn__put_text(char **to, const char *text)
+{
+    const size_t n = strlen(text) + 1;
+    const char  *at = memcpy(*to, text, n);
+    return *to += n, at;
+}
+
 /* Allocate array k of the data set's own memory. */
 static bool cnn__own(cnn_dataset *d, int k, size_t bytes)
 {
@@ -8011,9 +8008,8 @@ static bool cnn__own(cnn_dataset *d, int k, size_t bytes)
     return d->own[k] || cnn__data_fail(d, "data set: out of memory: %zu bytes", bytes);
 }
 
-/* d->order is followed by as many indices again: the order from which cnn_shuffle starts. Only the order is
-   owned; the samples lie elsewhere, so that a split costs eight bytes a sample and a data set may be copied
-   and moved. */
+/* d->order is followed by as many indices again, from which cnn_shuffle starts. Only the order is owned: so a
+   split costs eight bytes a sample, and a data set may be copied and moved. */
 static bool cnn__set_order(cnn_dataset *d, int count, const int *from)
 {
     size_t n = (size_t)count, bytes = cnn__mul_size(n, 2 * sizeof *d->order);
@@ -8031,15 +8027,15 @@ static bool cnn__check_sample(cnn_dataset *d, const char *what, cnn_shape s)
                              "at most 2^31 - 1", what, s.c, s.h, s.w);
 }
 
-static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const float *floats, int count,
-                             cnn_shape shape)
+static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const float *floats, int n,
+                             cnn_shape s)
 {
     d->type = bytes ? CNN_U8 : floats ? CNN_F32 : d->type;
-    if (count < 1) return cnn__data_fail(d, "data set: %d samples: there must be at least one", count);
-    if (!cnn__check_sample(d, "samples", shape)) return false;
+    if (n < 1) return cnn__data_fail(d, "data set: %d samples: there must be at least one", n);
+    if (!cnn__check_sample(d, "samples", s)) return false;
     if (!d->type) return cnn__data_fail(d, "data set: the values are NULL");
-    if (!cnn__set_order(d, count, NULL)) return false;
-    d->shape = shape, d->bytes = bytes, d->floats = floats;
+    if (!cnn__set_order(d, n, NULL)) return false;
+    d->shape = s, d->bytes = bytes, d->floats = floats;
     for (int k = 0; k < 4; k++) d->deviation[k] = 1;
     return true;
 }
@@ -8064,15 +8060,6 @@ static bool cnn__set_targets(cnn_dataset *d, const int *labels, const float *tar
     return true;
 }
 
-/* Own `count` labels that came as bytes. */
-static int *cnn__own_labels(cnn_dataset *d, const unsigned char *labels, size_t count)
-{
-    if (!cnn__own(d, 1, cnn__mul_size(count, sizeof(int)))) return NULL;
-    int *to = d->own[1];
-    for (size_t i = 0; i < count; i++) to[i] = labels[i];
-    return to;
-}
-
 static int cnn__or_1(int extent) { return extent ? extent : 1; }
 
 CNN_API cnn_dataset cnn_data_(cnn_data_args a)
@@ -8095,12 +8082,14 @@ CNN_API cnn_dataset cnn_data_(cnn_data_args a)
     return d;
 }
 
+/* Labels that come as bytes are copied. */
 static cnn_dataset cnn__classified(cnn_data_args a, const unsigned char *labels)
 {
     cnn_dataset d = cnn_data_(a);
-    const int  *own = labels && d.count ? cnn__own_labels(&d, labels, (size_t)d.count) : NULL;
-    cnn__set_targets(&d, own, NULL, cnn__vector(1));
-    return d;
+    if (!labels || !d.count || !cnn__own(&d, 1, cnn__mul_size((size_t)d.count, sizeof(int)))) return d;
+    int *own = d.own[1];
+    for (int i = 0; i < d.count; i++) own[i] = labels[i];
+    return cnn__set_targets(&d, own, NULL, cnn__vector(1)), d;
 }
 CNN_API cnn_dataset cnn_bytes(const unsigned char *pixels, const unsigned char *labels, int n, int c, int h,
                               int w)
@@ -8122,10 +8111,9 @@ CNN_API void cnn_dataset_free(cnn_dataset *d)
 /* ---- Formats. Each has a function that checks n files, or arrays, and copies what they hold. ---- */
 
 typedef struct { const char *name; const unsigned char *p; size_t bytes; void *own; } cnn__input;
-typedef bool cnn__format_reader(cnn_dataset *d, const cnn__input *from, int n, const void *options);
+typedef bool cnn__loader(cnn_dataset *d, const cnn__input *from, int n, const void *options);
 
-static cnn_dataset cnn__read_inputs(const cnn__input *from, int n, cnn__format_reader *read,
-                                    const void *options)
+static cnn_dataset cnn__read_inputs(const cnn__input *from, int n, cnn__loader *read, const void *options)
 {
     cnn_dataset d = { 0 };
     for (int i = 0; i < n; i++)
@@ -8137,12 +8125,11 @@ static cnn_dataset cnn__read_inputs(const cnn__input *from, int n, cnn__format_r
 
 static cnn__input cnn__memory(const char *name, const void *p, size_t bytes)
 {
-    const cnn__input from = { name, p ? p : "", p ? bytes : 0, NULL };
-    return from;
+    return (cnn__input){ name, p ? p : "", p ? bytes : 0, NULL };
 }
 
 #ifndef CNN_NO_STDIO
-static cnn_dataset cnn__read_paths(const char *call, const char *const *path, int n, cnn__format_reader *read,
+static cnn_dataset cnn__read_paths(const char *call, const char *const *path, int n, cnn__loader *read,
                                    const void *options)
 {
     cnn_dataset d = { 0 };
@@ -8163,21 +8150,105 @@ static cnn_dataset cnn__read_paths(const char *call, const char *const *path, in
 }
 #endif
 
+/* ---- Arrays: what IDX and .npy have in common ---- */
+
+/* An array of a file, by its header. */
+typedef struct {
+    const unsigned char *data;
+    char   kind;                               /* 'f' float, 'i' integer, 'u' without a sign, 'b' bool */
+    size_t size;                               /* bytes of an element */
+    bool   big, fortran;                       /* highest byte first; first index fastest, not the last */
+    int    rank, dim[4];
+    size_t count;                              /* elements */
+} cnn__array;
+
+/* open: read a header and check it against the bytes that are there. The words are for messages. */
+typedef struct {
+    bool (*open)(cnn_dataset *d, const cnn__input *from, bool targets, cnn__array *a);
+    const char *samples, *targets;
+} cnn__array_format;
+
+static float cnn__float_of_half(uint32_t half);
+/* The place of element i, counted with the last index fastest. */
+static size_t cnn__array_place(const cnn__array *a, size_t i)
+{
+    size_t at = 0, stride = a->count;
+    if (!a->fortran) return i;
+    for (int k = a->rank - 1; k >= 0; k--) {
+        const size_t n = (size_t)a->dim[k];
+        stride /= n, at += i % n * stride, i /= n;
+    }
+    return at;
+}
+static double cnn__array_element(const cnn__array *a, size_t i)
+{
+    const unsigned char *p = a->data + cnn__array_place(a, i) * a->size;
+    uint64_t bits = 0;
+    for (size_t k = 0; k < a->size; k++) bits |= (uint64_t)p[a->big ? a->size - 1 - k : k] << 8 * k;
+    if (a->kind == 'f' && a->size == 2) return (double)cnn__float_of_half((uint32_t)bits);
+    if (a->kind == 'f' && a->size == 4) return (double)cnn__float_of_bits((uint32_t)bits);
+    if (a->kind == 'f') {
+        double v;
+        memcpy(&v, &bits, sizeof v);
+        return v;
+    }
+    if (a->kind == 'i' && bits >> (8 * a->size - 1))          /* negative: -1 is all ones */
+        return -1 - (double)(~bits & (UINT64_MAX >> (64 - 8 * a->size)));
+    return (double)bits;
+}
+
+/* (N), (N,C), (N,H,W) or (N,C,H,W) */
+static cnn_shape cnn__array_sample(const cnn__array *a)
+{
+    const int r = a->rank;
+    return (cnn_shape){ 1, r == 2 || r == 4 ? a->dim[1] : 1, r > 2 ? a->dim[r - 2] : 1,
+                        r > 2 ? a->dim[r - 1] : 1 };
+}
+
+/* All elements to own[k], as values of this type. */
+static bool cnn__read_array(cnn_dataset *d, const char *name, const cnn__array *a, int k, cnn_type type)
+{
+    const size_t each = type == CNN_U8 ? 1 : type == CNN_I32 ? sizeof(int) : sizeof(float);
+    if (!cnn__own(d, k, cnn__mul_size(a->count, each))) return false;
+    if (type == CNN_U8 && !a->fortran) return memcpy(d->own[k], a->data, a->count) != NULL;
+    for (size_t i = 0; i < a->count; i++) {
+        const double v = cnn__array_element(a, i);
+        if (isfinite(v) && fabs(v) > (double)FLT_MAX)
+            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", name, i, v);
+        if (type == CNN_I32 && !cnn__is_label(v))
+            return cnn__data_fail(d, "%s: label %zu is %.15g: it must be within +-2^24", name, i, v);
+        if (type == CNN_U8)       ((unsigned char *)d->own[k])[i] = (unsigned char)v;
+        else if (type == CNN_I32) ((int *)d->own[k])[i] = (int)v;
+        else                      ((float *)d->own[k])[i] = (float)v;
+    }
+    return true;
+}
+
+static bool cnn__set_arrays(cnn_dataset *d, const cnn__input *from, int n, const void *options)
+{
+    const cnn__array_format *format = options;
+    cnn__array a, b = { .count = 0 };
+    if (!format->open(d, from, false, &a) || (n > 1 && !format->open(d, from + 1, true, &b))) return false;
+    if (n > 1 && b.dim[0] != a.dim[0])
+        return cnn__data_fail(d, "%s has %d %s, but %s has %d %s", from[0].name, a.dim[0], format->samples,
+                              from[1].name, b.dim[0], format->targets);
+    const bool bytes = a.kind == 'u' && a.size == 1, whole = b.kind != 'f';
+    if (!cnn__read_array(d, from[0].name, &a, 0, bytes ? CNN_U8 : CNN_F32)) return false;
+    if (n > 1 && !cnn__read_array(d, from[1].name, &b, 1, whole ? CNN_I32 : CNN_F32)) return false;
+    const cnn_shape sample = cnn__array_sample(&a);
+    return cnn__set_samples(d, bytes ? d->own[0] : NULL, bytes ? NULL : d->own[0], a.dim[0], sample) &&
+           cnn__set_targets(d, whole ? d->own[1] : NULL, whole ? NULL : d->own[1], cnn__array_sample(&b));
+}
+
 /* ---- IDX, the format of MNIST (LeCun, Cortes, Burges 1998) ----
 
    Two zero bytes; the type of the elements (8 = unsigned byte); the number of dimensions; each dimension in
    four bytes, highest first; the elements and nothing behind them. Images (count,H,W), (count,C,H,W) or
    (count,C); labels (count). */
 
-static uint32_t cnn__be32(const unsigned char *p)
+static bool cnn__open_idx(cnn_dataset *d, const cnn__input *from, bool targets, cnn__array *a)
 {
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
-/* Copy the elements of one file to own[k], after every check that one file allows. k: 0 pixels, 1 labels. */
-static bool cnn__read_idx(cnn_dataset *d, const cnn__input *from, int k, int *rank, int dim[4])
-{
-    const char          *name = from->name, *what = k ? "label" : "pixel", *ranks = k ? "1" : "2 to 4";
+    const char          *name = from->name, *what = targets ? "label" : "pixel";
     const unsigned char *p = from->p;
     const size_t         bytes = from->bytes;
     if (bytes < 4)
@@ -8189,51 +8260,138 @@ static bool cnn__read_idx(cnn_dataset *d, const cnn__input *from, int k, int *ra
     if (p[2] != 8)
         return cnn__data_fail(d, "%s: elements of type 0x%02x: only unsigned bytes, 0x08, can be read", name,
                               p[2]);
-    if (k ? p[3] != 1 : p[3] < 2 || p[3] > 4)
-        return cnn__data_fail(d, "%s: %d dimensions: %s files have %s", name, p[3], what, ranks);
-    size_t header = 4 + 4 * (size_t)p[3], total = 1;
+    if (targets ? p[3] != 1 : p[3] < 2 || p[3] > 4)
+        return cnn__data_fail(d, "%s: %d dimensions: %s files have %s", name, p[3], what,
+                              targets ? "1" : "2 to 4");
+    const size_t header = 4 + 4 * (size_t)p[3];
     if (bytes < header)
         return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name, header,
                               bytes);
-    *rank = p[3];
-    for (int i = 0; i < *rank; i++) {
-        uint32_t extent = cnn__be32(p + 4 + 4 * i);
+    *a = (cnn__array){ .data = p + header, .kind = 'u', .size = 1, .rank = p[3], .count = 1 };
+    for (int i = 0; i < a->rank; i++) {
+        const unsigned char *q = p + 4 + 4 * i;
+        const uint32_t extent = (uint32_t)q[0] << 24 | (uint32_t)q[1] << 16 | (uint32_t)q[2] << 8 | q[3];
         if (extent < 1 || extent > INT_MAX)
             return cnn__data_fail(d, "%s: dimension %d is %lu: it must be 1 to %d", name, i + 1,
                                   (unsigned long)extent, INT_MAX);
-        dim[i] = (int)extent;
-        total = cnn__mul_size(total, extent);
+        a->dim[i] = (int)extent;
+        a->count = cnn__mul_size(a->count, extent);
     }
-    if (bytes - header < total)
-        return cnn__data_fail(d, "%s: truncated: the header promises %zu %s bytes, the file has %zu", name,
-                              total, what, bytes - header);
-    if (bytes - header > total)
-        return cnn__data_fail(d, "%s: the header promises %zu %s bytes, the file has %zu more", name, total,
-                              what, bytes - header - total);
-    if (k == 1) return cnn__own_labels(d, p + header, total) != NULL;
-    return cnn__own(d, k, total) && memcpy(d->own[k], p + header, total);
+    const size_t there = bytes - header;
+    if (there > a->count)
+        return cnn__data_fail(d, "%s: the header promises %zu %s bytes, the file has %zu more", name,
+                              a->count, what, there - a->count);
+    return there == a->count ||
+           cnn__data_fail(d, "%s: truncated: the header promises %zu %s bytes, the file has %zu", name,
+                          a->count, what, there);
 }
+static const cnn__array_format cnn__idx = { cnn__open_idx, "images", "labels" };
 
-static bool cnn__set_idx(cnn_dataset *d, const cnn__input *from, int n, const void *options)
+CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t bytes, const void *labels, size_t label_bytes)
 {
-    int dim[4], label_dim[4], rank, one;
-    (void)options;
-    if (!cnn__read_idx(d, from, 0, &rank, dim)) return false;
-    if (n > 1 && !cnn__read_idx(d, from + 1, 1, &one, label_dim)) return false;
-    if (n > 1 && label_dim[0] != dim[0])
-        return cnn__data_fail(d, "%s has %d images, but %s has %d labels", from[0].name, dim[0], from[1].name,
-                              label_dim[0]);
-    cnn_shape s = { 1, rank == 3 ? 1 : dim[1], rank > 2 ? dim[rank - 2] : 1, rank > 2 ? dim[rank - 1] : 1 };
-    return cnn__set_samples(d, d->own[0], NULL, dim[0], s) &&
-           cnn__set_targets(d, d->own[1], NULL, cnn__vector(1));
-}
-
-CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t image_bytes, const void *labels,
-                                   size_t label_bytes)
-{
-    const cnn__input from[2] = { cnn__memory("images", images, image_bytes),
+    const cnn__input from[2] = { cnn__memory("images", images, bytes),
                                  cnn__memory("labels", labels, label_bytes) };
-    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_idx, NULL);
+    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_arrays, &cnn__idx);
+}
+
+/* ---- .npy (NumPy Enhancement Proposal 1, 2007) ----
+
+   "\x93NUMPY"; two bytes of version; the length of the header, lowest byte first, in two bytes (from version
+   2 on four); the header, a Python dictionary; the elements and nothing behind them. */
+
+static const char *cnn__npy_word(const char *p, const char *end, const char *word)   /* behind it, or NULL */
+{
+    size_t n = strlen(word);
+    while (p && p < end && *p == ' ') p++;
+    return p && (size_t)(end - p) >= n && memcmp(p, word, n) == 0 ? p + n : NULL;
+}
+
+/* Where the value of a key begins that the dictionary has once; else NULL. */
+static const char *cnn__npy_value(const char *p, const char *end, const char *key)
+{
+    const char *value = NULL;
+    for (; p < end; p++) {
+        const char *next = *p == '\'' ? cnn__npy_word(p, end, key) : NULL;
+        if (next && value) return NULL;
+        if (next) value = next;
+    }
+    return value;
+}
+
+/* '<f4' */
+static bool cnn__npy_type(cnn__array *a, const char *p, const char *end)
+{
+    static const char *const types[] = { "f248", "i1248", "u1248", "b1" };
+    p = cnn__npy_word(p, end, "'");
+    if (!p || end - p < 4 || !memchr("<>|=", *p, 4) || p[3] != '\'') return false;
+    a->kind = p[1], a->size = (size_t)(p[2] - '0'), a->big = *p == '>';
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (p[1] == *types[i] && p[2] && strchr(types[i] + 1, p[2])) return true;
+    return false;
+}
+
+/* (60000, 28, 28) */
+static bool cnn__npy_shape(cnn__array *a, const char *p, const char *end)
+{
+    p = cnn__npy_word(p, end, "(");
+    for (a->rank = 0, a->count = 1; p && !cnn__npy_word(p, end, ")"); ) {
+        if (a->rank == 4) return false;
+        long long v = -1;
+        while (p < end && *p == ' ') p++;
+        for (; p < end && *p >= '0' && *p <= '9' && v <= INT_MAX; p++) v = (v < 0 ? 0 : v) * 10 + (*p - '0');
+        if (v < 1 || v > INT_MAX) return false;
+        a->dim[a->rank++] = (int)v;
+        a->count = cnn__mul_size(a->count, (size_t)v);
+        if (!cnn__npy_word(p, end, ")")) p = cnn__npy_word(p, end, ",");
+    }
+    return p != NULL;
+}
+
+static bool cnn__open_npy(cnn_dataset *d, const cnn__input *from, bool targets, cnn__array *a)
+{
+    const char          *name = from->name;
+    const unsigned char *p = from->p;
+    const size_t         bytes = from->bytes;
+    (void)targets;
+    memset(a, 0, sizeof *a);
+    if (bytes >= 4 && memcmp(p, "PK\3\4", 4) == 0)
+        return cnn__data_fail(d, "%s is a zip, perhaps of numpy.savez: save each array by numpy.save", name);
+    if (bytes < 10 || memcmp(p, "\x93NUMPY", 6) != 0)
+        return cnn__data_fail(d, "%s: %s", name, bytes < 10 ? "truncated: a .npy file begins with 10 bytes"
+                              : "not a .npy file: it does not begin with \\x93NUMPY");
+    size_t head = p[6] == 1 ? 10 : 12, length = (size_t)p[8] | (size_t)p[9] << 8;
+    if (p[6] < 1 || p[6] > 3)
+        return cnn__data_fail(d, "%s: version %d of .npy: 1 to 3 can be read", name, p[6]);
+    if (p[6] > 1 && bytes >= 12) length |= (size_t)p[10] << 16 | (size_t)p[11] << 24;
+    if (bytes < head || bytes - head < length)
+        return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name,
+                              cnn__add_size(head, length), bytes);
+    const char *q = (const char *)p + head, *end = q + length;
+    const char *type = cnn__npy_value(q, end, "'descr':"), *shape = cnn__npy_value(q, end, "'shape':");
+    const char *order = cnn__npy_value(q, end, "'fortran_order':");
+    a->fortran = cnn__npy_word(order, end, "True") != NULL;
+    if (type && !cnn__npy_type(a, type, end))
+        return cnn__data_fail(d, "%s: elements of type %.*s: integers, floats and bools can be read", name,
+                              (int)(end - type < 20 ? end - type : 20), type);
+    if (shape && !cnn__npy_shape(a, shape, end))
+        return cnn__data_fail(d, "%s: shape %.*s: 1 to 4 extents from 1 to %d can be read", name,
+                              (int)(end - shape < 40 ? end - shape : 40), shape, INT_MAX);
+    if (shape && a->rank < 1)
+        return cnn__data_fail(d, "%s holds one number, of shape (): samples need an axis", name);
+    if (!type || !shape || !(a->fortran || cnn__npy_word(order, end, "False")))
+        return cnn__data_fail(d, "%s: the header is not the dictionary of a .npy file", name);
+    size_t need = cnn__mul_size(a->count, a->size), there = bytes - head - length;
+    a->data = p + head + length;
+    return need == there || cnn__data_fail(d, "%s: %sthe header promises %zu bytes of elements, the file has "
+                                           "%zu", name, there < need ? "truncated: " : "", need, there);
+}
+static const cnn__array_format cnn__npy = { cnn__open_npy, "samples", "targets" };
+
+CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t bytes, const void *labels, size_t label_bytes)
+{
+    const cnn__input from[2] = { cnn__memory("values", values, bytes),
+                                 cnn__memory("labels", labels, label_bytes) };
+    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_arrays, &cnn__npy);
 }
 
 /* ---- CIFAR-10 and CIFAR-100, binary version (Krizhevsky 2009) ----
@@ -8311,14 +8469,21 @@ static const char *cnn__read_decimal(const char *p, const char *end, double *v)
     return p;
 }
 
+/* How the columns of a CSV file are read: targets stand in [from,to), the values of the sample elsewhere. The
+   next line begins at `at`; the present one has this number. */
+typedef struct { const char *name; char separator; float scale; bool labels;
+                 size_t columns, from, to; cnn_shape sample, target;
+                 const char *at, *end; int number;
+                 float *to_values, *to_targets; int *to_labels; } cnn__csv;
+
 /* The next line that is not blank: from *line to the pointer returned, without the end of the line; NULL at
    the end of the text. */
-static const char *cnn__next_line(const char **p, const char *end, const char **line, int *number)
+static const char *cnn__next_line(cnn__csv *t, const char **line)
 {
-    while (*p < end) {
-        const char *stop = memchr(*p, '\n', (size_t)(end - *p)), *to = stop ? stop : end, *q = *p;
-        *line = *p, *p = stop ? stop + 1 : end;
-        if (*number < INT_MAX) ++*number;
+    while (t->at < t->end) {
+        const char *q = t->at, *stop = memchr(q, '\n', (size_t)(t->end - q)), *to = stop ? stop : t->end;
+        *line = q, t->at = stop ? stop + 1 : t->end;
+        if (t->number < INT_MAX) t->number++;
         while (q < to && (*q == ' ' || *q == '\t' || *q == '\r')) q++;
         if (q == to) continue;
         return to[-1] == '\r' ? to - 1 : to;
@@ -8343,10 +8508,6 @@ static const char *cnn__cell_hint(const char *cell, size_t n, char separator, bo
     if (separator != ',' && memchr(cell, ',', n)) return "; a decimal comma? Only a point can be read";
     return first ? "; is it a heading? .skip = 1 leaves it out" : "";
 }
-
-/* How the columns of a CSV file are read: targets stand in [from,to), the values of the sample elsewhere. */
-typedef struct { const char *name; char separator; float scale; bool labels;
-                 size_t columns, from, to; cnn_shape sample, target; } cnn__csv;
 
 static bool cnn__csv_columns(cnn_dataset *d, const cnn_csv_args *a, const char *hint, cnn__csv *t)
 {
@@ -8374,17 +8535,16 @@ static bool cnn__csv_columns(cnn_dataset *d, const cnn_csv_args *a, const char *
 }
 
 /* One line, from `line` to `end`: the values of a sample and its target. */
-static bool cnn__read_csv_line(cnn_dataset *d, const cnn__csv *t, const char *line, const char *end,
-                               int number, float **values, int **labels, float **targets)
+static bool cnn__read_csv_line(cnn_dataset *d, cnn__csv *t, const char *line, const char *end)
 {
     size_t cells = 1;
     for (const char *q = line; q < end; q++) cells += *q == t->separator;
     if (cells != t->columns)
-        return cnn__data_fail(d, "%s, line %d: %zu columns, the first line has %zu", t->name, number, cells,
-                              t->columns);
+        return cnn__data_fail(d, "%s, line %d: %zu columns, the first line has %zu", t->name, t->number,
+                              cells, t->columns);
     for (size_t k = 0; k < t->columns; k++) {
         const char  *cell = line, *stop = memchr(cell, t->separator, (size_t)(end - cell));
-        const bool   target = k >= t->from && k < t->to;
+        const bool   target = k >= t->from && k < t->to, first = d->own[0] == t->to_values;
         const double scale = target ? 1 : (double)t->scale;
         double       v = 0;
         const bool   good = cnn__read_cell(cell, stop ? stop : end, &v);
@@ -8392,14 +8552,14 @@ static bool cnn__read_csv_line(cnn_dataset *d, const cnn__csv *t, const char *li
         line = stop ? stop + 1 : end;
         if (!good || fabs(v) > (double)FLT_MAX || fabs(v * scale) > (double)FLT_MAX)
             return cnn__data_fail(d, "%s, line %d, column %zu: \"%.*s\" is no number that fits%s", t->name,
-                                  number, k + 1, (int)(shown < 20 ? shown : 20), cell,
-                                  cnn__cell_hint(cell, (size_t)shown, t->separator, d->own[0] == *values));
+                                  t->number, k + 1, (int)(shown < 20 ? shown : 20), cell,
+                                  cnn__cell_hint(cell, (size_t)shown, t->separator, first));
         if (target && t->labels && !cnn__is_label(v))
             return cnn__data_fail(d, "%s, line %d: label %g is no whole number within +-2^24", t->name,
-                                  number, v);
-        if (!target)        *(*values)++ = (float)(v * scale);
-        else if (t->labels) *(*labels)++ = (int)v;
-        else                *(*targets)++ = (float)v;
+                                  t->number, v);
+        if (!target)        *t->to_values++ = (float)(v * scale);
+        else if (t->labels) *t->to_labels++ = (int)v;
+        else                *t->to_targets++ = (float)v;
     }
     return true;
 }
@@ -8408,23 +8568,22 @@ static bool cnn__read_csv_line(cnn_dataset *d, const cnn__csv *t, const char *li
 static bool cnn__set_csv(cnn_dataset *d, const cnn__input *from, int n, const void *options)
 {
     const cnn_csv_args *a = options;
-    const char *begin = (const char *)from->p, *end = begin + from->bytes, *p, *line, *to, *hint = "";
+    const char *begin = (const char *)from->p, *line, *end, *hint = "";
     cnn__csv    t = { .name = from->name, .separator = a->separator ? a->separator : ',',
-                      .scale = a->scale != 0 ? a->scale : 1, .columns = 1 };
+                      .scale = a->scale != 0 ? a->scale : 1, .columns = 1, .end = begin + from->bytes };
     size_t      rows = 0;
-    int         number = 0;
     (void)n;
     if (a->skip < 0) return cnn__data_fail(d, "%s: skip is %d: it must not be negative", t.name, a->skip);
     if (!isfinite(t.scale)) return cnn__data_fail(d, "%s: scale %g is no number", t.name, (double)t.scale);
     if (from->bytes >= 3 && memcmp(begin, "\xEF\xBB\xBF", 3) == 0) begin += 3;   /* byte order mark */
-    for (int i = 0; i < a->skip && begin < end; i++, number++) {
-        const char *stop = memchr(begin, '\n', (size_t)(end - begin));
-        begin = stop ? stop + 1 : end;
+    for (; t.number < a->skip && begin < t.end; t.number++) {
+        const char *stop = memchr(begin, '\n', (size_t)(t.end - begin));
+        begin = stop ? stop + 1 : t.end;
     }
-    const int first = number;
-    for (p = begin; (to = cnn__next_line(&p, end, &line, &number)) != NULL; rows++) {
-        for (const char *q = line; rows == 0 && q < to; q++) t.columns += *q == t.separator;
-        if (rows == 0) hint = cnn__cell_hint(line, (size_t)(to - line), t.separator, false);
+    const int skipped = t.number;
+    for (t.at = begin; (end = cnn__next_line(&t, &line)) != NULL; rows++) {
+        for (const char *q = line; rows == 0 && q < end; q++) t.columns += *q == t.separator;
+        if (rows == 0) hint = cnn__cell_hint(line, (size_t)(end - line), t.separator, false);
     }
     if (rows == 0) return cnn__data_fail(d, "%s: there is no line with numbers", t.name);
     if (rows > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", t.name, INT_MAX);
@@ -8433,11 +8592,10 @@ static bool cnn__set_csv(cnn_dataset *d, const cnn__input *from, int n, const vo
     const size_t wide = t.to - t.from, size = t.labels ? sizeof(int) : sizeof(float);
     if (!cnn__own(d, 0, cnn__mul_size(cnn__mul_size(rows, t.columns - wide), sizeof(float)))) return false;
     if (wide && !cnn__own(d, 1, cnn__mul_size(cnn__mul_size(rows, wide), size))) return false;
-    float *values = d->own[0], *targets = d->own[1];
-    int   *labels = d->own[1];
-    number = first, p = begin;
-    while ((to = cnn__next_line(&p, end, &line, &number)) != NULL)
-        if (!cnn__read_csv_line(d, &t, line, to, number, &values, &labels, &targets)) return false;
+    t.to_values = d->own[0], t.to_labels = d->own[1], t.to_targets = d->own[1];
+    t.number = skipped, t.at = begin;
+    while ((end = cnn__next_line(&t, &line)) != NULL)
+        if (!cnn__read_csv_line(d, &t, line, end)) return false;
     return cnn__set_samples(d, NULL, d->own[0], (int)rows, t.sample) &&
            cnn__set_targets(d, t.labels ? d->own[1] : NULL, t.labels ? NULL : d->own[1], t.target);
 }
@@ -8448,192 +8606,11 @@ CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args 
     return cnn__read_inputs(&from, 1, cnn__set_csv, &a);
 }
 
-/* ---- .npy (NumPy Enhancement Proposal 1, 2007) ----
-
-   "\x93NUMPY"; two bytes of version; the length of the header, lowest byte first, in two bytes (from version
-   2 on four); the header, a Python dictionary; the elements and nothing behind them. */
-
-typedef struct {
-    const unsigned char *data;
-    char   kind;                               /* 'f' float, 'i' integer, 'u' without a sign, 'b' bool */
-    size_t size;                               /* bytes of an element */
-    bool   big, fortran;                       /* highest byte first; first index fastest, not the last */
-    int    rank, dim[4];
-    size_t count;                              /* elements */
-} cnn__npy;
-
-static const char *cnn__npy_word(const char *p, const char *end, const char *word)   /* behind it, or NULL */
-{
-    size_t n = strlen(word);
-    while (p && p < end && *p == ' ') p++;
-    return p && (size_t)(end - p) >= n && memcmp(p, word, n) == 0 ? p + n : NULL;
-}
-
-/* Where the value of a key begins that the dictionary has once; else NULL. */
-static const char *cnn__npy_value(const char *p, const char *end, const char *key)
-{
-    const char *value = NULL;
-    for (; p < end; p++) {
-        const char *next = *p == '\'' ? cnn__npy_word(p, end, key) : NULL;
-        if (next && value) return NULL;
-        if (next) value = next;
-    }
-    return value;
-}
-
-/* '<f4' */
-static bool cnn__npy_type(cnn__npy *a, const char *p, const char *end)
-{
-    static const char *const types[] = { "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8",
-        "b1" };
-    p = cnn__npy_word(p, end, "'");
-    if (!p || end - p < 4 || !memchr("<>|=", *p, 4) || p[3] != '\'') return false;
-    a->kind = p[1], a->size = (size_t)(p[2] - '0'), a->big = *p == '>';
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (memcmp(p + 1, types[i], 2) == 0) return true;
-    return false;
-}
-
-/* (60000, 28, 28) */
-static bool cnn__npy_shape(cnn__npy *a, const char *p, const char *end)
-{
-    p = cnn__npy_word(p, end, "(");
-    for (a->rank = 0, a->count = 1; p && !cnn__npy_word(p, end, ")"); ) {
-        if (a->rank == 4) return false;
-        long long v = -1;
-        while (p < end && *p == ' ') p++;
-        for (; p < end && *p >= '0' && *p <= '9' && v <= INT_MAX; p++) v = (v < 0 ? 0 : v) * 10 + (*p - '0');
-        if (v < 1 || v > INT_MAX) return false;
-        a->dim[a->rank++] = (int)v;
-        a->count = cnn__mul_size(a->count, (size_t)v);
-        if (!cnn__npy_word(p, end, ")")) p = cnn__npy_word(p, end, ",");
-    }
-    return p != NULL;
-}
-
-/* Read a header and check it against the bytes that are there. */
-static bool cnn__open_npy(cnn_dataset *d, const cnn__input *from, cnn__npy *a)
-{
-    const char          *name = from->name;
-    const unsigned char *p = from->p;
-    const size_t         bytes = from->bytes;
-    memset(a, 0, sizeof *a);
-    if (bytes >= 4 && memcmp(p, "PK\3\4", 4) == 0)
-        return cnn__data_fail(d, "%s is a zip, perhaps of numpy.savez: save each array by numpy.save", name);
-    if (bytes < 10 || memcmp(p, "\x93NUMPY", 6) != 0)
-        return cnn__data_fail(d, "%s: %s", name, bytes < 10 ? "truncated: a .npy file begins with 10 bytes"
-                              : "not a .npy file: it does not begin with \\x93NUMPY");
-    size_t head = p[6] == 1 ? 10 : 12, length = (size_t)p[8] | (size_t)p[9] << 8;
-    if (p[6] < 1 || p[6] > 3)
-        return cnn__data_fail(d, "%s: version %d of .npy: 1 to 3 can be read", name, p[6]);
-    if (p[6] > 1 && bytes >= 12) length |= (size_t)p[10] << 16 | (size_t)p[11] << 24;
-    if (bytes < head || bytes - head < length)
-        return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name,
-                              cnn__add_size(head, length), bytes);
-    const char *q = (const char *)p + head, *end = q + length;
-    const char *type = cnn__npy_value(q, end, "'descr':"), *shape = cnn__npy_value(q, end, "'shape':");
-    const char *order = cnn__npy_value(q, end, "'fortran_order':");
-    a->fortran = cnn__npy_word(order, end, "True") != NULL;
-    if (type && !cnn__npy_type(a, type, end))
-        return cnn__data_fail(d, "%s: elements of type %.*s: integers, floats and bools can be read", name,
-                              (int)(end - type < 20 ? end - type : 20), type);
-    if (shape && !cnn__npy_shape(a, shape, end))
-        return cnn__data_fail(d, "%s: shape %.*s: 1 to 4 extents from 1 to %d can be read", name,
-                              (int)(end - shape < 40 ? end - shape : 40), shape, INT_MAX);
-    if (shape && a->rank < 1)
-        return cnn__data_fail(d, "%s holds one number, of shape (): samples need an axis", name);
-    if (!type || !shape || !(a->fortran || cnn__npy_word(order, end, "False")))
-        return cnn__data_fail(d, "%s: the header is not the dictionary of a .npy file", name);
-    size_t need = cnn__mul_size(a->count, a->size), there = bytes - head - length;
-    a->data = p + head + length;
-    return need == there || cnn__data_fail(d, "%s: %sthe header promises %zu bytes of elements, the file has "
-                                           "%zu", name, there < need ? "truncated: " : "", need, there);
-}
-
-static float cnn__float_of_half(uint32_t half);
-/* The place of element i, counted with the last index fastest. */
-static size_t cnn__npy_place(const cnn__npy *a, size_t i)
-{
-    size_t at = 0, stride = a->count;
-    if (!a->fortran) return i;
-    for (int k = a->rank - 1; k >= 0; k--) {
-        const size_t n = (size_t)a->dim[k];
-        stride /= n, at += i % n * stride, i /= n;
-    }
-    return at;
-}
-static double cnn__npy_element(const cnn__npy *a, size_t i)
-{
-    const unsigned char *p = a->data + cnn__npy_place(a, i) * a->size;
-    uint64_t bits = 0;
-    for (size_t k = 0; k < a->size; k++) bits |= (uint64_t)p[a->big ? a->size - 1 - k : k] << 8 * k;
-    if (a->kind == 'f' && a->size == 2) return (double)cnn__float_of_half((uint32_t)bits);
-    if (a->kind == 'f' && a->size == 4) return (double)cnn__float_of_bits((uint32_t)bits);
-    if (a->kind == 'f') {
-        double v;
-        memcpy(&v, &bits, sizeof v);
-        return v;
-    }
-    if (a->kind == 'i' && bits >> (8 * a->size - 1))          /* negative: -1 is all ones */
-        return -1 - (double)(~bits & (UINT64_MAX >> (64 - 8 * a->size)));
-    return (double)bits;
-}
-
-/* (N), (N,C), (N,H,W) or (N,C,H,W) */
-static cnn_shape cnn__npy_sample(const cnn__npy *a)
-{
-    const int r = a->rank;
-    return (cnn_shape){ 1, r == 2 || r == 4 ? a->dim[1] : 1, r > 2 ? a->dim[r - 2] : 1,
-                        r > 2 ? a->dim[r - 1] : 1 };
-}
-
-/* All elements to own[k]: as bytes, whole numbers, or else floats. */
-static bool cnn__read_npy(cnn_dataset *d, const char *name, const cnn__npy *a, int k, bool bytes, bool whole)
-{
-    const size_t each = bytes ? 1 : whole ? sizeof(int) : sizeof(float);
-    if (!cnn__own(d, k, cnn__mul_size(a->count, each))) return false;
-    for (size_t i = 0; i < a->count; i++) {
-        const double v = cnn__npy_element(a, i);
-        if (isfinite(v) && fabs(v) > (double)FLT_MAX)
-            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", name, i, v);
-        if (whole && !cnn__is_label(v))
-            return cnn__data_fail(d, "%s: label %zu is %.15g: it must be within +-2^24", name, i, v);
-        if (bytes)      ((unsigned char *)d->own[k])[i] = (unsigned char)v;
-        else if (whole) ((int *)d->own[k])[i] = (int)v;
-        else            ((float *)d->own[k])[i] = (float)v;
-    }
-    return true;
-}
-
-static bool cnn__set_npy(cnn_dataset *d, const cnn__input *from, int n, const void *options)
-{
-    cnn__npy a, b = { .count = 0 };
-    (void)options;
-    if (!cnn__open_npy(d, from, &a) || (n > 1 && !cnn__open_npy(d, from + 1, &b))) return false;
-    if (n > 1 && b.dim[0] != a.dim[0])
-        return cnn__data_fail(d, "%s has %d samples, but %s has %d targets", from[0].name, a.dim[0],
-                              from[1].name, b.dim[0]);
-    const bool bytes = a.kind == 'u' && a.size == 1, whole = b.kind != 'f';
-    if (!cnn__read_npy(d, from[0].name, &a, 0, bytes, false)) return false;
-    if (n > 1 && !cnn__read_npy(d, from[1].name, &b, 1, false, whole)) return false;
-    return cnn__set_samples(d, bytes ? d->own[0] : NULL, bytes ? NULL : d->own[0], a.dim[0],
-                            cnn__npy_sample(&a)) &&
-           cnn__set_targets(d, whole ? d->own[1] : NULL, whole ? NULL : d->own[1], cnn__npy_sample(&b));
-}
-
-CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t value_bytes, const void *labels,
-                                   size_t label_bytes)
-{
-    const cnn__input from[2] = { cnn__memory("values", values, value_bytes),
-                                 cnn__memory("labels", labels, label_bytes) };
-    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_npy, NULL);
-}
-
 #ifndef CNN_NO_STDIO
 CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels)
 {
     const char *path[2] = { images, labels };
-    return cnn__read_paths("cnn_load_idx", path, labels ? 2 : 1, cnn__set_idx, NULL);
+    return cnn__read_paths("cnn_load_idx", path, labels ? 2 : 1, cnn__set_arrays, &cnn__idx);
 }
 CNN_API cnn_dataset cnn_load_cifar(const char *const *paths, int n_paths, int classes)
 {
@@ -8646,7 +8623,7 @@ CNN_API cnn_dataset cnn_load_csv_(cnn_csv_args a)
 CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels)
 {
     const char *path[2] = { values, labels };
-    return cnn__read_paths("cnn_load_npy", path, labels ? 2 : 1, cnn__set_npy, NULL);
+    return cnn__read_paths("cnn_load_npy", path, labels ? 2 : 1, cnn__set_arrays, &cnn__npy);
 }
 #endif
 
@@ -8656,8 +8633,7 @@ CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels)
 static void cnn__free_pixels(void *pixels) { CNN_FREE(pixels); }
 
 static bool cnn__is_blank(unsigned char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-/* A number of the header of a PNM file, and the blank behind it; -1: none. Comments reach from # to the end
-   of the line. */
+/* A number of a PNM header and the blank behind it; -1: none. Comments go from # to the end of the line. */
 static int cnn__pnm_number(const unsigned char **p, const unsigned char *end)
 {
     int n = -1;
@@ -8733,10 +8709,10 @@ static int cnn__half(int d) { return d / 2 + (d % 2 && d / 2 % 2); }
 
 /* The picture as (channels,h,w): resized so that it is h x w or, with `shorter`, so that its shorter side has
    that many pixels and h x w are cut out of its middle. */
-static const char *cnn__fit_picture(unsigned char *to, const cnn_picture *p, int channels, int h, int w,
-                                    int shorter)
+static const char *cnn__fit_picture(unsigned char *to, const cnn_picture *p, const cnn_folder_args *a)
 {
-    int high = h, wide = w;                            /* the whole picture, resized */
+    const int channels = a->c, h = a->h, w = a->w, shorter = a->shorter;
+    int       high = h, wide = w;                      /* the whole picture, resized */
     if (shorter) {
         const double longer = p->h < p->w ? (double)shorter * p->w / p->h : (double)shorter * p->h / p->w;
         if (longer > 1 << 24) return "its sides are too unequal to be resized";
@@ -8768,34 +8744,32 @@ static const char *cnn__fit_picture(unsigned char *to, const cnn_picture *p, int
 
 /* ---- Folders: sorted names of what is in them ---- */
 
-typedef struct { char **name; int count, capacity; size_t text; } cnn__list;    /* text: bytes, with ends */
+/* class: the number of the folder that is listed; text: bytes of all names, with their ends. */
+typedef struct { char *name; int class; } cnn__listed;
+typedef struct { cnn__listed *at; int count, capacity, class; size_t text; } cnn__list;
 
 static void cnn__free_list(cnn__list *l)
 {
-    for (int i = 0; i < l->count; i++) CNN_FREE(l->name[i]);
-    CNN_FREE(l->name);
+    for (int i = 0; i < l->count; i++) CNN_FREE(l->at[i].name);
+    CNN_FREE(l->at);
     memset(l, 0, sizeof *l);
 }
 static int cnn__by_bytes(const void *a, const void *b)
 {
-    return strcmp(*(char *const *)a, *(char *const *)b);
+    return strcmp(((const cnn__listed *)a)->name, ((const cnn__listed *)b)->name);
 }
 
+static bool cnn__grow(cnn_graph *g, const char *at, void *array, int count, int *capacity, size_t each);
 /* Take up "dir/name". */
 static bool cnn__list_add(cnn_dataset *d, cnn__list *l, const char *dir, const char *name)
 {
     const size_t n = strlen(dir), m = strlen(name), slash = n > 0 && dir[n - 1] != '/';
-    if (l->count == l->capacity) {
-        const int capacity = l->capacity ? 2 * l->capacity : 16;
-        char    **more = l->capacity > INT_MAX / 16 ? NULL
-                       : CNN_REALLOC(l->name, (size_t)capacity * sizeof *more);
-        if (!more) return cnn__data_fail(d, "folder: out of memory: %d names", capacity);
-        l->name = more, l->capacity = capacity;
-    }
+    if (!cnn__grow(NULL, NULL, &l->at, l->count, &l->capacity, sizeof *l->at))
+        return cnn__data_fail(d, "folder: out of memory: %d names", l->count + 1);
     char *path = CNN_MALLOC(n + m + 2);
     if (!path) return cnn__data_fail(d, "folder: out of memory: %zu bytes", n + m + 2);
     memcpy(path, dir, n), path[n] = '/', memcpy(path + n + slash, name, m + 1);
-    l->name[l->count++] = path, l->text += n + slash + m + 1;
+    l->at[l->count++] = (cnn__listed){ path, l->class }, l->text += n + slash + m + 1;
     return true;
 }
 
@@ -8812,9 +8786,9 @@ static char cnn__kind_of(const char *path)
 static bool cnn__read_folder(cnn_dataset *d, cnn__list *l, const char *dir)
 {
     struct _finddata_t found;
-    cnn__list            pattern = { NULL, 0, 0, 0 };
+    cnn__list            pattern = { .count = 0 };
     bool                 good = cnn__list_add(d, &pattern, dir, "*");
-    const intptr_t       search = good ? _findfirst(pattern.name[0], &found) : -1;
+    const intptr_t       search = good ? _findfirst(pattern.at[0].name, &found) : -1;
     cnn__free_list(&pattern);
     if (search == -1) return cnn__data_fail(d, "folder %s: it cannot be opened", cnn__path_end(dir));
     do good = found.name[0] == '.' || cnn__list_add(d, l, dir, found.name);
@@ -8854,7 +8828,7 @@ static bool cnn__list_folder(cnn_dataset *d, cnn__list *l, const char *dir)
     const int before = l->count;
     if (!cnn__read_folder(d, l, dir)) return false;
     const size_t n = (size_t)(l->count - before);
-    if (n > 0) qsort(l->name + before, n, sizeof *l->name, cnn__by_bytes);
+    if (n > 0) qsort(l->at + before, n, sizeof *l->at, cnn__by_bytes);
     return true;
 }
 
@@ -8891,8 +8865,7 @@ static bool cnn__fill_folder(cnn_request *want, void *user)
                                       : cnn__decode_file(&p, path, a->c, why, sizeof why);
         if (!wrong && (!p.pixels || p.h < 1 || p.w < 1 || p.h > 65535 || p.w > 65535))
             wrong = "the decoder gave no picture with sides of 1 to 65535";
-        if (!wrong)
-            wrong = cnn__fit_picture(want->bytes + (size_t)i * each, &p, a->c, a->h, a->w, a->shorter);
+        if (!wrong) wrong = cnn__fit_picture(want->bytes + (size_t)i * each, &p, a);
         if (p.pixels && p.release) p.release(p.pixels);
         if (wrong) {
             cnn__format(want->error, sizeof want->error, "%s: %.70s", n > 50 ? shown + n - 50 : shown, wrong);
@@ -8903,38 +8876,35 @@ static bool cnn__fill_folder(cnn_request *want, void *user)
     return true;
 }
 
-/* List the classes, and the files of each: those of class k end at end[k]. */
-static bool cnn__list_classes(cnn_dataset *d, const char *path, cnn__list *class, cnn__list *file, int **end)
+/* List the classes, and the files of each. */
+static bool cnn__list_classes(cnn_dataset *d, const char *path, cnn__list *class, cnn__list *file)
 {
     int classes = 0;
     if (!cnn__list_folder(d, class, path)) return false;
-    class->text = 0;
     for (int i = 0; i < class->count; i++) {           /* files beside the folders do not count */
-        if (cnn__kind_of(class->name[i]) != 'd') { CNN_FREE(class->name[i]); continue; }
-        class->text += strlen(class->name[i]) + 1, class->name[classes++] = class->name[i];
+        if (cnn__kind_of(class->at[i].name) == 'd') class->at[classes++] = class->at[i];
+        else                                        CNN_FREE(class->at[i].name);
     }
     class->count = classes;
     if (classes == 0)
         return cnn__data_fail(d, "folder %s: it holds no folders: each class is one", cnn__path_end(path));
-    *end = CNN_MALLOC((size_t)classes * sizeof **end);
-    if (!*end) return cnn__data_fail(d, "folder: out of memory: %d classes", classes);
-    for (int k = 0; k < classes; k++) {
-        int i = file->count;
-        if (!cnn__list_folder(d, file, class->name[k])) return false;
+    for (; file->class < classes; file->class++) {
+        const char *folder = class->at[file->class].name;
+        int         i = file->count;
+        if (!cnn__list_folder(d, file, folder)) return false;
         if (file->count == i)
-            return cnn__data_fail(d, "folder %s: it holds no pictures", cnn__path_end(class->name[k]));
+            return cnn__data_fail(d, "folder %s: it holds no pictures", cnn__path_end(folder));
         for (; i < file->count; i++)
-            if (cnn__kind_of(file->name[i]) != 'f')
+            if (cnn__kind_of(file->at[i].name) != 'f')
                 return cnn__data_fail(d, "folder: %s is no file: a class holds nothing else",
-                                      cnn__path_end(file->name[i]));
-        (*end)[k] = file->count;
+                                      cnn__path_end(file->at[i].name));
     }
     return true;
 }
 
 /* Everything into the one block of the data set. */
 static cnn__folder *cnn__pack_folder(cnn_dataset *d, const cnn_folder_args *a, const cnn__list *class,
-                                     const cnn__list *file, const int *end)
+                                     const cnn__list *file)
 {
     const size_t files = (size_t)file->count, classes = (size_t)class->count;
     const size_t numbers = cnn__round_up(files * sizeof(int), sizeof(char *));
@@ -8946,16 +8916,10 @@ static cnn__folder *cnn__pack_folder(cnn_dataset *d, const cnn_folder_args *a, c
     f->label = (int *)(f + 1), f->file = (const char **)(void *)((char *)(f + 1) + numbers);
     f->names = f->file + files;
     char *text = (char *)(f->names + classes + 1);
-    for (size_t i = 0, k = 0; i < files; i++) {
-        while ((int)i >= end[k]) k++;
-        const size_t n = strlen(file->name[i]) + 1;
-        f->file[i] = memcpy(text, file->name[i], n), text += n, f->label[i] = (int)k;
-    }
-    for (size_t k = 0; k < classes; k++) {
-        const char  *name = strrchr(class->name[k], '/') + 1;
-        const size_t n = strlen(name) + 1;
-        f->names[k] = memcpy(text, name, n), text += n;
-    }
+    for (size_t i = 0; i < files; i++)
+        f->file[i] = cnn__put_text(&text, file->at[i].name), f->label[i] = file->at[i].class;
+    for (size_t k = 0; k < classes; k++)
+        f->names[k] = cnn__put_text(&text, strrchr(class->at[k].name, '/') + 1);
     f->names[classes] = NULL;
     if (f->file[0][f->skip] == '/') f->skip++;
     return f;
@@ -8977,14 +8941,13 @@ static bool cnn__check_folder(cnn_dataset *d, const cnn_folder_args *a)
 CNN_API cnn_dataset cnn_load_folder_(cnn_folder_args a)
 {
     cnn_dataset     d = { 0 };
-    cnn__list       class = { NULL, 0, 0, 0 }, file = { NULL, 0, 0, 0 };
+    cnn__list       class = { .count = 0 }, file = { .count = 0 };
     const cnn_shape s = { 1, a.c, a.h, a.w };
-    int            *end = NULL;
     cnn__folder    *f = NULL;
-    if (cnn__check_folder(&d, &a) && cnn__list_classes(&d, a.path, &class, &file, &end))
-        f = cnn__pack_folder(&d, &a, &class, &file, end);
+    if (cnn__check_folder(&d, &a) && cnn__list_classes(&d, a.path, &class, &file))
+        f = cnn__pack_folder(&d, &a, &class, &file);
     const int files = file.count, classes = class.count;
-    cnn__free_list(&class), cnn__free_list(&file), CNN_FREE(end);
+    cnn__free_list(&class), cnn__free_list(&file);
     d.type = CNN_U8, d.target_type = CNN_I32;
     if (!f || !cnn__set_samples(&d, NULL, NULL, files, s)) return d;
     d.names = f->names, d.classes = classes, d.target = cnn__vector(1);
@@ -9029,10 +8992,7 @@ CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
     memset(about, 0, head);
     about->classes = (int)n;
     char *to = (char *)about + head;
-    for (size_t k = 0; k < n; k++) {
-        const size_t length = strlen(d->names[k]) + 1;
-        about->name[k] = memcpy(to, d->names[k], length), to += length;
-    }
+    for (size_t k = 0; k < n; k++) about->name[k] = cnn__put_text(&to, d->names[k]);
     for (int k = 0; k < 4; k++) about->mean[k] = d->mean[k], about->deviation[k] = cnn__divisor(d, k);
     CNN_FREE(g->about);
     g->about = about;
@@ -9058,8 +9018,7 @@ CNN_API const char *cnn_class_name(const cnn_graph *g, int k)
 
 /* ---- Order and scale ---- */
 
-/* A whole number in [0,n), each equally likely: bits that fall into the incomplete last interval are drawn
-   again. */
+/* A whole number in [0,n), each equally likely: bits in the incomplete last interval are drawn again. */
 static uint32_t cnn__below(uint32_t n, uint64_t key, uint64_t stream, uint64_t *drawn)
 {
     uint32_t bits, end = UINT32_MAX - UINT32_MAX % n;
@@ -9068,8 +9027,7 @@ static uint32_t cnn__below(uint32_t n, uint64_t key, uint64_t stream, uint64_t *
 }
 
 /* Fisher and Yates 1938, after Durstenfeld 1964: each of the n! orders is equally likely. It starts from the
-   order that the data set was made with, so the result depends on the seed alone and not on earlier
-   shuffles. */
+   order that the data set was made with: so the seed alone counts, and not earlier shuffles. */
 CNN_API void cnn_shuffle(cnn_dataset *d, uint64_t seed)
 {
     const uint64_t stream = 0x73687566u;               /* "shuf": not a stream of weights or dropout */
@@ -9110,23 +9068,11 @@ typedef struct { void *p; } cnn__lock, cnn__bell;                   /* an SRWLOC
 #define CNN__WAIT(b, l)         SleepConditionVariableSRW((struct _RTL_CONDITION_VARIABLE *)(void *)(b), \
                                                           CNN__SRW(l), 0xFFFFFFFF, 0)
 #define CNN__RING(b)            WakeConditionVariable((struct _RTL_CONDITION_VARIABLE *)(void *)(b))
-typedef struct { uintptr_t handle; void (*run)(void *); void *with; } cnn__thread;
-static unsigned __stdcall cnn__run_thread(void *thread)
-{
-    cnn__thread *t = thread;
-    t->run(t->with);
-    return 0;
-}
-static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
-{
-    t->run = run, t->with = with;
-    return (t->handle = _beginthreadex(NULL, 0, cnn__run_thread, t, 0, NULL)) != 0;
-}
-static void cnn__join_thread(cnn__thread *t)
-{
-    WaitForSingleObject((void *)t->handle, 0xFFFFFFFF);
-    CloseHandle((void *)t->handle);
-}
+#define CNN__RUNS               unsigned __stdcall
+#define CNN__START(t)           (((t)->id = _beginthreadex(NULL, 0, cnn__run_thread, t, 0, NULL)) != 0)
+#define CNN__JOIN(t)            (WaitForSingleObject((void *)(t)->id, 0xFFFFFFFF), \
+                                 CloseHandle((void *)(t)->id))
+typedef uintptr_t cnn__thread_id;
 #elif defined(CNN__PTHREADS)
 typedef pthread_mutex_t cnn__lock;
 typedef pthread_cond_t  cnn__bell;
@@ -9136,27 +9082,30 @@ typedef pthread_cond_t  cnn__bell;
 #define CNN__UNLOCK(l)          pthread_mutex_unlock(l)
 #define CNN__WAIT(b, l)         pthread_cond_wait(b, l)
 #define CNN__RING(b)            pthread_cond_signal(b)
-typedef struct { pthread_t id; void (*run)(void *); void *with; } cnn__thread;
-static void *cnn__run_thread(void *thread)
+#define CNN__RUNS               void *
+#define CNN__START(t)           (pthread_create(&(t)->id, NULL, cnn__run_thread, t) == 0)
+#define CNN__JOIN(t)            pthread_join((t)->id, NULL)
+typedef pthread_t cnn__thread_id;
+#else
+#define CNN__START(t)           false
+#define CNN__JOIN(t)            ((void)(t))
+typedef int cnn__thread_id;
+#endif
+typedef struct { cnn__thread_id id; void (*run)(void *); void *with; } cnn__thread;
+#ifdef CNN__RUNS
+static CNN__RUNS cnn__run_thread(void *thread)
 {
     cnn__thread *t = thread;
     t->run(t->with);
-    return NULL;
+    return 0;
 }
+#endif
 static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
 {
     t->run = run, t->with = with;
-    return pthread_create(&t->id, NULL, cnn__run_thread, t) == 0;
+    return CNN__START(t);
 }
-static void cnn__join_thread(cnn__thread *t) { pthread_join(t->id, NULL); }
-#else
-typedef struct { int none; } cnn__thread;
-static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
-{
-    return (void)t, (void)run, (void)with, false;
-}
-static void cnn__join_thread(cnn__thread *t) { (void)t; }
-#endif
+static void cnn__join_thread(cnn__thread *t) { CNN__JOIN(t); }
 
 /* ---- Batches: read, then fed ----
 
@@ -9171,8 +9120,7 @@ typedef struct {
     int n;
 } cnn__batch;
 
-/* A pass over a data set. A stream is read into slots, in turn: while the net computes with one of them, a
-   thread fills the other. */
+/* A pass over a data set. While the net computes with one slot of a stream, a thread fills the other. */
 typedef struct { cnn_request want; const cnn_dataset *d; int first; bool good; } cnn__slot;
 typedef struct {
     const cnn_dataset *d;
@@ -9190,19 +9138,17 @@ static size_t cnn__target_size(const cnn_dataset *d)
     return d->target_type ? (size_t)cnn__sample(d->target) : 0;
 }
 
-/* most: samples of a batch; until: where the pass ends. Not copied or moved while it is open. */
-static bool cnn__open_reader(cnn__reader *r, const cnn_dataset *d, int most, int until, long epoch,
-                             bool ahead)
+/* most: samples of a batch; end: of the pass. Not copied or moved while it is open. */
+static bool cnn__open_reader(cnn__reader *r, const cnn_dataset *d, int most, int end, long epoch, bool ahead)
 {
     memset(r, 0, sizeof *r);
-    r->d = d, r->most = most < until ? most : until, r->until = until, r->epoch = epoch;
+    r->d = d, r->most = most < end ? most : end, r->until = end, r->epoch = epoch;
     if (!d->fill || r->most < 1) return true;
-    r->slots = ahead && most < until ? 2 : 1;
+    r->slots = ahead && most < end ? 2 : 1;
     const size_t n = (size_t)r->most, value = d->type == CNN_U8 ? 1 : sizeof(float);
     const size_t targets = cnn__mul_size(cnn__mul_size(n, cnn__target_size(d)), sizeof(float));
-    const size_t values = cnn__round_up(cnn__mul_size(cnn__mul_size(n, (size_t)cnn__sample(d->shape)), value),
-                                        sizeof(float));
-    const size_t slot = cnn__add_size(targets, values);
+    const size_t values = cnn__mul_size(cnn__mul_size(n, (size_t)cnn__sample(d->shape)), value);
+    const size_t slot = cnn__round_up(cnn__add_size(targets, values), sizeof(float));
     const size_t bytes = cnn__add_size(n * sizeof(int), cnn__mul_size(slot, (size_t)r->slots));
     r->places = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
     if (!r->places) return cnn__format(r->error, sizeof r->error, "out of memory: %zu bytes", bytes), false;
@@ -9349,13 +9295,11 @@ static cnn__view cnn__draw_view(uint64_t seed, cnn_shape s, const cnn_augment *a
     return v;
 }
 
-/* What is mixed into a sample: that at `at`, of which the sample keeps `share` or, in cutmix, all but a box.
-   */
+/* What is mixed into a sample: that at `at`; the sample keeps `share` or, in cutmix, all but a box. */
 typedef struct { int at; cnn__view view; bool boxed; float share; cnn__box box; } cnn__mix;
 
-/* Beta(alpha, alpha): for alpha <= 1 by Johnk (1964), else by von Neumann's rejection. Block k of the stream
-   belongs to attempt k; if all are in vain, alpha is so small that it is 0 or 1, or so large that it is 1/2.
-   */
+/* Beta(alpha, alpha): for alpha <= 1 by Johnk (1964), else by von Neumann's rejection. Attempt k has block k
+   of the stream; if all are in vain, alpha is so small that it is 0 or 1, or so large that it is 1/2. */
 static double cnn__draw_beta(double alpha, uint64_t seed, uint64_t stream, uint64_t block)
 {
     uint32_t r[4] = { 0 };
@@ -9458,6 +9402,7 @@ static bool cnn__check_feed(const char *at, const char *what, const cnn_tensor *
 typedef struct {
     const unsigned char *bytes; const float *floats; const int *labels;    /* one of them */
     cnn_shape    shape;
+    int          channels;                     /* of the tensor that they go to */
     bool         moves, cuts;                  /* seen through a view; 0 in its square */
     bool         hot;                          /* channel c is 1 where the label is c, else 0 */
     float        outside;
@@ -9492,20 +9437,8 @@ static void cnn__gather(float *out, const cnn__planes *s, size_t from, int c, co
     else             for (int j = 0; j < n; j++) out[j] = at[j] < 0 ? outside : (float)labels[at[j]];
 }
 
-/* All channels of one sample as they are. */
-static void cnn__feed_plain(float *out, const cnn__planes *s, int channels, size_t from)
-{
-    const size_t plane = (size_t)cnn__plane(s->shape);
-    for (int c = 0; c < channels; c++, out += plane, from += plane) {
-        const int k = c < 3 ? c : 3;
-        if (s->bytes)       for (size_t j = 0; j < plane; j++) out[j] = s->table[k][s->bytes[from + j]];
-        else if (s->labels) for (size_t j = 0; j < plane; j++) out[j] = (float)s->labels[from + j];
-        else for (size_t j = 0; j < plane; j++) out[j] = (s->floats[from + j] - s->mean[k]) / s->by[k];
-    }
-}
-
 /* All channels of one sample, seen through v, and mixed with another one unless m is NULL. */
-static void cnn__feed_seen(float *out, const cnn__planes *s, int channels, size_t from, const cnn__view *v,
+static void cnn__feed_seen(float *out, const cnn__planes *s, size_t from, const cnn__view *v,
                            const cnn__mix *m)
 {
     const size_t plane = (size_t)cnn__plane(s->shape), sample = (size_t)s->shape.c * plane;
@@ -9519,7 +9452,7 @@ static void cnn__feed_seen(float *out, const cnn__planes *s, int channels, size_
             const bool mixed = m && (!boxed || (y >= m->box.top && y < m->box.bottom));
             cnn__look(at[0], s, v, y, x0, n);
             if (mixed) cnn__look(at[1], s, &m->view, y, x0, n);
-            for (int c = 0; c < channels; c++) {
+            for (int c = 0; c < s->channels; c++) {
                 const size_t of = s->hot ? 0 : (size_t)c * plane;
                 float       *to = out + (size_t)c * plane + (size_t)y * (size_t)w + x0;
                 cnn__gather(to, s, from + of, c, at[0], n);
@@ -9533,19 +9466,27 @@ static void cnn__feed_seen(float *out, const cnn__planes *s, int channels, size_
 }
 
 /* v: NULL, or how it is seen; m: NULL, or what is mixed with it. */
-static void cnn__feed_one(float *out, const cnn__planes *s, int channels, int at, const cnn__view *v,
-                          const cnn__mix *m)
+static void cnn__feed_one(float *out, const cnn__planes *s, int at, const cnn__view *v, const cnn__mix *m)
 {
     static const cnn__view still = { .mirror = false };
-    const size_t from = (size_t)at * (size_t)cnn__sample(s->shape);
-    if (v || s->hot) cnn__feed_seen(out, s, channels, from, v ? v : &still, m);
-    else             cnn__feed_plain(out, s, channels, from);
+    const size_t plane = (size_t)cnn__plane(s->shape);
+    size_t       from = (size_t)at * (size_t)cnn__sample(s->shape);
+    if (v || s->hot) {
+        cnn__feed_seen(out, s, from, v ? v : &still, m);
+        return;
+    }
+    for (int c = 0; c < s->channels; c++, out += plane, from += plane) {          /* all as they are */
+        const int k = c < 3 ? c : 3;
+        if (s->bytes)       for (size_t j = 0; j < plane; j++) out[j] = s->table[k][s->bytes[from + j]];
+        else if (s->labels) for (size_t j = 0; j < plane; j++) out[j] = (float)s->labels[from + j];
+        else for (size_t j = 0; j < plane; j++) out[j] = (s->floats[from + j] - s->mean[k]) / s->by[k];
+    }
 }
 
 static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)
 {
-    cnn__planes s = { .bytes = b->bytes, .floats = b->floats, .shape = d->shape, .moves = true,
-                      .cuts = true };
+    cnn__planes s = { .bytes = b->bytes, .floats = b->floats, .shape = d->shape, .channels = d->shape.c,
+                      .moves = true, .cuts = true };
     for (int k = 0; k < 4; k++) {
         s.mean[k] = d->mean[k], s.by[k] = cnn__divisor(d, k);
         for (int v = 0; v < 256 && b->bytes; v++) s.table[k][v] = ((float)v / 255.0f - s.mean[k]) / s.by[k];
@@ -9554,15 +9495,11 @@ static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)
 }
 static cnn__planes cnn__targets_of(const cnn_dataset *d, const cnn__batch *b, const cnn_tensor *to)
 {
-    return (cnn__planes){ .floats = b->targets, .labels = b->labels, .shape = d->target, .by = { 1, 1, 1, 1 },
+    return (cnn__planes){ .floats = b->targets, .labels = b->labels, .by = { 1, 1, 1, 1 },
+                          .shape = d->target, .channels = to->shape.c,
                           .moves = d->target.h == d->shape.h && d->target.w == d->shape.w &&
                                    cnn__plane(d->shape) > 1,
                           .hot = d->target_type == CNN_I32 && to->shape.c != d->target.c };
-}
-
-static bool cnn__is_changed(const cnn_augment *a)
-{
-    return a->shift || a->flip || a->cutout || a->mixup > 0 || a->cutmix > 0;
 }
 
 /* Are the labels of a batch, which become channels, classes? */
@@ -9584,7 +9521,6 @@ typedef struct {
     uint64_t seed;
     cnn__batch batch;
     cnn__planes samples, targets;
-    int channels;                            /* of a target */
     size_t each, wide;                       /* values of a sample, of its target */
     float *values, *wanted;
     const cnn_augment *a;
@@ -9603,8 +9539,8 @@ static void cnn__feed_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thre
         if (mixed) mix = cnn__draw_mix(q->seed, q->d, b, a, q->epoch, b->number[i]);
         const cnn__view *v = a || q->mirror ? &view : NULL;
         const cnn__mix  *m = mixed ? &mix : NULL;
-        cnn__feed_one(q->values + i * q->each, &q->samples, q->d->shape.c, b->at[i], v, m);
-        if (q->wanted) cnn__feed_one(q->wanted + i * q->wide, &q->targets, q->channels, b->at[i], v, m);
+        cnn__feed_one(q->values + i * q->each, &q->samples, b->at[i], v, m);
+        if (q->wanted) cnn__feed_one(q->wanted + i * q->wide, &q->targets, b->at[i], v, m);
     }
 }
 
@@ -9619,11 +9555,11 @@ static int cnn__feed(cnn__reader *r, cnn_tensor *x, cnn_tensor *target, int firs
     const int          n = cnn__read_batch(r, first, &q.batch);
     if (r->error[0]) cnn__fail(g, NULL, "feed", "data set: %s", r->error);
     if (n == 0) return 0;
-    if (a && cnn__is_changed(a)) q.a = a;
+    if (a && (a->shift || a->flip || a->cutout || a->mixup > 0 || a->cutmix > 0)) q.a = a;
     q.samples = cnn__samples_of(d, &q.batch), q.each = (size_t)cnn__sample(d->shape);
     if (target) {
         q.targets = cnn__targets_of(d, &q.batch, target);
-        q.channels = target->shape.c, q.wide = (size_t)cnn__sample(target->shape);
+        q.wide = (size_t)cnn__sample(target->shape);
     }
     if (q.a) q.targets.outside = a->outside;
     if ((target && !cnn__check_hot(target, &q.targets, &q.batch)) || !cnn_set_batch(g, n)) return 0;
@@ -10873,7 +10809,8 @@ typedef struct {
     const char          *at, *what, *path;     /* for messages: main.c:7: load "net.safetensors": ... */
     char                *header, *end, *p;     /* p: where the reader is */
     cnn__entry          *entry;                /* sorted by name */
-    size_t               n, capacity;
+    size_t               n;
+    int                  capacity;
     const unsigned char *data;
     size_t               bytes;                /* of data; SIZE_MAX while they are not read yet */
     void                *own;                  /* the data, if it was read from a path */
@@ -10885,8 +10822,7 @@ typedef struct {
 
 static cnn__file cnn__file_of(cnn_graph *g, const char *at, const char *what, const char *path)
 {
-    cnn__file f = { .g = g, .at = at, .what = what, .path = path };
-    return f;
+    return (cnn__file){ .g = g, .at = at, .what = what, .path = path };
 }
 
 CNN__PRINTF(2, 3)
@@ -10934,24 +10870,20 @@ static double cnn__element(const cnn__file *f, const cnn__entry *e, size_t i)
     }
 }
 
-static int cnn__hex_digit(char c)
-{
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
 static bool cnn__read_hex(const char *s, int digits, uint32_t *value)
 {
+    static const char hex[] = "0123456789abcdefABCDEF";
     *value = 0;
     for (int i = 0; i < digits; i++) {
-        if (cnn__hex_digit(s[i]) < 0) return false;
-        *value = *value << 4 | (uint32_t)cnn__hex_digit(s[i]);
+        const char *digit = s[i] ? strchr(hex, s[i]) : NULL;
+        if (!digit) return false;
+        const uint32_t v = (uint32_t)(digit - hex);
+        *value = *value << 4 | (v < 16 ? v : v - 6);
     }
     return true;
 }
 
-/* A whole number as one would write it: no sign, no leading zero, at most `most`. Returns what follows, or
-   NULL. */
+/* A whole number as one would write it: no sign, no leading zero, at most `most`. What follows, or NULL. */
 static const char *cnn__read_whole(const char *s, uint64_t most, uint64_t *value)
 {
     *value = 0;
@@ -11020,7 +10952,7 @@ static uint32_t cnn__json_code(cnn__file *f)
     if (!cnn__read_hex(f->p, 4, &code) || (code & 0xFC00) == 0xDC00) return 0;
     f->p += 4;
     if ((code & 0xFC00) != 0xD800) return code;
-    if (f->p[0] != '\\' || f->p[1] != 'u' || !cnn__read_hex(f->p + 2, 4, &low) || (low & 0xFC00) != 0xDC00)
+    if (strncmp(f->p, "\\u", 2) != 0 || !cnn__read_hex(f->p + 2, 4, &low) || (low & 0xFC00) != 0xDC00)
         return 0;
     f->p += 6;
     return 0x10000 + ((code & 0x3FF) << 10) + (low & 0x3FF);
@@ -11202,12 +11134,8 @@ static bool cnn__read_header(cnn__file *f)
             if (!cnn__read_metadata(f)) return false;
             continue;
         }
-        if (f->n == f->capacity) {
-            const size_t capacity = f->capacity ? 2 * f->capacity : 32;
-            void *more = cnn__file_realloc(f, f->entry, cnn__mul_size(capacity, sizeof *f->entry));
-            if (!more) return false;
-            f->entry = more, f->capacity = capacity;
-        }
+        if (!cnn__grow(NULL, NULL, &f->entry, (int)f->n, &f->capacity, sizeof *f->entry))
+            return cnn__file_fail(f, "out of memory: %zu tensors", f->n + 1);
         cnn__entry *e = &f->entry[f->n];
         memset(e, 0, sizeof *e);
         e->name = name;
@@ -11284,6 +11212,12 @@ static cnn__entry *cnn__lookup(const cnn__file *f, const char *prefix, const cha
     return f->n ? bsearch(&key, f->entry, f->n, sizeof *f->entry, cnn__compare_entry) : NULL;
 }
 
+/* "conv1.weight", "conv1.bias": one name more. */
+static void cnn__say_name(cnn__page *list, const char *name)
+{
+    cnn__say(list, "%s\"%.40s\"", list->said ? ", " : "", name);
+}
+
 /* The first entry whose name ends in this one, as behind a prefix; NULL: none. */
 static const cnn__entry *cnn__longer_name(const cnn__file *f, const char *name)
 {
@@ -11295,18 +11229,15 @@ static const cnn__entry *cnn__longer_name(const cnn__file *f, const char *name)
     return NULL;
 }
 
-/* The entry that fits a tensor of this name and shape, whose extents of 1 may stand anywhere: (6,) is
-   (1,6,1,1). */
+/* The entry that fits a tensor's name and shape, whose extents of 1 may stand anywhere: (6,) is (1,6,1,1). */
 static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *prefix, const char *name,
                                          cnn_shape s)
 {
     cnn__entry *e = cnn__lookup(f, prefix, name);
     if (!e) {
-        char list[160] = "none";
-        int  n = 0;
-        for (size_t i = 0; i < f->n && i < 3; i++)
-            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", i ? ", " : "",
-                             f->entry[i].name);
+        char      list[160] = "none";
+        cnn__page names = { list, sizeof list, 0, 0 };
+        for (size_t i = 0; i < f->n && i < 3; i++) cnn__say_name(&names, f->entry[i].name);
         const cnn__entry *like = *prefix ? NULL : cnn__longer_name(f, name);
         const int n_like = like ? (int)(strlen(like->name) - strlen(name)) : 0;
         cnn__file_fail(f, "there is no tensor \"%s%.60s\"; the file has %zu: %s%s%s%.*s%s", prefix, name,
@@ -11399,12 +11330,11 @@ static bool cnn__is_extra(const cnn__file *f, const cnn__entry *e)
 }
 static bool cnn__check_extra(const cnn__file *f)
 {
-    char list[160] = "";
-    int  n = 0, extra = 0;
+    char      list[160] = "";
+    cnn__page names = { list, sizeof list, 0, 0 };
+    int       extra = 0;
     for (size_t i = 0; i < f->n; i++)
-        if (cnn__is_extra(f, &f->entry[i]) && extra++ < 3)
-            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", n ? ", " : "",
-                             f->entry[i].name);
+        if (cnn__is_extra(f, &f->entry[i]) && extra++ < 3) cnn__say_name(&names, f->entry[i].name);
     return !extra || cnn__file_fail(f, "the net has nothing for %d tensors of the file: %s%s (.extra_ok = 1 "
                                        "leaves them out)", extra, list, extra > 3 ? ", ..." : "");
 }
@@ -11610,8 +11540,9 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
     }
     /* The option struct, and behind it the options as the text of a call's arguments: ".pad=1,.pad_h=0". */
     const size_t bytes = op->args_size + (rest ? 2 * strlen(rest) : 0) + 2;
-    char *args = op->args_size ? CNN_MALLOC(bytes) : NULL, *said = args ? args + op->args_size : NULL;
-    if (op->args_size && !args) return cnn__file_fail(f, "out of memory: %zu bytes", bytes), nil;
+    char *args = op->args_size ? cnn__file_realloc(f, NULL, bytes) : NULL;
+    char *said = args ? args + op->args_size : NULL;
+    if (op->args_size && !args) return nil;
     if (args) memset(args, 0, bytes);
     if (args && op->fields) memcpy(args + sizeof said, &said, sizeof said);
     for (const char *c = rest; said && c && *c; c++) {
@@ -11630,8 +11561,7 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
     return y;
 }
 
-/* A constant takes its values where they are recorded: x3f80000040000000; NULL: of an older file, from the
-   tensor of its name. */
+/* The values of a constant: x3f80000040000000; NULL: of an older file, in the tensor of its name. */
 static bool cnn__read_values(const cnn__file *f, cnn_tensor *t, const char *word)
 {
     const size_t      n = cnn__checked_len(t->shape);
@@ -11714,9 +11644,8 @@ static cnn_tensor *cnn__read_nodes(const cnn__file *f, const cnn_load_args *a, c
 /* ---- The state of a training, beside the weights ---- */
 
 /* Call use with each array of the state. average, best: as cnn__copy_trained lays them out, or NULL. */
-typedef bool cnn__use_vector(void *user, const char *prefix, const cnn_tensor *t, float *values);
-static bool cnn__each_state(cnn_graph *g, int slots, float *average, float *best, cnn__use_vector *use,
-                            void *user)
+typedef bool cnn__use(void *user, const char *prefix, const cnn_tensor *t, float *values);
+static bool cnn__each_state(cnn_graph *g, int slots, float *average, float *best, cnn__use *use, void *user)
 {
     static const char *const slot[CNN_MAX_SLOTS] = { "cnn.slot0.", "cnn.slot1.", "cnn.slot2." };
     float *vectors = g->arena[CNN_ARENA_OPTIMIZER];
@@ -11873,13 +11802,6 @@ static void cnn__put_options(cnn__string *to, const cnn_tensor *y)
     }
 }
 
-static void cnn__put_values(cnn__string *to, cnn_tensor *t)
-{
-    const float *v = cnn_map_read(t);
-    cnn__put(to, " x", 2);
-    for (int i = 0; v && i < cnn__len(t->shape) && !to->g->error[0]; i++)
-        cnn__putf(to, "%08lx", (unsigned long)cnn__bits_of_float(v[i]));
-}
 static void cnn__put_graph(cnn__string *to)
 {
     const cnn_graph *g = to->g;
@@ -11898,7 +11820,10 @@ static void cnn__put_graph(cnn__string *to)
             if (!t->batched) cnn__putf(to, "%d,", t->shape.n);
             cnn__putf(to, "%d,%d,%d", t->shape.c, t->shape.h, t->shape.w);
         }
-        if (t->kind == CNN_CONST) cnn__put_values(to, &g->order[i]->t);
+        const float *value = t->kind == CNN_CONST ? cnn_map_read(&g->order[i]->t) : NULL;
+        if (value) cnn__put(to, " x", 2);
+        for (int k = 0; value && k < cnn__len(t->shape) && !g->error[0]; k++)
+            cnn__putf(to, "%08lx", (unsigned long)cnn__bits_of_float(value[k]));
         if (t->frozen)                  cnn__putf(to, " frozen");
         if (g->order[i]->wants_grad)    cnn__putf(to, " grad");
         if (t->kept)                    cnn__putf(to, " kept");
@@ -11927,10 +11852,10 @@ static int cnn__file_extents(const cnn_tensor *t, int extent[4])
 static cnn__text cnn__file_shape(const cnn_tensor *t)
 {
     cnn__text text;
-    int n = 0, extent[4], rank = cnn__file_extents(t, extent);
-    for (int k = 0; k < rank; k++)
-        n += cnn__format(text.s + n, sizeof text.s - (size_t)n, "%c%d", k ? ',' : '[', extent[k]);
-    cnn__format(text.s + n, sizeof text.s - (size_t)n, "]");
+    cnn__page page = { text.s, sizeof text.s, 0, 0 };
+    int       extent[4], rank = cnn__file_extents(t, extent);
+    for (int k = 0; k < rank; k++) cnn__say(&page, "%c%d", k ? ',' : '[', extent[k]);
+    cnn__say(&page, "]");
     return text;
 }
 
@@ -12203,14 +12128,13 @@ static bool cnn__read_about(cnn__file *f)
     size_t      n = 1;
     if (!line) return true;
     for (const char *s = line; *s; s++) n += *s == ' ';
-    const char **names = CNN_MALLOC(n * sizeof *names);
-    if (!names) return cnn__file_fail(f, "out of memory: %zu bytes", n * sizeof *names);
+    const char **names = cnn__file_realloc(f, NULL, n * sizeof *names);
+    if (!names) return false;
     bool good = n >= 8;
     for (size_t k = 0; k < n && good; k++) {
         word = cnn__word(&line);
         good = word && (k < 8 ? cnn__read_hex(word, 8, &bits[k]) && !word[8] : cnn__unescape(word));
-        if (k < 8) continue;
-        names[k - 8] = word;
+        if (k >= 8) names[k - 8] = word;
     }
     for (int k = 0; k < 4 && good; k++) {
         d.mean[k] = cnn__float_of_bits(bits[k]), d.deviation[k] = cnn__float_of_bits(bits[4 + k]);
@@ -12232,10 +12156,9 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
                                  "cnn_load_weights");
     size_t lines = 1;
     for (const char *s = f->graph; *s; s++) lines += *s == '\n';
-    size_t       bytes = cnn__mul_size(lines, sizeof(cnn_tensor *));
-    cnn_tensor **node = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
-    if (!node) return cnn__file_fail(f, "out of memory: %zu bytes", bytes);
-    cnn_tensor *root = cnn__read_nodes(f, a, node);
+    cnn_tensor **node = cnn__file_realloc(f, NULL, cnn__mul_size(lines, sizeof *node)), *root;
+    if (!node) return false;
+    root = cnn__read_nodes(f, a, node);
     CNN_FREE(node);
     if (g->error[0]) return false;
     if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* not a loss */
