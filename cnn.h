@@ -2680,11 +2680,12 @@ static float cnn__label_weight(const cnn__target *target, ptrdiff_t i)
 typedef void cnn__job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread);
 static void  cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cnn__job *job, const void *of);
 
-/* Of a room whose one loop goes forward, y from x, if dx is NULL, else backward, dx from y->grad. */
-typedef struct { cnn_tensor *y; float *dx; } cnn__pass;
+/* Of a room whose one loop goes forward, y from x, if dx is NULL, else backward, dx from y->grad or, in a
+   loss, from the gradient of term i at g[i * step]. */
+typedef struct { cnn_tensor *y; float *dx; const float *g; ptrdiff_t step; } cnn__pass;
 static void cnn__share_pass(cnn_tensor *y, float *dx, double steps, ptrdiff_t units, cnn__job *job)
 {
-    cnn__share_out(&y->graph->cpu, CNN__SIMPLE * steps, units, job, &(cnn__pass){ y, dx });
+    cnn__share_out(&y->graph->cpu, CNN__SIMPLE * steps, units, job, &(cnn__pass){ .y = y, .dx = dx });
 }
 
 /* C (m,n) = op(A) op(B) + beta C, row-major: A is (m,k), or (k,m) if ta; B is (k,n), or (n,k) if tb; from row
@@ -2752,17 +2753,8 @@ CNN__KERNEL(map, const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, con
 CNN__KERNEL(map_back, const cnn__cpu *cpu, cnn_each *f, float *dx, const float *dy, const float *a,
                       const float *k, ptrdiff_t n);
 
-/* Over the C classes of each of P pixels, x (N,C,P). */
+/* Over the C classes of one of P pixels, x (C,P). */
 static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff_t plane);
-static void   cnn__softmax(const cnn__cpu *cpu, float *y, const float *x, int n, int c, ptrdiff_t plane);
-static void   cnn__softmax_back(const cnn__cpu *cpu, float *dx, const float *dy, const float *y, int n, int c,
-                                ptrdiff_t plane);
-static void   cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, const float *x,
-                                 const cnn__target *target, int n, int c, ptrdiff_t plane);
-static void   cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, const float *g, ptrdiff_t step,
-                                      const float *saved, const float *x, const cnn__target *target, int n,
-                                      int c,
-                                      ptrdiff_t plane);
 
 /* to (+)= from / (1-p) where element i is kept, as number i of the stream decides; to may be from. */
 CNN__KERNEL(dropout, const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
@@ -3571,6 +3563,28 @@ CNN_API bool  cnn_grad_is_first(const cnn_tensor *y, int i)
 CNN_API bool  cnn_grad_is_new(const cnn_tensor *y) { return cnn_grad_is_first(y, 0); }
 CNN_API bool  cnn_is_exact(const cnn_tensor *y)    { return y->graph->cpu.exact; }
 
+/* Forward and backward of a room with one loop for both, cnn__NAME_job: see cnn__pass. */
+#define CNN__PASSES(op_name, steps, units)                                                                   \
+    static void cnn__##op_name##_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)                           \
+    {                                                                                                        \
+        cnn__share_pass(y, NULL, steps, units, cnn__##op_name##_job);                                        \
+    }                                                                                                        \
+    static void cnn__##op_name##_backward(cnn_tensor *y)                                                     \
+    {                                                                                                        \
+        if (y->in[0]->grad) cnn__share_pass(y, y->in[0]->grad, steps, units, cnn__##op_name##_job);          \
+    }
+
+/* The row of an operation whose functions and options are called after it, cnn__NAME_forward, cnn_NAME_args,
+   cnn__NAME_fields (options: where these have another name); and the row with its builder. */
+#define CNN__ROW(op_name, shape_rule, options, ...)                                                          \
+    CNN__ROOM cnn_op_##op_name = {                                                                           \
+        .name = #op_name, .shape = shape_rule, .forward = cnn__##op_name##_forward,                          \
+        .backward = cnn__##op_name##_backward, .args_size = sizeof(cnn_##options##_args),                    \
+        .fields = cnn__##options##_fields, __VA_ARGS__ };
+#define CNN__LAYER(op_name, shape_rule, options, ...)                                                        \
+    CNN__ROW(op_name, shape_rule, options, __VA_ARGS__)                                                      \
+    CNN__UNARY(cnn_##op_name##_, op_name, cnn_##options##_args)
+
 /* The stream of a node in this training step. */
 static uint64_t cnn__stream(const cnn_tensor *y)
 {
@@ -3822,14 +3836,9 @@ static const cnn_field cnn__conv2d_fields[] = {
 static const cnn_owned cnn__conv2d_owned[] = {
     CNN__WEIGHT_AND_BIAS(cnn_conv2d_args, cnn__conv2d_weight, cnn__conv2d_fan, CNN_N | CNN_C | CNN_H | CNN_W,
                          .one_d = offsetof(cnn_conv2d_args, one_d)), { 0 } };
-CNN__ROOM cnn_op_conv2d = {
-    .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
-    .backward = cnn__conv2d_backward, .scratch = cnn__conv2d_scratch, .packed = cnn__conv2d_packed,
-    .macs = cnn__conv2d_macs,
-    .flags = CNN_READS_X | CNN_JOINABLE | CNN_CLEARS_GRAD, .args_size = sizeof(cnn_conv2d_args),
-    .fields = cnn__conv2d_fields, .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm };
-
-CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
+CNN__LAYER(conv2d, cnn__conv2d_shape, conv2d, .scratch = cnn__conv2d_scratch, .packed = cnn__conv2d_packed,
+           .macs = cnn__conv2d_macs, .flags = CNN_READS_X | CNN_JOINABLE | CNN_CLEARS_GRAD,
+           .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm)
 
 /* ---- conv_transpose2d ------------------------------------------------------------------------------------
  *   y[n, o, i SH - PH + k DH, j SW - PW + l DW] += sum_c w[c,o,k,l] x[n,c,i,j],   then y += b[o]
@@ -3938,14 +3947,9 @@ static const cnn_field cnn__conv_transpose2d_fields[] = {
 static const cnn_owned cnn__conv_transpose2d_owned[] = {
     CNN__WEIGHT_AND_BIAS(cnn_conv_transpose2d_args, cnn__transpose_weight, cnn__transpose_fan,
                          CNN_N | CNN_C | CNN_H | CNN_W), { 0 } };
-CNN__ROOM cnn_op_conv_transpose2d = {
-    .name = "conv_transpose2d", .shape = cnn__conv_transpose2d_shape,
-    .forward = cnn__conv_transpose2d_forward, .backward = cnn__conv_transpose2d_backward,
-    .scratch = cnn__conv_transpose2d_scratch, .macs = cnn__conv_transpose2d_macs, .flags = CNN_READS_X,
-    .args_size = sizeof(cnn_conv_transpose2d_args), .fields = cnn__conv_transpose2d_fields,
-    .owned = cnn__conv_transpose2d_owned };
-
-CNN__UNARY(cnn_conv_transpose2d_, conv_transpose2d, cnn_conv_transpose2d_args)
+CNN__LAYER(conv_transpose2d, cnn__conv_transpose2d_shape, conv_transpose2d,
+           .scratch = cnn__conv_transpose2d_scratch, .macs = cnn__conv_transpose2d_macs,
+           .flags = CNN_READS_X, .owned = cnn__conv_transpose2d_owned)
 
 /* ---- matmul -----------------------------------------------------------------------------------------------
  *   Y = A B,   dA = dY B',   dB = A' dY             A (M,K,1,1), M may be the batch; B (K,P,1,1); Y (M,P,1,1)
@@ -4031,10 +4035,10 @@ static bool cnn__pool_shape(cnn_tensor *y)
     y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&slide[0]), cnn__count_windows(&slide[1]) };
     return true;
 }
-static void cnn__max_pool_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__max_pool_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__pool pool = cnn__pool_of(y);
-    cnn__max_pool(&y->graph->cpu, &pool, y->data, mode == CNN_TRAIN ? y->saved : NULL, y->in[0]->data);
+    cnn__max_pool(&y->graph->cpu, &pool, y->data, y->saved, y->in[0]->data);
 }
 static void cnn__max_pool_backward(cnn_tensor *y)
 {
@@ -4046,12 +4050,8 @@ static size_t cnn__max_pool_saved(const cnn_tensor *y) { return (size_t)cnn__len
 static const cnn_field cnn__pool_fields[] = {
     CNN__WINDOW(cnn_pool_args, "stride kernel_h", "stride kernel_w"),
     CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { 0 } };
-CNN__ROOM cnn_op_max_pool = {
-    .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward,
-    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD | CNN_SELECTS,
-    .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
-
-CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
+CNN__LAYER(max_pool, cnn__pool_shape, pool, .saved = cnn__max_pool_saved,
+           .flags = CNN_CLEARS_GRAD | CNN_SELECTS)
 
 /* ---- avg_pool ---------------------------------------------------------------------------------------------
  *   y = (sum of the window) / D,   dx += dy / D for each element of the window            (LeCun et al. 1989)
@@ -4076,12 +4076,7 @@ static size_t cnn__avg_pool_scratch(const cnn_tensor *y)
 {
     return cnn__mul_size(cnn__add_size((size_t)y->shape.h, (size_t)y->shape.w), sizeof(float));
 }
-CNN__ROOM cnn_op_avg_pool = {
-    .name = "avg_pool", .shape = cnn__pool_shape, .forward = cnn__avg_pool_forward,
-    .backward = cnn__avg_pool_backward, .scratch = cnn__avg_pool_scratch, .flags = CNN_CLEARS_GRAD,
-    .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
-
-CNN__UNARY(cnn_avg_pool_,   avg_pool,   cnn_pool_args)
+CNN__LAYER(avg_pool, cnn__pool_shape, pool, .scratch = cnn__avg_pool_scratch, .flags = CNN_CLEARS_GRAD)
 
 /* ---- adaptive_avg_pool ------------------------------------------------------------------------------------
  *   y[i,j] = mean of x over rows floor(i H/OH) .. ceil((i+1) H/OH) - 1, and columns likewise: PyTorch's bins,
@@ -4098,7 +4093,8 @@ static void cnn__bin(int i, int size, int bins, int *from, int *to)
 {
     *from = (int)((int64_t)i * size / bins), *to = (int)(((int64_t)(i + 1) * size + bins - 1) / bins);
 }
-static void cnn__adaptive_pool_job(const void *of, ptrdiff_t first, ptrdiff_t last, int thread CNN__UNUSED)
+static void cnn__adaptive_avg_pool_job(const void *of, ptrdiff_t first, ptrdiff_t last,
+                                       int thread CNN__UNUSED)
 {
     const cnn_tensor *y = ((const cnn__pass *)of)->y;
     float            *dx = ((const cnn__pass *)of)->dx;
@@ -4118,26 +4114,11 @@ static void cnn__adaptive_pool_job(const void *of, ptrdiff_t first, ptrdiff_t la
             if (!dx) y->data[to] = (float)(sum / size);
         }
 }
-static void cnn__adaptive_avg_pool_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
-{
-    const cnn_shape s = y->in[0]->shape;
-    cnn__share_pass(y, NULL, cnn__len(s), s.n * s.c, cnn__adaptive_pool_job);
-}
-static void cnn__adaptive_avg_pool_backward(cnn_tensor *y)
-{
-    const cnn_shape s = y->in[0]->shape;
-    float *dx = y->in[0]->grad;
-    if (dx) cnn__share_pass(y, dx, cnn__len(s), s.n * s.c, cnn__adaptive_pool_job);
-}
+CNN__PASSES(adaptive_avg_pool, cnn__len(y->in[0]->shape), y->shape.n * y->shape.c)
 static const cnn_field cnn__adaptive_avg_pool_fields[] = {
     CNN_FIELD('i', cnn_adaptive_avg_pool_args, height, .range = CNN__FROM_1),
     CNN_FIELD('i', cnn_adaptive_avg_pool_args, width, .like = "height", .range = CNN__FROM_1), { 0 } };
-CNN__ROOM cnn_op_adaptive_avg_pool = {
-    .name = "adaptive_avg_pool", .shape = cnn__adaptive_avg_pool_shape,
-    .forward = cnn__adaptive_avg_pool_forward, .backward = cnn__adaptive_avg_pool_backward,
-    .args_size = sizeof(cnn_adaptive_avg_pool_args), .fields = cnn__adaptive_avg_pool_fields };
-
-CNN__UNARY(cnn_adaptive_avg_pool_, adaptive_avg_pool, cnn_adaptive_avg_pool_args)
+CNN__LAYER(adaptive_avg_pool, cnn__adaptive_avg_pool_shape, adaptive_avg_pool, .flags = 0)
 
 static bool cnn__global_max_pool_shape(cnn_tensor *y)
 {
@@ -4224,12 +4205,9 @@ static const cnn_owned cnn__batch_norm_owned[] = {
     CNN__AFFINE(cnn_batch_norm_args, cnn__per_channel, 0),
     { .suffix = "running_mean", .kind = CNN_BUFFER, .shape = cnn__per_channel },
     { .suffix = "running_var", .kind = CNN_BUFFER, .shape = cnn__per_channel, .start = 1 }, { 0 } };
-CNN__ROOM cnn_op_batch_norm = {
-    .name = "batch_norm", .shape = cnn__as_input, .forward = cnn__batch_norm_forward,
-    .backward = cnn__batch_norm_backward, .scratch = cnn__batch_norm_scratch, .saved = cnn__batch_norm_saved,
-    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_JOINABLE | CNN_BATCH_STATISTICS,
-    .args_size = sizeof(cnn_batch_norm_args), .fields = cnn__batch_norm_fields,
-    .owned = cnn__batch_norm_owned };
+CNN__ROW(batch_norm, cnn__as_input, batch_norm, .scratch = cnn__batch_norm_scratch,
+         .saved = cnn__batch_norm_saved, .owned = cnn__batch_norm_owned,
+         .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_JOINABLE | CNN_BATCH_STATISTICS)
 
 CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
 {
@@ -4289,7 +4267,7 @@ static void cnn__sample_norm_job(const void *of, ptrdiff_t from, ptrdiff_t to, i
     const cnn_tensor      *y = ((const cnn__pass *)of)->y;
     const cnn__sample_norm norm = cnn__sample_norm_of(y);
     const float *w = cnn__data(norm.w), *b = cnn__data(norm.b);
-    float       *saved = y->graph->mode == CNN_TRAIN ? y->saved : NULL;
+    float       *saved = y->saved;
     const ptrdiff_t rows = (ptrdiff_t)y->shape.n * norm.groups;
     const cnn__cpu one = { y->graph->cpu.isa, 1, false, NULL };
     for (ptrdiff_t row = from; row < to; row++) {
@@ -4454,7 +4432,7 @@ static void cnn__lrn_job(const void *of, ptrdiff_t from, ptrdiff_t to, int threa
 {
     const cnn_tensor   *y = ((const cnn__pass *)of)->y;
     const cnn_lrn_args *t = y->args;
-    float          *dx = ((const cnn__pass *)of)->dx, *s = y->graph->mode == CNN_TRAIN ? y->saved : NULL;
+    float          *dx = ((const cnn__pass *)of)->dx, *s = y->saved;
     const int       c = y->shape.c, left = t->size / 2, right = (t->size - 1) / 2;
     const ptrdiff_t plane = cnn__plane(y->shape);
     const float    *x = y->in[0]->data, factor = 2 * t->alpha * t->beta / (float)t->size;
@@ -4477,27 +4455,14 @@ static void cnn__lrn_job(const void *of, ptrdiff_t from, ptrdiff_t to, int threa
             }
         }
 }
-static void cnn__lrn_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
-{
-    cnn__share_pass(y, NULL, cnn__len(y->shape), y->shape.n * y->shape.c, cnn__lrn_job);
-}
-static void cnn__lrn_backward(cnn_tensor *y)
-{
-    float *dx = y->in[0]->grad;
-    if (dx) cnn__share_pass(y, dx, cnn__len(y->shape), y->shape.n * y->shape.c, cnn__lrn_job);
-}
+CNN__PASSES(lrn, cnn__len(y->shape), y->shape.n * y->shape.c)
 static size_t cnn__lrn_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(float); }
 static const cnn_field cnn__lrn_fields[] = {
     CNN_FIELD('i', cnn_lrn_args, size, .range = CNN__FROM_1, .what = "the channels of a window"),
     CNN_FIELD('f', cnn_lrn_args, alpha, .preset = 1e-4, .range = "[0,inf)"),
     CNN_FIELD('f', cnn_lrn_args, beta, .preset = 0.75, .range = "[0,inf)"),
     CNN_FIELD('f', cnn_lrn_args, k, .preset = 1, .range = "(0,inf)"), { 0 } };
-CNN__ROOM cnn_op_lrn = {
-    .name = "lrn", .shape = cnn__as_input, .forward = cnn__lrn_forward, .backward = cnn__lrn_backward,
-    .saved = cnn__lrn_saved, .flags = CNN_READS_X | CNN_READS_Y, .args_size = sizeof(cnn_lrn_args),
-    .fields = cnn__lrn_fields };
-
-CNN__UNARY(cnn_lrn_,        lrn,        cnn_lrn_args)
+CNN__LAYER(lrn, cnn__as_input, lrn, .saved = cnn__lrn_saved, .flags = CNN_READS_X | CNN_READS_Y)
 
 /* -----------------------------------------------------------------------------------------------------------
    Chapter 4. Activations
@@ -4755,12 +4720,8 @@ static const cnn_field cnn__prelu_fields[] = {
 static const cnn_owned cnn__prelu_owned[] = {
     { .suffix = "weight", .kind = CNN_PARAM, .shape = cnn__prelu_weight,
       .given = offsetof(cnn_prelu_args, weight), .gain = offsetof(cnn_prelu_args, start) }, { 0 } };
-CNN__ROOM cnn_op_prelu = {
-    .name = "prelu", .shape = cnn__as_input, .forward = cnn__prelu_forward, .backward = cnn__prelu_backward,
-    .scratch = cnn__prelu_scratch, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER,
-    .args_size = sizeof(cnn_prelu_args), .fields = cnn__prelu_fields, .owned = cnn__prelu_owned };
-
-CNN__UNARY(cnn_prelu_, prelu, cnn_prelu_args)
+CNN__LAYER(prelu, cnn__as_input, prelu, .scratch = cnn__prelu_scratch, .owned = cnn__prelu_owned,
+           .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER)
 
 /* ---- softmax, log_softmax ---------------------------------------------------------------------------------
  *   softmax:      y_k = e^x_k / sum_j e^x_j,                      dx_k = y_k (dy_k - sum_j dy_j y_j)
@@ -4795,17 +4756,23 @@ static bool cnn__softmax_shape(cnn_tensor *y)
     if (cnn__axis_number(axis) > 3) return cnn_fail(y, "axis is %u: it must be CNN_C, CNN_H or CNN_W", axis);
     return cnn__as_input(y);
 }
-static void cnn__softmax_forward(cnn_tensor *y, cnn_mode m CNN__UNUSED)
+static void cnn__softmax_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
-    const cnn__lines r = cnn__lines_of(y);
-    cnn__softmax(&y->graph->cpu, y->data, y->in[0]->data, r.n, r.c, r.plane);
+    const cnn_tensor *y = ((const cnn__pass *)of)->y;
+    const cnn__lines  r = cnn__lines_of(y);
+    const float      *dy = y->grad, *x = y->in[0]->data;
+    float            *dx = ((const cnn__pass *)of)->dx, *p = y->data, most;
+    for (ptrdiff_t i = from; i < to; i++) {
+        const ptrdiff_t first = i / r.plane * r.c * r.plane + i % r.plane, end = first + r.c * r.plane;
+        const float     share = dx ? 0 : (float)(1 / cnn__exp_sum(&most, p + first, x + first, r.c, r.plane));
+        double          dot = 0;
+        for (ptrdiff_t at = first; at < end; at += r.plane)
+            if (dx) dot += (double)dy[at] * (double)p[at];
+            else    p[at] *= share;
+        for (ptrdiff_t at = first; dx && at < end; at += r.plane) dx[at] += p[at] * (dy[at] - (float)dot);
+    }
 }
-static void cnn__softmax_backward(cnn_tensor *y)
-{
-    const cnn__lines r = cnn__lines_of(y);
-    float *dx = y->in[0]->grad;
-    if (dx) cnn__softmax_back(&y->graph->cpu, dx, y->grad, y->data, r.n, r.c, r.plane);
-}
+CNN__PASSES(softmax, 8.0 * cnn__len(y->shape), cnn__len(y->shape) / cnn__lines_of(y).c)
 static void cnn__log_softmax_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
     const cnn_tensor *y = ((const cnn__pass *)of)->y;
@@ -4824,30 +4791,11 @@ static void cnn__log_softmax_job(const void *of, ptrdiff_t from, ptrdiff_t to, i
             dx[at] += y->grad[at] - cnn__exp(y->data[at]) * (float)sum;
     }
 }
-static void cnn__log_softmax_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
-{
-    const cnn__lines r = cnn__lines_of(y);
-    cnn__share_pass(y, NULL, 8.0 * cnn__len(y->shape), r.n * r.plane, cnn__log_softmax_job);
-}
-static void cnn__log_softmax_backward(cnn_tensor *y)
-{
-    const cnn__lines r = cnn__lines_of(y);
-    float *dx = y->in[0]->grad;
-    if (dx) cnn__share_pass(y, dx, 8.0 * cnn__len(y->shape), r.n * r.plane, cnn__log_softmax_job);
-}
+CNN__PASSES(log_softmax, 8.0 * cnn__len(y->shape), cnn__len(y->shape) / cnn__lines_of(y).c)
 static const cnn_field cnn__softmax_fields[] = {
     CNN_FIELD('u', cnn_softmax_args, axis, .preset = CNN_C), { 0 } };
-CNN__ROOM cnn_op_softmax = {
-    .name = "softmax", .shape = cnn__softmax_shape, .forward = cnn__softmax_forward,
-    .backward = cnn__softmax_backward, .flags = CNN_READS_Y | CNN_PROBABILITIES,
-    .args_size = sizeof(cnn_softmax_args), .fields = cnn__softmax_fields };
-CNN__ROOM cnn_op_log_softmax = {
-    .name = "log_softmax", .shape = cnn__softmax_shape, .forward = cnn__log_softmax_forward,
-    .backward = cnn__log_softmax_backward, .flags = CNN_READS_Y,
-    .args_size = sizeof(cnn_softmax_args), .fields = cnn__softmax_fields };
-
-CNN__UNARY(cnn_softmax_,     softmax,     cnn_softmax_args)
-CNN__UNARY(cnn_log_softmax_, log_softmax, cnn_softmax_args)
+CNN__LAYER(softmax,     cnn__softmax_shape, softmax, .flags = CNN_READS_Y | CNN_PROBABILITIES)
+CNN__LAYER(log_softmax, cnn__softmax_shape, softmax, .flags = CNN_READS_Y)
 
 /* ---- dropout ----------------------------------------------------------------------------------------------
  *   training:    y = x m / (1-p),   dx = dy m / (1-p),   m = 0 with probability p, else 1
@@ -4874,12 +4822,7 @@ static void cnn__dropout_backward(cnn_tensor *y)
 static const cnn_field cnn__dropout_fields[] = {
     CNN_FIELD('f', cnn_dropout_args, p, .preset = CNN_REQUIRED, .range = "[0,1)", .nth = 2,
               .what = "the probability of a zero"), { 0 } };
-CNN__ROOM cnn_op_dropout = {
-    .name = "dropout", .shape = cnn__as_input, .forward = cnn__dropout_forward,
-    .backward = cnn__dropout_backward, .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RANDOM,
-    .args_size = sizeof(cnn_dropout_args), .fields = cnn__dropout_fields };
-
-CNN__UNARY(cnn_dropout_,    dropout,    cnn_dropout_args)
+CNN__LAYER(dropout, cnn__as_input, dropout, .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RANDOM)
 
 /* -----------------------------------------------------------------------------------------------------------
    Chapter 5. Shapes: reshape, flatten, concat, pad, slice, permute, depth_to_space, upsample
@@ -4912,12 +4855,7 @@ static void cnn__reshape_backward(cnn_tensor *y)
 static const cnn_field cnn__reshape_fields[] = {
     CNN_FIELD('i', cnn_reshape_args, c, .preset = 1), CNN_FIELD('i', cnn_reshape_args, h, .preset = 1),
     CNN_FIELD('i', cnn_reshape_args, w, .preset = 1), { 0 } };
-CNN__ROOM cnn_op_reshape = {
-    .name = "reshape", .shape = cnn__reshape_shape, .forward = cnn__reshape_forward,
-    .backward = cnn__reshape_backward, .flags = CNN_INPLACE | CNN_INPLACE_GRAD,
-    .args_size = sizeof(cnn_reshape_args), .fields = cnn__reshape_fields };
-
-CNN__UNARY(cnn_reshape_,    reshape,    cnn_reshape_args)
+CNN__LAYER(reshape, cnn__reshape_shape, reshape, .flags = CNN_INPLACE | CNN_INPLACE_GRAD)
 
 CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x)
 {
@@ -5010,11 +4948,11 @@ static void cnn__move_backward(cnn_tensor *y)
         else             cnn__move(&y->graph->cpu, &m, y->shape, y->grad, x->grad, true, true);
     }
 }
-#define CNN__MOVE(op_name, args)                                                                             \
+#define CNN__MOVE(op_name, options)                                                                          \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = cnn__##op_name##_shape, .forward = cnn__move_forward,                     \
-        .backward = cnn__move_backward, .move = cnn__##op_name##_move, .args_size = sizeof(args),            \
-        .fields = cnn__##op_name##_fields };
+        .backward = cnn__move_backward, .move = cnn__##op_name##_move,                                       \
+        .args_size = sizeof(cnn_##options##_args), .fields = cnn__##options##_fields };
 
 /* ---- concat: one behind the other along an axis ---- */
 
@@ -5049,7 +4987,7 @@ static bool cnn__concat_move(const cnn_tensor *y, int k, cnn_move *m)
 }
 static const cnn_field cnn__concat_fields[] = {
     CNN_FIELD('u', cnn_concat_args, axis, .preset = CNN_C), { 0 } };
-CNN__MOVE(concat, cnn_concat_args)
+CNN__MOVE(concat, concat)
 
 CNN_API cnn_tensor *cnn_concat_along_(const char *at, unsigned axis, cnn_tensor *const *x, int n)
 {
@@ -5136,11 +5074,7 @@ static const cnn_field cnn__pad_fields[] = {
     CNN_FIELD('i', cnn_pad_args, front, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_pad_args, back, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_pad_args, mode, .range = "[0,2]"), CNN_FIELD('f', cnn_pad_args, value), { 0 } };
-CNN__ROOM cnn_op_pad = {
-    .name = "pad", .shape = cnn__pad_shape, .forward = cnn__pad_forward, .backward = cnn__pad_backward,
-    .move = cnn__pad_move, .args_size = sizeof(cnn_pad_args), .fields = cnn__pad_fields };
-
-CNN__UNARY(cnn_pad_, pad, cnn_pad_args)
+CNN__LAYER(pad, cnn__pad_shape, pad, .move = cnn__pad_move)
 
 /* ---- slice: the places from, from + step, ... below to, along one axis ----
 
@@ -5187,8 +5121,7 @@ static const cnn_field cnn__slice_fields[] = {
     CNN_FIELD('u', cnn_slice_args, axis), CNN_FIELD('i', cnn_slice_args, from),
     CNN_FIELD('i', cnn_slice_args, to, .preset = INT_MAX, .nth = 4),
     CNN_FIELD('i', cnn_slice_args, step, .preset = 1, .range = "[1,2147483647]"), { 0 } };
-CNN__MOVE(slice, cnn_slice_args)
-
+CNN__MOVE(slice, slice)
 CNN__UNARY(cnn_slice_, slice, cnn_slice_args)
 
 /* ---- permute, transpose: axes C, H, W in another order ---- */
@@ -5219,8 +5152,7 @@ static bool cnn__permute_move(const cnn_tensor *y, int k CNN__UNUSED, cnn_move *
 static const cnn_field cnn__permute_fields[] = {
     CNN_FIELD('u', cnn_permute_args, c), CNN_FIELD('u', cnn_permute_args, h),
     CNN_FIELD('u', cnn_permute_args, w), { 0 } };
-CNN__MOVE(permute, cnn_permute_args)
-
+CNN__MOVE(permute, permute)
 CNN__UNARY(cnn_permute_, permute, cnn_permute_args)
 
 CNN_API cnn_tensor *cnn_transpose_(const char *at, cnn_tensor *x, unsigned a, unsigned b)
@@ -5271,12 +5203,10 @@ static bool cnn__space_to_depth_move(const cnn_tensor *y, int k CNN__UNUSED, cnn
 {
     return cnn__block_move(y, y->shape, true, m);
 }
-static const cnn_field cnn__depth_to_space_fields[] = {
+static const cnn_field cnn__block_fields[] = {
     CNN_FIELD('i', cnn_block_args, block, .range = "[1,32768]"), { 0 } };
-#define cnn__space_to_depth_fields cnn__depth_to_space_fields
-CNN__MOVE(depth_to_space, cnn_block_args)
-CNN__MOVE(space_to_depth, cnn_block_args)
-
+CNN__MOVE(depth_to_space, block)
+CNN__MOVE(space_to_depth, block)
 CNN__UNARY(cnn_depth_to_space_, depth_to_space, cnn_block_args)
 CNN__UNARY(cnn_space_to_depth_, space_to_depth, cnn_block_args)
 
@@ -5299,8 +5229,7 @@ static bool cnn__channel_shuffle_move(const cnn_tensor *y, int k CNN__UNUSED, cn
 }
 static const cnn_field cnn__channel_shuffle_fields[] = {
     CNN_FIELD('i', cnn_channel_shuffle_args, groups, .range = "[1,2147483647]"), { 0 } };
-CNN__MOVE(channel_shuffle, cnn_channel_shuffle_args)
-
+CNN__MOVE(channel_shuffle, channel_shuffle)
 CNN__UNARY(cnn_channel_shuffle_, channel_shuffle, cnn_channel_shuffle_args)
 
 /* ---- upsample --------------------------------------------------------------------------------------------
@@ -5401,12 +5330,7 @@ static const cnn_field cnn__upsample_fields[] = {
     CNN_FIELD('i', cnn_upsample_args, align_corners),
     CNN_FIELD('i', cnn_upsample_args, height, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_upsample_args, width, .range = CNN__FROM_0), { 0 } };
-CNN__ROOM cnn_op_upsample = {
-    .name = "upsample", .shape = cnn__upsample_shape, .forward = cnn__upsample_forward,
-    .backward = cnn__upsample_backward, .scratch = cnn__upsample_scratch,
-    .args_size = sizeof(cnn_upsample_args), .fields = cnn__upsample_fields };
-
-CNN__UNARY(cnn_upsample_,   upsample,   cnn_upsample_args)
+CNN__LAYER(upsample, cnn__upsample_shape, upsample, .scratch = cnn__upsample_scratch)
 
 /* -----------------------------------------------------------------------------------------------------------
    Chapter 6. Arithmetic: add, sub, mul, div, maximum, minimum, pow, scale, sum, mean, amax, amin
@@ -5685,33 +5609,82 @@ static double cnn__label_term(const cnn_tensor *y, ptrdiff_t i)
 {
     return ((const double *)cnn_scratch(y))[i];
 }
-static void cnn__cross_entropy_forward(cnn_tensor *y, cnn_mode mode)
+/* The cross-entropy of each pixel, sum_k q_k (log sum e^x - x_k), goes into scratch. Saved, for each pixel:
+   max and the log sum above. */
+static void cnn__cross_entropy_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
-    const cnn_tensor *x = y->in[0];
+    const cnn_tensor *y = ((const cnn__pass *)of)->y;
     const cnn__target target = cnn__target_of(y);
+    const float      *x = y->in[0]->data;
+    float            *saved = y->saved;
+    double           *each = cnn_scratch(y);
+    const int         c = y->in[0]->shape.c;
+    const ptrdiff_t   plane = cnn__plane(y->in[0]->shape);
+    for (ptrdiff_t i = from; i < to; i++) {
+        const float *at = x + i / plane * c * plane + i % plane;
+        float        most;
+        const double rest = log(cnn__exp_sum(&most, NULL, at, c, plane));
+        const double e = (double)target.e;
+        double       spread = 0;
+        if (saved) saved[2 * i] = most, saved[2 * i + 1] = (float)rest;
+        each[i] = 0;
+        for (int k = 0; k < c && target.soft; k++) {
+            const double v = target.weight ? (double)target.weight[k] : 1;
+            const double p = v * ((1 - e) * (double)target.label[at - x + k * plane] + e / c);
+            if (p != 0) each[i] += p * (rest + (double)(most - at[k * plane]));
+        }
+        if (target.soft || cnn__ignored(&target, i)) continue;
+        for (int k = 0; k < c && e > 0; k++)
+            spread += (target.weight ? (double)target.weight[k] : 1.0)
+                      * (rest + (double)(most - at[k * plane])) / c;
+        each[i] = (1 - e) * (double)cnn__label_weight(&target, i)
+                * (rest + (double)(most - at[(ptrdiff_t)target.label[i] * plane])) + e * spread;
+    }
+}
+static void cnn__softmax_cross_entropy_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
+{
     if (!cnn_check_labels(y)) return;
-    cnn__cross_entropy(&y->graph->cpu, cnn_scratch(y), mode == CNN_TRAIN ? y->saved : NULL, x->data, &target,
-                       x->shape.n, x->shape.c, cnn__plane(x->shape));
+    cnn__share_pass(y, NULL, 8.0 * cnn__len(y->in[0]->shape), cnn__label_count(y), cnn__cross_entropy_job);
     cnn__reduce_terms(y, cnn__label_term, cnn__label_count(y), cnn__labels_weigh(y));
 }
-static void cnn__cross_entropy_backward(cnn_tensor *y)
+/* dx_k += g (softmax(x)_k sum_j q_j - q_k), and dp of soft labels. */
+static void cnn__cross_entropy_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
-    const cnn_tensor *x = y->in[0];
+    const cnn__pass  *pass = of;
+    const cnn_tensor *y = pass->y;
     const cnn__target target = cnn__target_of(y);
-    float             one;
-    ptrdiff_t         step;
-    const float      *g = cnn__term_grads(y, cnn__labels_weigh(y), &one, &step);
-    if (x->grad)
-        cnn__cross_entropy_back(&y->graph->cpu, x->grad, g, step, y->saved, x->data, &target, x->shape.n,
-                                x->shape.c, cnn__plane(x->shape));
-    const ptrdiff_t plane = cnn__plane(x->shape), c = x->shape.c;
-    float          *dp = target.soft ? y->in[1]->grad : NULL;
-    for (ptrdiff_t i = 0; dp && i < cnn__len(x->shape); i++) {
-        const ptrdiff_t row = i / plane / c * plane + i % plane;
-        const float    *s = (const float *)y->saved + 2 * row;
-        const float     v = target.weight ? target.weight[i / plane % c] : 1;
-        dp[i] -= g[row * step] * v * (1 - target.e) * ((x->data[i] - s[0]) - s[1]);
+    const float      *x = y->in[0]->data, *saved = y->saved;
+    float            *dx = pass->dx, *dp = target.soft ? y->in[1]->grad : NULL;
+    const int         c = y->in[0]->shape.c;
+    const ptrdiff_t   plane = cnn__plane(y->in[0]->shape);
+    for (ptrdiff_t i = from; i < to; i++) {
+        const ptrdiff_t at = i / plane * c * plane + i % plane;
+        if (cnn__ignored(&target, i)) continue;
+        const float  own = target.soft ? 0 : (1 - target.e) * cnn__label_weight(&target, i);
+        const float  g = pass->g[i * pass->step], *p = target.label + (target.soft ? at : i);
+        float        all = 1;
+        if (target.soft || target.weight) all = own;
+        for (int k = 0; target.soft && k < c; k++)
+            all += (1 - target.e) * p[k * plane] * (target.weight ? target.weight[k] : 1.0f);
+        for (int k = 0; (target.soft || target.weight) && k < c; k++)
+            all += target.e / (float)c * (target.weight ? target.weight[k] : 1.0f);
+        for (int k = 0; k < c; k++) {
+            const float v = target.weight ? target.weight[k] : 1.0f, off = x[at + k * plane] - saved[2 * i];
+            const float q = target.e / (float)c * v + (target.soft ? (1 - target.e) * p[k * plane] * v
+                                                   : k == (int)*p ? own : 0.0f);
+            if (dx) dx[at + k * plane] += g * (cnn__exp(off - saved[2 * i + 1]) * all - q);
+            if (dp) dp[at + k * plane] -= g * v * (1 - target.e) * (off - saved[2 * i + 1]);
+        }
     }
+}
+static void cnn__softmax_cross_entropy_backward(cnn_tensor *y)
+{
+    cnn_tensor *x = y->in[0];
+    cnn__pass   pass = { .y = y, .dx = x->grad };
+    float       one;
+    pass.g = cnn__term_grads(y, cnn__labels_weigh(y), &one, &pass.step);
+    cnn__share_out(&y->graph->cpu, 8 * CNN__SIMPLE * cnn__len(x->shape), cnn__label_count(y),
+                   cnn__cross_entropy_back_job, &pass);
 }
 static size_t cnn__cross_entropy_saved(const cnn_tensor *y)
 {
@@ -5721,16 +5694,13 @@ static size_t cnn__cross_entropy_scratch(const cnn_tensor *y)
 {
     return (size_t)cnn__label_count(y) * sizeof(double);
 }
-static const cnn_field cnn__cross_entropy_fields[] = {
+static const cnn_field cnn__softmax_cross_entropy_fields[] = {
     CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing, .range = "[0,1)"),
     CNN__IGNORES(cnn_softmax_cross_entropy_args),
     CNN__REDUCTION(cnn_softmax_cross_entropy_args), { 0 } };
-CNN__ROOM cnn_op_softmax_cross_entropy = {
-    .name = "softmax_cross_entropy", .shape = cnn__labelled_shape, .forward = cnn__cross_entropy_forward,
-    .backward = cnn__cross_entropy_backward, .scratch = cnn__cross_entropy_scratch,
-    .saved = cnn__cross_entropy_saved, .flags = CNN_READS_X | CNN_LOSS,
-    .args_size = sizeof(cnn_softmax_cross_entropy_args), .fields = cnn__cross_entropy_fields,
-    .expects = "logits: leave that out", .weight = cnn__labels_weigh };
+CNN__ROW(softmax_cross_entropy, cnn__labelled_shape, softmax_cross_entropy,
+         .scratch = cnn__cross_entropy_scratch, .saved = cnn__cross_entropy_saved,
+         .flags = CNN_READS_X | CNN_LOSS, .expects = "logits: leave that out", .weight = cnn__labels_weigh)
 
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args a)
 {
@@ -5770,11 +5740,9 @@ static void cnn__nll_backward(cnn_tensor *y)
 }
 static const cnn_field cnn__nll_fields[] = {
     CNN__IGNORES(cnn_nll_args), CNN__REDUCTION(cnn_nll_args), { 0 } };
-CNN__ROOM cnn_op_nll = {
-    .name = "nll", .shape = cnn__labelled_shape, .forward = cnn__nll_forward, .backward = cnn__nll_backward,
-    .scratch = cnn__cross_entropy_scratch, .flags = CNN_READS_X | CNN_LOSS,
-    .args_size = sizeof(cnn_nll_args), .fields = cnn__nll_fields,
-    .expects = "log-probabilities: use cnn_log_softmax", .weight = cnn__labels_weigh };
+CNN__ROW(nll, cnn__labelled_shape, nll, .scratch = cnn__cross_entropy_scratch,
+         .flags = CNN_READS_X | CNN_LOSS, .expects = "log-probabilities: use cnn_log_softmax",
+         .weight = cnn__labels_weigh)
 
 CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
 {
@@ -5901,26 +5869,24 @@ static cnn__slope cnn__focal_slope(const cnn_tensor *y, ptrdiff_t i)
 static const cnn_field cnn__huber_fields[] = {
     CNN_FIELD('f', cnn_huber_args, delta, .preset = 1, .range = "[0,inf]", .nth = 3),
     CNN_FIELD('i', cnn_huber_args, smooth_l1), CNN__REDUCTION(cnn_huber_args), { 0 } };
-static const cnn_field cnn__bce_fields[] = { CNN__REDUCTION(cnn_bce_with_logits_args), { 0 } };
-static const cnn_field cnn__focal_fields[] = {
+static const cnn_field cnn__bce_with_logits_fields[] = { CNN__REDUCTION(cnn_bce_with_logits_args), { 0 } };
+static const cnn_field cnn__sigmoid_focal_fields[] = {
     CNN_FIELD('f', cnn_sigmoid_focal_args, alpha, .preset = 0.25, .range = "(-inf,1]", .nth = 3),
     CNN_FIELD('f', cnn_sigmoid_focal_args, gamma, .preset = 2, .range = "[0,inf)", .nth = 4),
     CNN__REDUCTION(cnn_sigmoid_focal_args), { 0 } };
-#define CNN__PAIR_LOSS(op_name, shape_rule, rule, args, options, expected)                                   \
+#define CNN__PAIR_LOSS(op_name, shape_rule, rule, options, expected)                                         \
     static void cnn__##op_name##_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)                           \
     {                                                                                                        \
         const int n = cnn__len(y->in[0]->shape);                                                             \
         cnn__reduce_terms(y, cnn__##rule##_term, n, n);                                                      \
     }                                                                                                        \
     static void cnn__##op_name##_backward(cnn_tensor *y) { cnn__add_slopes(y, cnn__##rule##_slope); }        \
-    CNN__ROOM cnn_op_##op_name = {                                                                           \
-        .name = #op_name, .shape = cnn__##shape_rule##_shape, .forward = cnn__##op_name##_forward,           \
-        .backward = cnn__##op_name##_backward, .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(args),   \
-        .fields = cnn__##options##_fields, .expects = expected };
-CNN__PAIR_LOSS(l1,              mse,   huber, cnn_distance_args,        distance, NULL)
-CNN__PAIR_LOSS(huber,           huber, huber, cnn_huber_args,           huber,    NULL)
-CNN__PAIR_LOSS(bce_with_logits, bce,   bce,   cnn_bce_with_logits_args, bce,      "logits: leave that out")
-CNN__PAIR_LOSS(sigmoid_focal,   mse,   focal, cnn_sigmoid_focal_args,   focal,    "logits: leave that out")
+    CNN__ROW(op_name, cnn__##shape_rule##_shape, options, .flags = CNN_READS_X | CNN_LOSS,                   \
+             .expects = expected)
+CNN__PAIR_LOSS(l1,              mse,   huber, distance,        NULL)
+CNN__PAIR_LOSS(huber,           huber, huber, huber,           NULL)
+CNN__PAIR_LOSS(bce_with_logits, bce,   bce,   bce_with_logits, "logits: leave that out")
+CNN__PAIR_LOSS(sigmoid_focal,   mse,   focal, sigmoid_focal,   "logits: leave that out")
 
 CNN__PAIR(l1,            cnn_distance_args,      y,      target)
 CNN__PAIR(huber,         cnn_huber_args,         y,      target)
@@ -6010,9 +5976,7 @@ static void cnn__dice_backward(cnn_tensor *y)
 static const cnn_field cnn__dice_fields[] = {
     CNN_FIELD('f', cnn_dice_args, smooth, .preset = 1e-5, .range = "[0,inf)", .nth = 3),
     CNN__IGNORES(cnn_dice_args), CNN__REDUCTION(cnn_dice_args), { 0 } };
-CNN__ROOM cnn_op_dice = {
-    .name = "dice", .shape = cnn__dice_shape, .forward = cnn__dice_forward, .backward = cnn__dice_backward,
-    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_dice_args), .fields = cnn__dice_fields };
+CNN__ROW(dice, cnn__dice_shape, dice, .flags = CNN_READS_X | CNN_LOSS)
 
 CNN__PAIR(dice, cnn_dice_args, y, target)
 
@@ -6034,15 +5998,14 @@ CNN_API const cnn_op *const *cnn_ops(int *count)
    other. Sums are made in double.
    ======================================================================================================== */
 
+#define CNN__UNLESS_PLAIN(...) if (cpu->isa != CNN_ISA_PLAIN) { cnn__fast_##__VA_ARGS__; return; }
+
 /* ---- Linear ---- */
 
 static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda, bool ta,
                       const float *b, int ldb, bool tb, int m, int n, int k, void *scratch)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_gemm(cpu, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k, scratch);
-        return;
-    }
+    CNN__UNLESS_PLAIN(gemm(cpu, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k, scratch));
     for (ptrdiff_t i = 0; i < m; i++)
         for (ptrdiff_t j = 0; j < n; j++) {
             double sum = 0;
@@ -6068,10 +6031,7 @@ static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *conv, float 
                               const float *w, const float *b, const float *packed, void *scratch,
                               const cnn__tail *tail)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_conv_forward(cpu, conv, y, x, w, b, packed, scratch, tail);
-        return;
-    }
+    CNN__UNLESS_PLAIN(conv_forward(cpu, conv, y, x, w, b, packed, scratch, tail));
     /* channels of one group */
     const int in = conv->ic / conv->groups, out = conv->oc / conv->groups;
     for (int n = 0; n < conv->n; n++)
@@ -6095,10 +6055,7 @@ static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *conv, float 
 static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *conv, float *dx, const float *dy,
                                     const float *w, bool clear, void *scratch)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_conv_backward_data(cpu, conv, dx, dy, w, clear, scratch);
-        return;
-    }
+    CNN__UNLESS_PLAIN(conv_backward_data(cpu, conv, dx, dy, w, clear, scratch));
     const int in = conv->ic / conv->groups, out = conv->oc / conv->groups;
     for (int n = 0; n < conv->n; n++)
     for (int c = 0; c < conv->ic; c++)
@@ -6147,10 +6104,7 @@ static float cnn__tap_gradient(const cnn__conv *conv, const float *x, const floa
 static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *conv, float *dw, float *db,
                                        const float *x, const float *dy, void *scratch)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_conv_backward_weights(cpu, conv, dw, db, x, dy, scratch);
-        return;
-    }
+    CNN__UNLESS_PLAIN(conv_backward_weights(cpu, conv, dw, db, x, dy, scratch));
     const int in = conv->ic / conv->groups;
     for (int o = 0; o < conv->oc; o++)
     for (int c = 0; c < in; c++)
@@ -6193,10 +6147,7 @@ static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, 
 
 static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *y, int *at, const float *x)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_max_pool(cpu, pool, y, at, x);
-        return;
-    }
+    CNN__UNLESS_PLAIN(max_pool(cpu, pool, y, at, x));
     for (int plane = 0; plane < pool->planes; plane++, x += (ptrdiff_t)pool->h * pool->w)
     for (int oy = 0; oy < pool->oh; oy++)
     for (int ox = 0; ox < pool->ow; ox++) {
@@ -6250,10 +6201,7 @@ static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *res
                           const float *restrict x,
                           const float *share)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_avg_pool(cpu, pool, y, x, share);
-        return;
-    }
+    CNN__UNLESS_PLAIN(avg_pool(cpu, pool, y, x, share));
     for (int plane = 0; plane < pool->planes; plane++, x += (ptrdiff_t)pool->h * pool->w)
     for (int oy = 0; oy < pool->oh; oy++)
     for (int ox = 0; ox < pool->ow; ox++) {
@@ -6270,10 +6218,7 @@ static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *res
 static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float *restrict dx,
                                const float *restrict dy, const float *share, bool clear)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_avg_pool_back(cpu, pool, dx, dy, share, clear);
-        return;
-    }
+    CNN__UNLESS_PLAIN(avg_pool_back(cpu, pool, dx, dy, share, clear));
     const size_t plane_bytes = (size_t)pool->h * (size_t)pool->w * sizeof *dx;
     for (int plane = 0; plane < pool->planes; plane++, dx += (ptrdiff_t)pool->h * pool->w) {
         if (clear) memset(dx, 0, plane_bytes);
@@ -6294,10 +6239,7 @@ static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float
 static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *rest, float *variance,
                                  const float *x, int n, int c, ptrdiff_t plane)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_channel_moments(cpu, mean, rest, variance, x, n, c, plane);
-        return;
-    }
+    CNN__UNLESS_PLAIN(channel_moments(cpu, mean, rest, variance, x, n, c, plane));
     const double count = (double)n * (double)plane;
     for (int ch = 0; ch < c; ch++) {
         double sum = 0, squares = 0;
@@ -6317,10 +6259,7 @@ static void cnn__normalize(const cnn__cpu *cpu, float *y, const float *x, const 
                            const float *rest, const float *rstd, const float *w, const float *b, int n, int c,
                            ptrdiff_t plane, const cnn__tail *tail)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_normalize(cpu, y, x, mean, rest, rstd, w, b, n, c, plane, tail);
-        return;
-    }
+    CNN__UNLESS_PLAIN(normalize(cpu, y, x, mean, rest, rstd, w, b, n, c, plane, tail));
     for (int s = 0; s < n; s++)
     for (int ch = 0; ch < c; ch++)
     for (ptrdiff_t i = 0; i < plane; i++) {
@@ -6334,10 +6273,7 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
                                 const float *x, const float *mean, const float *rest, const float *rstd,
                                 const float *w, int n, int c, ptrdiff_t plane)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_normalize_back(cpu, dx, dw, db, dy, x, mean, rest, rstd, w, n, c, plane);
-        return;
-    }
+    CNN__UNLESS_PLAIN(normalize_back(cpu, dx, dw, db, dy, x, mean, rest, rstd, w, n, c, plane));
     const double count = (double)n * (double)plane;
     for (int ch = 0; ch < c; ch++) {
         const double m = (double)mean[ch] + (rest ? (double)rest[ch] : 0), r = (double)rstd[ch];
@@ -6363,10 +6299,7 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
 static void cnn__map(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, const float *a,
                      const float *b, const float *k, ptrdiff_t n)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_map(cpu, f, y, x, a, b, k, n);
-        return;
-    }
+    CNN__UNLESS_PLAIN(map(cpu, f, y, x, a, b, k, n));
     for (ptrdiff_t i = 0; i < n; i++) {
         y[i] = x[i];
         if (f) f(y + i, a ? a + i : NULL, b ? b + i : NULL, k, 1);
@@ -6376,10 +6309,7 @@ static void cnn__map(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x,
 static void cnn__map_back(const cnn__cpu *cpu, cnn_each *f, float *dx, const float *dy, const float *a,
                           const float *k, ptrdiff_t n)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_map_back(cpu, f, dx, dy, a, k, n);
-        return;
-    }
+    CNN__UNLESS_PLAIN(map_back(cpu, f, dx, dy, a, k, n));
     for (ptrdiff_t i = 0; i < n; i++) {
         float v = dy[i];
         if (f) f(&v, a ? a + i : NULL, NULL, k, 1);
@@ -6390,10 +6320,7 @@ static void cnn__map_back(const cnn__cpu *cpu, cnn_each *f, float *dx, const flo
 static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
                          uint64_t stream, ptrdiff_t n)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_dropout(cpu, to, from, add, p, key, stream, n);
-        return;
-    }
+    CNN__UNLESS_PLAIN(dropout(cpu, to, from, add, p, key, stream, n));
     for (ptrdiff_t i = 0; i < n; i++) {
         const bool  keep = cnn__uniform(cnn__random_bits(key, stream, (uint64_t)i)) >= p;
         const float value = keep ? from[i] * (1 / (1 - p)) : 0.0f;
@@ -6411,10 +6338,7 @@ static ptrdiff_t cnn__stretched(cnn_shape s, int n, int c, int h, int w)
 static void cnn__broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
                            const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_broadcast(cpu, f, y, dy, a, b, ys, as, bs, tail);
-        return;
-    }
+    CNN__UNLESS_PLAIN(broadcast(cpu, f, y, dy, a, b, ys, as, bs, tail));
     for (int n = 0; n < ys.n; n++)
     for (int c = 0; c < ys.c; c++)
     for (int h = 0; h < ys.h; h++)
@@ -6429,10 +6353,7 @@ static void cnn__broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const flo
 
 static void cnn__fold(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys, cnn_shape xs)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_fold(cpu, f, y, x, ys, xs);
-        return;
-    }
+    CNN__UNLESS_PLAIN(fold(cpu, f, y, x, ys, xs));
     for (int n = 0; n < xs.n; n++)
     for (int c = 0; c < xs.c; c++)
     for (int h = 0; h < xs.h; h++)
@@ -6449,10 +6370,7 @@ static void cnn__fold(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x
 static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
                              cnn_shape as, cnn_shape bs, float p)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_add_product(cpu, y, a, b, ys, as, bs, p);
-        return;
-    }
+    CNN__UNLESS_PLAIN(add_product(cpu, y, a, b, ys, as, bs, p));
     if (!b) bs = (cnn_shape){ 1, 1, 1, 1 };
     const int ns = ys.n > 1 ? 1 : as.n > bs.n ? as.n : bs.n, cs = ys.c > 1 ? 1 : as.c > bs.c ? as.c : bs.c;
     const int hs = ys.h > 1 ? 1 : as.h > bs.h ? as.h : bs.h, ws = ys.w > 1 ? 1 : as.w > bs.w ? as.w : bs.w;
@@ -6471,7 +6389,7 @@ static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, cons
     }
 }
 
-/* ---- Softmax over the C classes of each of P pixels: x (C,P) ---- */
+/* ---- Softmax over the C classes of a pixel, one of P: x (C,P) ---- */
 
 /* e^(x - most) cannot overflow, and the largest term is 1: log sum e^x = most + log(sum of them). They are
    kept in e unless it is NULL; e may be x. */
@@ -6487,129 +6405,6 @@ static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff
     }
     *most = m;
     return sum;
-}
-
-/* Softmax and cross-entropy: a unit is a pixel, and all its channels. */
-typedef struct {
-    int c;
-    ptrdiff_t plane, step;
-    float *y, *dx, *keeps;                         /* keeps: saved, where it is written */
-    double *each;
-    const float *x, *dy, *g, *saved;
-    const cnn__target *target;
-} cnn__pixels;
-static void cnn__share_pixels(const cnn__cpu *cpu, int n, cnn__job *job, const cnn__pixels *q)
-{
-    cnn__share_out(cpu, 8 * CNN__SIMPLE * n * (double)q->plane * q->c, n * q->plane, job, q);
-}
-
-static void cnn__softmax_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
-{
-    const cnn__pixels *q = of;
-    for (ptrdiff_t i = from; i < to; i++) {
-        const ptrdiff_t at = i / q->plane * q->c * q->plane + i % q->plane;
-        float           most;
-        const float     share = (float)(1 / cnn__exp_sum(&most, q->y + at, q->x + at, q->c, q->plane));
-        for (int k = 0; k < q->c; k++) q->y[at + k * q->plane] *= share;
-    }
-}
-static void cnn__softmax(const cnn__cpu *cpu, float *y, const float *x, int n, int c, ptrdiff_t plane)
-{
-    cnn__share_pixels(cpu, n, cnn__softmax_job, &(cnn__pixels){ .c = c, .plane = plane, .y = y, .x = x });
-}
-
-static void cnn__softmax_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
-{
-    const cnn__pixels *q = of;
-    const float       *y = q->x, *dy = q->dy;
-    for (ptrdiff_t i = from; i < to; i++) {
-        const ptrdiff_t first = i / q->plane * q->c * q->plane + i % q->plane, end = first + q->c * q->plane;
-        double          dot = 0;
-        for (ptrdiff_t at = first; at < end; at += q->plane) dot += (double)dy[at] * (double)y[at];
-        for (ptrdiff_t at = first; at < end; at += q->plane) q->dx[at] += y[at] * (dy[at] - (float)dot);
-    }
-}
-static void cnn__softmax_back(const cnn__cpu *cpu, float *dx, const float *dy, const float *y, int n, int c,
-                              ptrdiff_t plane)
-{
-    cnn__share_pixels(cpu, n, cnn__softmax_back_job,
-                      &(cnn__pixels){ .c = c, .plane = plane, .dx = dx, .dy = dy, .x = y });
-}
-
-/* The cross-entropy of each pixel, sum_k q_k (log sum e^x - x_k); saved: for each pixel, most and log sum of
-   the above. */
-static void cnn__cross_entropy_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
-{
-    const cnn__pixels *q = of;
-    const cnn__target *target = q->target;
-    const float       *x = q->x;
-    const int          c = q->c;
-    const ptrdiff_t    plane = q->plane;
-    for (ptrdiff_t i = from; i < to; i++) {
-        const float *at = x + i / plane * c * plane + i % plane;
-        float        most;
-        const double rest = log(cnn__exp_sum(&most, NULL, at, c, plane));
-        const double e = (double)target->e;
-        double       spread = 0;
-        if (q->keeps) q->keeps[2 * i] = most, q->keeps[2 * i + 1] = (float)rest;
-        q->each[i] = 0;
-        for (int k = 0; k < c && target->soft; k++) {
-            const double v = target->weight ? (double)target->weight[k] : 1;
-            const double p = v * ((1 - e) * (double)target->label[at - x + k * plane] + e / c);
-            if (p != 0) q->each[i] += p * (rest + (double)(most - at[k * plane]));
-        }
-        if (target->soft || cnn__ignored(target, i)) continue;
-        for (int k = 0; k < c && e > 0; k++)
-            spread += (target->weight ? (double)target->weight[k] : 1.0)
-                      * (rest + (double)(most - at[k * plane])) / c;
-        q->each[i] = (1 - e) * (double)cnn__label_weight(target, i)
-                         * (rest + (double)(most - at[(ptrdiff_t)target->label[i] * plane]))
-                     + e * spread;
-    }
-}
-static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, const float *x,
-                               const cnn__target *target, int n, int c, ptrdiff_t plane)
-{
-    cnn__share_pixels(cpu, n, cnn__cross_entropy_job,
-                      &(cnn__pixels){ .c = c, .plane = plane, .each = each, .keeps = saved, .x = x,
-                                      .target = target });
-}
-
-/* dx_k += g (softmax(x)_k sum_j q_j - q_k), where g of pixel i is at [i * step] */
-static void cnn__cross_entropy_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
-{
-    const cnn__pixels *pixels = of;
-    const cnn__target *target = pixels->target;
-    const float       *x = pixels->x, *saved = pixels->saved;
-    const int          c = pixels->c;
-    const ptrdiff_t    plane = pixels->plane;
-    for (ptrdiff_t i = from; i < to; i++) {
-        const ptrdiff_t at = i / plane * c * plane + i % plane;
-        if (cnn__ignored(target, i)) continue;
-        const float  own = target->soft ? 0 : (1 - target->e) * cnn__label_weight(target, i);
-        const float *p = target->label + (target->soft ? at : i);
-        float        all = 1;
-        if (target->soft || target->weight) all = own;
-        for (int k = 0; target->soft && k < c; k++)
-            all += (1 - target->e) * p[k * plane] * (target->weight ? target->weight[k] : 1.0f);
-        for (int k = 0; (target->soft || target->weight) && k < c; k++)
-            all += target->e / (float)c * (target->weight ? target->weight[k] : 1.0f);
-        for (int k = 0; k < c; k++) {
-            const float v = target->weight ? target->weight[k] : 1.0f;
-            const float q = target->e / (float)c * v + (target->soft ? (1 - target->e) * p[k * plane] * v
-                                                   : k == (int)*p ? own : 0.0f);
-            pixels->dx[at + k * plane] += pixels->g[i * pixels->step]
-                * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) * all - q);
-        }
-    }
-}
-static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, const float *g, ptrdiff_t step,
-                                    const float *saved, const float *x, const cnn__target *target, int n,
-                                    int c, ptrdiff_t plane)
-{
-    cnn__share_pixels(cpu, n, cnn__cross_entropy_back_job,
-                      &(cnn__pixels){ .c = c, .plane = plane, .dx = dx, .g = g, .step = step,
-                                      .saved = saved, .x = x, .target = target });
 }
 
 /* ===========================================================================================================
