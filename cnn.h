@@ -2172,6 +2172,21 @@ CNN_API void cnn_free(cnn_graph *g)
 
 /* ---- Recording ---- */
 
+/* Room in *array for one more than `count` elements of `each` bytes. */
+static bool cnn__grow(cnn_graph *g, const char *at, const char *what, void *array, int count, int *capacity,
+                      size_t each)
+{
+    void *old, *more;
+    if (count < *capacity) return true;
+    const int    twice = *capacity < 8 ? 8 : *capacity > INT_MAX / 2 ? INT_MAX : 2 * *capacity;
+    const size_t bytes = cnn__mul_size((size_t)twice, each);
+    memcpy(&old, array, sizeof old);
+    more = count == INT_MAX || bytes == SIZE_MAX ? NULL : CNN_REALLOC(old, bytes);
+    if (!more) return cnn__no_memory(g, at, what, bytes);
+    memcpy(array, &more, sizeof more), *capacity = twice;
+    return true;
+}
+
 static cnn__node *cnn__new_node(cnn_graph *g, cnn_kind kind, const char *at, const char *name)
 {
     if (!g || g->error[0]) return NULL;
@@ -2179,15 +2194,7 @@ static cnn__node *cnn__new_node(cnn_graph *g, cnn_kind kind, const char *at, con
         cnn__fail(g, at, "graph", "it is compiled already: no more nodes can be recorded");
         return NULL;
     }
-    if (g->n_nodes == g->node_capacity) {
-        size_t      capacity = g->node_capacity ? 2 * (size_t)g->node_capacity : 64;
-        cnn__node **more = capacity < INT_MAX ? CNN_REALLOC(g->node, capacity * sizeof *more) : NULL;
-        if (!more) {
-            cnn__no_memory(g, at, "graph", capacity * sizeof *more);
-            return NULL;
-        }
-        g->node = more, g->node_capacity = (int)capacity;
-    }
+    if (!cnn__grow(g, at, "graph", &g->node, g->n_nodes, &g->node_capacity, sizeof *g->node)) return NULL;
     cnn__node *v = cnn__alloc(g, sizeof *v);
     if (!v) return NULL;
     v->t.graph = g, v->t.kind = kind, v->t.at = at, v->t.index = -1;
@@ -2717,11 +2724,8 @@ CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cn
 static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, int *to);
 
 /* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN
-   wins over every number, the last of several: a net that has gone wrong should show it. Back: dx[at] += dy.
-   clear: dx is set to zero first. */
+   wins over every number, the last of several: a net that has gone wrong should show it. */
 CNN__KERNEL(max_pool, const cnn__cpu *cpu, const cnn__pool *pool, float *y, int *at, const float *x);
-static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float *dx, const float *dy,
-                               const int *at, bool clear);
 
 /* y = the sum of each window (oy,ox) times share[oy] share[OH + ox], which cnn__pool_shares computes. */
 static void cnn__pool_shares(const cnn__pool *pool, float *share);
@@ -2752,9 +2756,6 @@ CNN__KERNEL(map, const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, con
                  const float *k, ptrdiff_t n);
 CNN__KERNEL(map_back, const cnn__cpu *cpu, cnn_each *f, float *dx, const float *dy, const float *a,
                       const float *k, ptrdiff_t n);
-
-/* Over the C classes of one of P pixels, x (C,P). */
-static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff_t plane);
 
 /* to (+)= from / (1-p) where element i is kept, as number i of the stream decides; to may be from. */
 CNN__KERNEL(dropout, const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
@@ -3652,14 +3653,13 @@ static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *slide)
 {
     if (slide->size > CNN__WIDEST) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
     long long reach = (long long)slide->dilation * (slide->kernel - 1) + 1;
-    if (reach <= slide->size + slide->pad + slide->end + (slide->ceil_mode ? slide->stride - 1
-                                                          : 0)) return true;
+    const int more = slide->ceil_mode ? slide->stride - 1 : 0;
+    if (reach <= slide->size + slide->pad + slide->end + more) return true;
     char dilated[32] = "";
     if (slide->dilation > 1) cnn__format(dilated, sizeof dilated, " with dilation %d", slide->dilation);
     return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d,%d: (%d + %d + %d - %lld)/%d + 1 < 1",
                     slide->kernel, dilated, cnn__shape_text(y->in[0]).s, slide->pad, slide->end, slide->size,
-                    slide->pad, slide->end,
-                    reach, slide->stride);
+                    slide->pad, slide->end, reach, slide->stride);
 }
 
 /* The kernels of convolution lay the channels of a group out in memory with the padding around them, see
@@ -3725,6 +3725,11 @@ static void cnn__conv2d_fan(const cnn_tensor *y, double *in, double *out)
     (cnn__conv){ (from).n, (from).c, (from).h, (from).w, (to).c, (to).h, (to).w, (a)->kernel_h,              \
                  (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_top, (a)->pad_left, (a)->dilation_h,  \
                  (a)->dilation_w, (a)->groups }
+static double cnn__conv_macs(const cnn_tensor *y)          /* of conv_transpose2d, too */
+{
+    const cnn_shape w = y->in[1]->shape;
+    return (double)cnn__len((y->op == &cnn_op_conv2d ? y : y->in[0])->shape) * w.c * w.h * w.w;
+}
 static cnn__conv cnn__conv_of(const cnn_tensor *y)
 {
     const cnn_conv2d_args *a = y->args;
@@ -3785,8 +3790,7 @@ static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 }
 /* dw, and db unless it is NULL; then dw is mended if it began at 0. */
 static void cnn__conv_gradient(cnn_tensor *y, const cnn__conv *conv, float *db, const float *x,
-                               const float *dy,
-                               void *scratch)
+                               const float *dy, void *scratch)
 {
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *w = y->in[1];
@@ -3817,11 +3821,6 @@ static size_t cnn__conv2d_packed(const cnn_tensor *y)
     if (cnn__conv2d_before(y) && floats < cnn__conv2d_floats(y)) floats = cnn__conv2d_floats(y);
     return cnn__mul_size(cnn__add_size(cnn__conv2d_before(y), floats), sizeof(float));
 }
-static double cnn__conv2d_macs(const cnn_tensor *y)
-{
-    const cnn_shape w = y->in[1]->shape;
-    return (double)cnn__len(y->shape) * w.c * w.h * w.w;
-}
 static const char *cnn__conv2d_algorithm(const cnn_tensor *y)
 {
     cnn__conv conv = cnn__conv_of(y);
@@ -3837,7 +3836,7 @@ static const cnn_owned cnn__conv2d_owned[] = {
     CNN__WEIGHT_AND_BIAS(cnn_conv2d_args, cnn__conv2d_weight, cnn__conv2d_fan, CNN_N | CNN_C | CNN_H | CNN_W,
                          .one_d = offsetof(cnn_conv2d_args, one_d)), { 0 } };
 CNN__LAYER(conv2d, cnn__conv2d_shape, conv2d, .scratch = cnn__conv2d_scratch, .packed = cnn__conv2d_packed,
-           .macs = cnn__conv2d_macs, .flags = CNN_READS_X | CNN_JOINABLE | CNN_CLEARS_GRAD,
+           .macs = cnn__conv_macs, .flags = CNN_READS_X | CNN_JOINABLE | CNN_CLEARS_GRAD,
            .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm)
 
 /* ---- conv_transpose2d ------------------------------------------------------------------------------------
@@ -3861,8 +3860,7 @@ static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *slide, int in, int 
     if (size < 1 || size > CNN__WIDEST)
         return cnn_fail(y, "input %s: (%d - 1)*%d - %d - %d + %d*(%d - 1) + %d + 1 = %lld is no extent",
                         cnn__shape_text(y->in[0]).s, in, slide->stride, slide->pad, slide->end,
-                        slide->dilation, slide->kernel,
-                        output_pad, size);
+                        slide->dilation, slide->kernel, output_pad, size);
     slide->size = (int)size;
     return true;
 }
@@ -3931,11 +3929,6 @@ static size_t cnn__conv_transpose2d_scratch(const cnn_tensor *y)
     const cnn__conv conv = cnn__transpose_of(y);
     return cnn__add_size(cnn__transpose_dx_bytes(y), cnn__conv_scratch(&y->graph->cpu, &conv));
 }
-static double cnn__conv_transpose2d_macs(const cnn_tensor *y)
-{
-    const cnn_shape w = y->in[1]->shape;
-    return (double)cnn__len(y->in[0]->shape) * w.c * w.h * w.w;
-}
 static const cnn_field cnn__conv_transpose2d_fields[] = {
     CNN_FIELD('i', cnn_conv_transpose2d_args, channels, .range = "[1,2147483647]",
               .what = "the number of outputs"),
@@ -3948,7 +3941,7 @@ static const cnn_owned cnn__conv_transpose2d_owned[] = {
     CNN__WEIGHT_AND_BIAS(cnn_conv_transpose2d_args, cnn__transpose_weight, cnn__transpose_fan,
                          CNN_N | CNN_C | CNN_H | CNN_W), { 0 } };
 CNN__LAYER(conv_transpose2d, cnn__conv_transpose2d_shape, conv_transpose2d,
-           .scratch = cnn__conv_transpose2d_scratch, .macs = cnn__conv_transpose2d_macs,
+           .scratch = cnn__conv_transpose2d_scratch, .macs = cnn__conv_macs,
            .flags = CNN_READS_X, .owned = cnn__conv_transpose2d_owned)
 
 /* ---- matmul -----------------------------------------------------------------------------------------------
@@ -4040,11 +4033,23 @@ static void cnn__max_pool_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
     const cnn__pool pool = cnn__pool_of(y);
     cnn__max_pool(&y->graph->cpu, &pool, y->data, y->saved, y->in[0]->data);
 }
+static void cnn__max_pool_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn_tensor *y = ((const cnn__pass *)of)->y;
+    const ptrdiff_t   in = cnn__plane(y->in[0]->shape), out = cnn__plane(y->shape);
+    const float      *dy = y->grad;
+    const int        *at = y->saved;
+    const bool        clear = cnn_grad_is_new(y);
+    for (; from < to; from++) {
+        float *dx = y->in[0]->grad + from * in;
+        if (clear) memset(dx, 0, (size_t)in * sizeof *dx);     /* now, so that it is in the L1 cache below */
+        for (ptrdiff_t i = from * out; i < (from + 1) * out; i++) dx[at[i]] += dy[i];
+    }
+}
 static void cnn__max_pool_backward(cnn_tensor *y)
 {
-    const cnn__pool pool = cnn__pool_of(y);
-    if (y->in[0]->grad) cnn__max_pool_back(&y->graph->cpu, &pool, y->in[0]->grad, y->grad, y->saved,
-                                            cnn_grad_is_new(y));
+    float *dx = y->in[0]->grad;
+    if (dx) cnn__share_pass(y, dx, cnn__len(y->shape), y->shape.n * y->shape.c, cnn__max_pool_back_job);
 }
 static size_t cnn__max_pool_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(int); }
 static const cnn_field cnn__pool_fields[] = {
@@ -4164,10 +4169,8 @@ static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
         float       *m = y->saved, *v = m + c, *more = v + c;
         const double count = (double)n * plane;
         if (count < 2) {
-            cnn_fail(
-                y,
-                "input %s with N = %d has one value per channel: training needs at least two for a variance",
-                cnn__shape_text(y).s, n);
+            cnn_fail(y, "input %s with N = %d has one value per channel: training needs at least two for a "
+                        "variance", cnn__shape_text(y).s, n);
             return;
         }
         cnn__channel_moments(&y->graph->cpu, m, more, v, x, n, c, plane);
@@ -4364,11 +4367,11 @@ static cnn_shape cnn__per_element(const cnn_tensor *y)
     const unsigned axes = ((const cnn_norm_args *)y->args)->axes;
     return (cnn_shape){ 1, axes & CNN_C ? y->shape.c : 1, axes & CNN_H ? y->shape.h : 1, y->shape.w };
 }
-#define CNN__SAMPLE_NORM(op_name, shape_rule, args, options, weights)                                        \
+#define CNN__SAMPLE_NORM(op_name, shape_rule, args)                                                          \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = shape_rule, .forward = cnn__sample_norm_forward,                          \
         .backward = cnn__sample_norm_backward, .saved = cnn__sample_norm_saved, .flags = CNN_READS_X,        \
-        .args_size = sizeof(args), .fields = cnn__##options##_fields, .owned = cnn__##weights##_owned };
+        .args_size = sizeof(args), .fields = cnn__##op_name##_fields, .owned = cnn__##op_name##_owned };
 #define CNN__NORM_FIELDS(op_name, last, values, least)                                                       \
     static const cnn_field cnn__##op_name##_fields[] = {                                                     \
         CNN_FIELD('u', cnn_norm_args, axes, .preset = last, .range = values),                                \
@@ -4387,10 +4390,10 @@ static const cnn_owned cnn__group_norm_owned[] = {
     CNN__AFFINE(cnn_group_norm_args, cnn__per_channel, 0), { 0 } };
 static const cnn_owned cnn__instance_norm_owned[] = {
     CNN__AFFINE(cnn_norm_args, cnn__per_channel, 0), { 0 } };
-CNN__SAMPLE_NORM(layer_norm,    cnn__layer_norm_shape, cnn_norm_args,       layer_norm,    layer_norm)
-CNN__SAMPLE_NORM(rms_norm,      cnn__layer_norm_shape, cnn_norm_args,       rms_norm,      rms_norm)
-CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, cnn_group_norm_args, group_norm,    group_norm)
-CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         cnn_norm_args,       instance_norm, instance_norm)
+CNN__SAMPLE_NORM(layer_norm,    cnn__layer_norm_shape, cnn_norm_args)
+CNN__SAMPLE_NORM(rms_norm,      cnn__layer_norm_shape, cnn_norm_args)
+CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, cnn_group_norm_args)
+CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         cnn_norm_args)
 
 CNN__UNARY(cnn_layer_norm_, layer_norm, cnn_norm_args)
 CNN__UNARY(cnn_rms_norm_,   rms_norm,   cnn_norm_args)
@@ -4756,44 +4759,49 @@ static bool cnn__softmax_shape(cnn_tensor *y)
     if (cnn__axis_number(axis) > 3) return cnn_fail(y, "axis is %u: it must be CNN_C, CNN_H or CNN_W", axis);
     return cnn__as_input(y);
 }
+/* Over the C classes of a pixel: e^(x - most) cannot overflow, and the largest term is 1, with log sum e^x =
+   most + log(sum of them). They are kept in e unless it is NULL; e may be x. */
+static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff_t plane)
+{
+    float  m = x[0];
+    double sum = 0;
+    for (int i = 1; i < c; i++) m = x[i * plane] > m ? x[i * plane] : m;
+    for (int i = 0; i < c; i++) {
+        const float t = cnn__exp(x[i * plane] - m);
+        if (e) e[i * plane] = t;
+        sum += (double)t;
+    }
+    *most = m;
+    return sum;
+}
 static void cnn__softmax_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
-    const cnn_tensor *y = ((const cnn__pass *)of)->y;
-    const cnn__lines  r = cnn__lines_of(y);
-    const float      *dy = y->grad, *x = y->in[0]->data;
-    float            *dx = ((const cnn__pass *)of)->dx, *p = y->data, most;
+    const cnn_tensor *t = ((const cnn__pass *)of)->y;
+    const bool        logs = t->op == &cnn_op_log_softmax;
+    const cnn__lines  r = cnn__lines_of(t);
+    const float      *dy = t->grad, *x = t->in[0]->data;
+    float            *dx = ((const cnn__pass *)of)->dx, *y = t->data, most;
     for (ptrdiff_t i = from; i < to; i++) {
         const ptrdiff_t first = i / r.plane * r.c * r.plane + i % r.plane, end = first + r.c * r.plane;
-        const float     share = dx ? 0 : (float)(1 / cnn__exp_sum(&most, p + first, x + first, r.c, r.plane));
-        double          dot = 0;
+        double          sum = 0;
+        if (!dx) {
+            const double all = cnn__exp_sum(&most, logs ? NULL : y + first, x + first, r.c, r.plane);
+            const float  rest = (float)(logs ? log(all) : 1 / all);
+            for (ptrdiff_t at = first; at < end; at += r.plane)
+                y[at] = logs ? (x[at] - most) - rest : y[at] * rest;
+            continue;
+        }
         for (ptrdiff_t at = first; at < end; at += r.plane)
-            if (dx) dot += (double)dy[at] * (double)p[at];
-            else    p[at] *= share;
-        for (ptrdiff_t at = first; dx && at < end; at += r.plane) dx[at] += p[at] * (dy[at] - (float)dot);
+            sum += logs ? (double)dy[at] : (double)dy[at] * (double)y[at];
+        for (ptrdiff_t at = first; at < end; at += r.plane)
+            dx[at] += logs ? dy[at] - cnn__exp(y[at]) * (float)sum : y[at] * (dy[at] - (float)sum);
     }
 }
 CNN__PASSES(softmax, 8.0 * cnn__len(y->shape), cnn__len(y->shape) / cnn__lines_of(y).c)
-static void cnn__log_softmax_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
-{
-    const cnn_tensor *y = ((const cnn__pass *)of)->y;
-    float            *dx = ((const cnn__pass *)of)->dx;
-    const cnn__lines  r = cnn__lines_of(y);
-    for (ptrdiff_t i = from; i < to; i++) {
-        const ptrdiff_t first = i / r.plane * r.c * r.plane + i % r.plane, end = first + r.c * r.plane;
-        const float    *x = y->in[0]->data;
-        float           most, rest = 0;
-        double          sum = 0;
-        if (!dx) rest = (float)log(cnn__exp_sum(&most, NULL, x + first, r.c, r.plane));
-        for (ptrdiff_t at = first; at < end; at += r.plane)
-            if (dx) sum += (double)y->grad[at];
-            else    y->data[at] = (x[at] - most) - rest;
-        for (ptrdiff_t at = first; dx && at < end; at += r.plane)
-            dx[at] += y->grad[at] - cnn__exp(y->data[at]) * (float)sum;
-    }
-}
-CNN__PASSES(log_softmax, 8.0 * cnn__len(y->shape), cnn__len(y->shape) / cnn__lines_of(y).c)
 static const cnn_field cnn__softmax_fields[] = {
     CNN_FIELD('u', cnn_softmax_args, axis, .preset = CNN_C), { 0 } };
+#define cnn__log_softmax_forward  cnn__softmax_forward
+#define cnn__log_softmax_backward cnn__softmax_backward
 CNN__LAYER(softmax,     cnn__softmax_shape, softmax, .flags = CNN_READS_Y | CNN_PROBABILITIES)
 CNN__LAYER(log_softmax, cnn__softmax_shape, softmax, .flags = CNN_READS_Y)
 
@@ -4802,22 +4810,21 @@ CNN__LAYER(log_softmax, cnn__softmax_shape, softmax, .flags = CNN_READS_Y)
  *   evaluation:  y = x         the factor above keeps the expected value     (Srivastava et al. 2014)
  *   m_i is random number i of this node and step: backward draws it again, so nothing has to be kept.
  * -------------------------------------------------------------------------------------------------------- */
+static void cnn__drop_out(cnn_tensor *y, float *to, const float *from, bool add)
+{
+    cnn__dropout(&y->graph->cpu, to, from, add, ((const cnn_dropout_args *)y->args)->p,
+                 y->graph->config.seed, cnn__stream(y), cnn__len(y->shape));
+}
 static void cnn__dropout_forward(cnn_tensor *y, cnn_mode mode)
 {
-    const cnn_tensor *x = y->in[0];
-    const float       p = ((const cnn_dropout_args *)y->args)->p;
-    if (mode == CNN_TRAIN)
-        cnn__dropout(&y->graph->cpu, y->data, x->data, false, p, y->graph->config.seed, cnn__stream(y),
-                     cnn__len(y->shape));
-    else cnn__map(&y->graph->cpu, NULL, y->data, x->data, NULL, NULL, NULL, cnn__len(y->shape));
+    const float *x = y->in[0]->data;
+    if (mode == CNN_TRAIN) cnn__drop_out(y, y->data, x, false);
+    else cnn__map(&y->graph->cpu, NULL, y->data, x, NULL, NULL, NULL, cnn__len(y->shape));
 }
 static void cnn__dropout_backward(cnn_tensor *y)
 {
-    const float p = ((const cnn_dropout_args *)y->args)->p;
-    float      *dx = y->in[0]->grad;
-    if (dx)
-        cnn__dropout(&y->graph->cpu, dx, y->grad, dx != y->grad, p, y->graph->config.seed, cnn__stream(y),
-                     cnn__len(y->shape));
+    float *dx = y->in[0]->grad;
+    if (dx) cnn__drop_out(y, dx, y->grad, dx != y->grad);
 }
 static const cnn_field cnn__dropout_fields[] = {
     CNN_FIELD('f', cnn_dropout_args, p, .preset = CNN_REQUIRED, .range = "[0,1)", .nth = 2,
@@ -5363,9 +5370,8 @@ static bool cnn__binary_shape(cnn_tensor *y)
     } else {
         fits = cnn__stretch(&y->shape.n, a->shape.n, b->shape.n) && fits;
     }
-    return fits
-           || cnn_fail(y, "%s and %s do not fit: each extent must be equal, or 1 in one of them",
-                       cnn__shape_text(a).s, cnn__shape_text(b).s);
+    return fits || cnn_fail(y, "%s and %s do not fit: each extent must be equal, or 1 in one of them",
+                            cnn__shape_text(a).s, cnn__shape_text(b).s);
 }
 static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
@@ -5549,8 +5555,7 @@ static bool cnn__check_constant(cnn_tensor *y, int i, const char *what)
     if (w->batched || !cnn__equal(w->shape, cnn__vector(c)))
         return cnn_fail(y, "%s %s does not fit input %s: it must be (1,%d,1,1)", what, cnn__shape_text(w).s,
                         cnn__shape_text(y->in[0]).s, c);
-    return (!w->op && w->kind != CNN_PARAM)
-           || cnn_fail(y, "%s must not be learned: use cnn_const", what);
+    return (!w->op && w->kind != CNN_PARAM) || cnn_fail(y, "%s must not be learned: use cnn_const", what);
 }
 static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compares classes with labels */
 {
@@ -5560,11 +5565,8 @@ static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compa
     cnn_shape  must = x->shape;
     must.c = may_be_soft && label->shape.c == x->shape.c ? x->shape.c : 1;
     if (!cnn__equal(label->shape, must) || label->batched != x->batched)
-        return cnn_fail(
-            y,
-            "labels %s do not fit logits %s: there must be one label per sample and pixel, so C is 1 and the "
-            "rest is equal",
-            cnn__shape_text(label).s, cnn__shape_text(x).s);
+        return cnn_fail(y, "labels %s do not fit logits %s: there must be one label per sample and pixel, so "
+                        "C is 1 and the rest is equal", cnn__shape_text(label).s, cnn__shape_text(x).s);
     if (x->shape.c == 1)
         return cnn_fail(y, "logits %s are of one class, whose probability is always 1: yes or no is "
                         "cnn_bce_with_logits, or two classes", cnn__shape_text(x).s);
@@ -6163,24 +6165,6 @@ static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *y, 
     }
 }
 
-typedef struct { const cnn__pool *pool; float *dx; const float *dy; const int *at; bool clear; } cnn__chosen;
-static void cnn__max_pool_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
-{
-    const cnn__chosen *q = of;
-    const ptrdiff_t in = (ptrdiff_t)q->pool->h * q->pool->w, out = (ptrdiff_t)q->pool->oh * q->pool->ow;
-    for (; from < to; from++) {
-        float *dx = q->dx + from * in;
-        if (q->clear) memset(dx, 0, (size_t)in * sizeof *dx);  /* now, so that it is in the L1 cache below */
-        for (ptrdiff_t i = from * out; i < (from + 1) * out; i++) dx[q->at[i]] += q->dy[i];
-    }
-}
-static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float *dx, const float *dy,
-                               const int *at, bool clear)
-{
-    cnn__share_out(cpu, CNN__SIMPLE * pool->planes * pool->oh * pool->ow, pool->planes,
-                   cnn__max_pool_back_job, &(cnn__chosen){ pool, dx, dy, at, clear });
-}
-
 /* An average is divided by the part of its window inside the plane or, with count_pad, inside the padded
    plane (a last window of ceil_mode may reach beyond even that). That is rows times columns, so 1/that is
    share[oy] times share[OH + ox]. */
@@ -6198,8 +6182,7 @@ static void cnn__pool_shares(const cnn__pool *pool, float *share)
 }
 
 static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *restrict y,
-                          const float *restrict x,
-                          const float *share)
+                          const float *restrict x, const float *share)
 {
     CNN__UNLESS_PLAIN(avg_pool(cpu, pool, y, x, share));
     for (int plane = 0; plane < pool->planes; plane++, x += (ptrdiff_t)pool->h * pool->w)
@@ -6389,24 +6372,6 @@ static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, cons
     }
 }
 
-/* ---- Softmax over the C classes of a pixel, one of P: x (C,P) ---- */
-
-/* e^(x - most) cannot overflow, and the largest term is 1: log sum e^x = most + log(sum of them). They are
-   kept in e unless it is NULL; e may be x. */
-static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff_t plane)
-{
-    float  m = x[0];
-    double sum = 0;
-    for (int i = 1; i < c; i++) m = x[i * plane] > m ? x[i * plane] : m;
-    for (int i = 0; i < c; i++) {
-        const float t = cnn__exp(x[i * plane] - m);
-        if (e) e[i * plane] = t;
-        sum += (double)t;
-    }
-    *most = m;
-    return sum;
-}
-
 /* ===========================================================================================================
    >>optim ---- 7. Optimizers: one loop over the flat vectors of parameters and gradients
    ======================================================================================================== */
@@ -6441,34 +6406,30 @@ static void cnn__adam_run(float *restrict w, const float *restrict dw, float *co
     cnn__roots(root, v);
     for (int i = 0; i < CNN__RUN_OF; i++) w[i] = r.keep * w[i] - r.lr * (m[i] / (root[i] * r.scale + r.eps));
 }
-static cnn__rates cnn__adam_rates(const cnn_step_args *a, long step)
+static cnn__rates cnn__adam_rates(const cnn_step_args *a, long step, bool decoupled)
 {
     const double t = (double)step + 1;
     return (cnn__rates){ .lr = (float)((double)a->lr / (1 - pow((double)a->beta1, t))),
                          .scale = (float)(1 / sqrt(1 - pow((double)a->beta2, t))),
-                         .beta1 = a->beta1, .beta2 = a->beta2, .eps = a->eps, .keep = 1 };
+                         .beta1 = a->beta1, .beta2 = a->beta2, .eps = a->eps,
+                         .decay = decoupled ? 0 : a->weight_decay,
+                         .keep = decoupled ? 1 - a->lr * a->weight_decay : 1 };
 }
 static void cnn__adam_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
                              long step)
 {
-    cnn__rates r = cnn__adam_rates(a, step);
-    r.decay = a->weight_decay;
-    cnn__in_runs(cnn__adam_run, w, dw, slot, n, r);
+    cnn__in_runs(cnn__adam_run, w, dw, slot, n, cnn__adam_rates(a, step, false));
 }
 static void cnn__adamw_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
                               long step)
 {
-    cnn__rates r = cnn__adam_rates(a, step);
-    r.keep = 1 - a->lr * a->weight_decay;
-    cnn__in_runs(cnn__adam_run, w, dw, slot, n, r);
+    cnn__in_runs(cnn__adam_run, w, dw, slot, n, cnn__adam_rates(a, step, true));
 }
 
-static const cnn_field cnn__adam_fields[] = {
-    CNN__TAKES(beta1, 0.9, "[0,1)"), CNN__TAKES(beta2, 0.999, "[0,1)"), CNN__TAKES(eps, 1e-8, "[0,inf)"),
-    CNN__TAKES(weight_decay, 0, "[0,inf)"), { 0 } };
-static const cnn_field cnn__adamw_fields[] = {
-    CNN__TAKES(beta1, 0.9, "[0,1)"), CNN__TAKES(beta2, 0.999, "[0,1)"), CNN__TAKES(eps, 1e-8, "[0,inf)"),
-    CNN__TAKES(weight_decay, 0.01, "[0,inf)"), { 0 } };
+#define CNN__ADAM_TAKES(otherwise)                                                                           \
+    { CNN__TAKES(beta1, 0.9, "[0,1)"), CNN__TAKES(beta2, 0.999, "[0,1)"), CNN__TAKES(eps, 1e-8, "[0,inf)"),  \
+      CNN__TAKES(weight_decay, otherwise, "[0,inf)"), { 0 } }
+static const cnn_field cnn__adam_fields[] = CNN__ADAM_TAKES(0), cnn__adamw_fields[] = CNN__ADAM_TAKES(0.01);
 static const cnn_optimizer cnn__adam  = { "adam",  2, cnn__adam_update,  cnn__adam_fields,  NULL };
 static const cnn_optimizer cnn__adamw = { "adamw", 2, cnn__adamw_update, cnn__adamw_fields, NULL };
 
@@ -6562,13 +6523,10 @@ static bool cnn__takes(const cnn_optimizer *o, const char *option)
 /* "sgd, rmsprop, rmsprop_centered" */
 static cnn_text cnn__takers(const char *option)
 {
-    cnn_text r = { "" };
-    int      n;
-    const cnn_optimizer *const *all = cnn_optimizers(&n);
-    for (int i = 0; i < n; i++) {
-        const size_t k = cnn__takes(all[i], option) ? strlen(r.s) : sizeof r.s;
-        if (k < sizeof r.s) cnn__format(r.s + k, sizeof r.s - k, "%s%s", k ? ", " : "", all[i]->name);
-    }
+    cnn_text  r = { "" };
+    cnn__page p = { r.s, sizeof r.s, 0, 0 };
+    for (const cnn_optimizer *const *o = cnn_optimizers(NULL); *o; o++)
+        if (cnn__takes(*o, option)) cnn__say(&p, "%s%s", p.said ? ", " : "", (*o)->name);
     return r;
 }
 
@@ -6578,13 +6536,11 @@ static bool cnn__resolve_step(cnn_graph *g, const char *what, cnn_step_args *a)
 {
     const cnn_optimizer *o = g->config.optimizer;
     char why[CNN_ERROR_SIZE];
-    int  n;
-    const cnn_optimizer *const *all = cnn_optimizers(&n);
     if (!(a->lr > 0) || isinf(a->lr))
         return cnn__fail(g, a->at, what, "lr %g: the learning rate is required and must be positive, such as "
                          ".lr = 0.01f", (double)a->lr);
-    for (int i = 0; i < n; i++)
-        for (const cnn_field *f = all[i]->fields; f->name; f++)
+    for (const cnn_optimizer *const *all = cnn_optimizers(NULL); *all; all++)
+        for (const cnn_field *f = (*all)->fields; f->name; f++)
             if (cnn__option(f, a) != 0 && !cnn__takes(o, f->name))
                 return cnn__fail(g, a->at, what, "%s is for %s; this graph's optimizer is %s", f->name,
                                  cnn__takers(f->name).s, o->name);
@@ -6707,8 +6663,7 @@ static void cnn__squares_job(const void *of, ptrdiff_t from, ptrdiff_t to, int t
 static double cnn__sum_of_squares(const cnn__cpu *cpu, const float *x, size_t n)
 {
     double part[CNN__PARTS], sum = 0;
-    cnn__share_out(cpu, CNN__SIMPLE * (double)n, CNN__PARTS, cnn__squares_job,
-                   &(cnn__squares){ x, n, part });
+    cnn__share_out(cpu, CNN__SIMPLE * (double)n, CNN__PARTS, cnn__squares_job, &(cnn__squares){ x, n, part });
     for (int k = 0; k < CNN__PARTS; k++) sum += part[k];
     return sum;
 }
@@ -7247,15 +7202,12 @@ static bool cnn__plan_spans(cnn_graph *g)
     }
     CNN_FREE(span);
     CNN_FREE(by_place);
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        size_t            s = t->op && t->op->scratch ? cnn__round_up(t->op->scratch(t), CNN__ALIGN) : 0;
-        if (s > m->scratch) m->scratch = s;
-    }
     m->packed = 0;
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *y = &g->order[i]->t;
+        const size_t s = y->op && y->op->scratch ? cnn__round_up(y->op->scratch(y), CNN__ALIGN) : 0;
         const size_t bytes = cnn__packs(g->order[i]) ? cnn__round_up(y->op->packed(y), CNN__ALIGN) : 0;
+        if (s > m->scratch) m->scratch = s;
         g->order[i]->packed_at = bytes ? m->packed / sizeof(float) : SIZE_MAX;
         m->packed = cnn__add_size(m->packed, bytes);
     }
@@ -9745,21 +9697,28 @@ static double cnn__count_judged(const cnn__feed_to *to)
     return count;
 }
 
-/* Add the batch that was just computed, with the answers y. */
-static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
+/* Add the batch that was just computed, with the answers y; NULL: the logits, where they are, see
+   cnn__count_correct. */
+static void cnn__judge_batch(cnn__sums *s, const cnn__feed_to *to, const float *y, bool anew, bool show)
 {
     const cnn_shape z = to->logits->shape;
-    const float    *truth = cnn_map_read(to->truth);
     const size_t    plane = (size_t)cnn__plane(z), channels = (size_t)z.c, rows = (size_t)z.n * plane;
-    if (!truth || !y || to->metric == CNN__NOT_JUDGED) return;
-    if (to->metric == CNN__BY_ERROR) {
-        cnn__add_errors(s, y, truth, z);
-    } else if (to->metric == CNN__BY_SIGN) {
+    const bool      labels = to->metric == CNN__BY_CLASS && to->truth->shape.c == 1;
+    const int       ignored = cnn__void_label(to->judge);
+    if (to->metric == CNN__NOT_JUDGED) return;
+    if (labels) s->judged += cnn__count_judged(to);
+    if (labels && !y) {
+        cnn__count_correct(to->logits, to->truth, ignored, anew, show, &s->right);
+        return;
+    }
+    const float *truth = cnn_map_read(to->truth);
+    if (!y) y = cnn_map_read(to->logits);
+    if (!truth || !y) return;
+    if (labels)                             s->right += cnn__correct(y, z, truth, ignored);
+    else if (to->metric == CNN__BY_ERROR)   cnn__add_errors(s, y, truth, z);
+    else if (to->metric == CNN__BY_SIGN) {
         for (size_t i = 0; i < rows * channels; i++) s->right += (y[i] > 0) == (truth[i] > 0.5f);
         s->judged += (double)(rows * channels);
-    } else if (to->truth->shape.c == 1) {
-        s->right += cnn__correct(y, z, truth, cnn__void_label(to->judge));
-        s->judged += cnn__count_judged(to);
     } else {                                               /* soft labels: the likeliest class */
         for (size_t i = 0; i < rows; i++) {
             const size_t at = i / plane * channels * plane + i % plane;
@@ -9770,16 +9729,6 @@ static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
         }
         s->judged += (double)rows;
     }
-}
-
-/* The same for the logits, where they are: see cnn__count_correct. */
-static void cnn__judge_batch(cnn__sums *s, const cnn__feed_to *to, bool anew, bool show)
-{
-    if (to->metric == CNN__BY_CLASS && to->truth->shape.c == 1) {
-        const int ignored = cnn__void_label(to->judge);
-        cnn__count_correct(to->logits, to->truth, ignored, anew, show, &s->right);
-        s->judged += cnn__count_judged(to);
-    } else if (to->metric != CNN__NOT_JUDGED) cnn__add_batch(s, to, cnn_map_read(to->logits));
 }
 
 /* ---- Evaluate and predict ---- */
@@ -9810,11 +9759,8 @@ static cnn_score cnn__evaluate_all(const cnn__feed_to *to, cnn_tensor *loss, cnn
     int        n, count = 0;
     for (; (n = cnn__feed(r, to->x, to->target, count, NULL, false)) > 0; count += n) {
         double value = (double)cnn_forward(loss, CNN_EVAL);
-        if (both) {
-            value = (value + cnn__evaluate_mirror(to, loss, r, count, both)) / 2;
-            if (!g->error[0]) cnn__add_batch(sums, to, both);
-        } else
-            cnn__judge_batch(sums, to, count == 0, count + n == r->until);
+        if (both) value = (value + cnn__evaluate_mirror(to, loss, r, count, both)) / 2;
+        if (!g->error[0]) cnn__judge_batch(sums, to, both, count == 0, count + n == r->until);
         if (g->error[0]) break;
         weights += weight = to->total ? n : cnn__batch_weight(to, n);
         sum += to->total ? value : weight * value;
@@ -9978,27 +9924,15 @@ CNN_API void cnn_history_free(cnn_history *h)
     memset(h, 0, sizeof *h);
 }
 
-/* Room for one more than `count` elements of `each` bytes. */
-static bool cnn__grow(cnn_graph *g, const char *at, void *array, int count, int *capacity, size_t each)
-{
-    void *old, *more;
-    if (count < *capacity) return true;
-    const int    twice = *capacity < 8 ? 8 : *capacity > INT_MAX / 2 ? INT_MAX : 2 * *capacity;
-    const size_t bytes = cnn__mul_size((size_t)twice, each);
-    memcpy(&old, array, sizeof old);
-    more = count == INT_MAX || bytes == SIZE_MAX ? NULL : CNN_REALLOC(old, bytes);
-    if (!more) return cnn__no_memory(g, at, "fit", bytes);
-    memcpy(array, &more, sizeof more), *capacity = twice;
-    return true;
-}
+
 static bool cnn__history_add(cnn_graph *g, const char *at, cnn_history *h, cnn_epoch e)
 {
-    if (!cnn__grow(g, at, &h->epoch, h->count, &h->capacity, sizeof e)) return false;
+    if (!cnn__grow(g, at, "fit", &h->epoch, h->count, &h->capacity, sizeof e)) return false;
     return h->epoch[h->count++] = e, true;
 }
 static bool cnn__history_add_update(cnn_graph *g, const char *at, cnn_history *h, cnn_update u)
 {
-    if (!cnn__grow(g, at, &h->update, h->updates, &h->update_capacity, sizeof u)) return false;
+    if (!cnn__grow(g, at, "fit", &h->update, h->updates, &h->update_capacity, sizeof u)) return false;
     return h->update[h->updates++] = u, true;
 }
 
@@ -10133,7 +10067,7 @@ static bool cnn__fit_epoch(cnn__run *run, cnn__reader *data, cnn_progress *p, do
     while (*go && (int)at->fed < count &&
            (n = cnn__feed(data, run->to.x, run->to.target, (int)at->fed, &a->augment, false)) > 0) {
         double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
-        cnn__judge_batch(&run->sums, &run->to, at->fed == 0 || show, (int)at->fed + n == count || show);
+        cnn__judge_batch(&run->sums, &run->to, NULL, at->fed == 0 || show, (int)at->fed + n == count || show);
         const double weight = total ? 1 : cnn__batch_weight(&run->to, n), part = total ? loss : loss * n;
         if (group > 0 && weight > 0 && !cnn__scale_grads(g, last / weight)) return false;
         if (group > 0) cnn_backward_add(a->loss);
@@ -10196,8 +10130,7 @@ static bool cnn__count_batches(cnn__run *run)
     run->batches = run->samples / batch + (run->samples % batch > 0);
     if (run->batches == 0)
         return cnn__fail(g, run->a.at, "fit",
-                         "drop_last leaves nothing: %d samples do not fill a batch of %d",
-                         count, batch);
+                         "drop_last leaves nothing: %d samples do not fill a batch of %d", count, batch);
     for (int i = 0; (run->samples - 1) % batch == 0 && i <= run->a.loss->index; i++) {
         const cnn_tensor *y = &g->order[i]->t;
         if (y->op && y->op->flags & CNN_BATCH_STATISTICS && y->batched && cnn__plane(y->shape) == 1
@@ -12399,21 +12332,18 @@ typedef struct { char s[160]; } cnn__long_text;
 static cnn__long_text cnn__op_text(const cnn_tensor *t)
 {
     cnn__long_text r;
-    const int room = (int)sizeof r.s;
+    cnn__page      p = { r.s, sizeof r.s, 0, 0 };
     int all = t->frozen, frozen = t->frozen;
-    int k = cnn__format(r.s, sizeof r.s, "%s", t->op ? t->op->name : cnn__kind_names[t->kind]);
-    for (const cnn_field *f = t->op && t->args ? t->op->fields : NULL; f && f->name; f++) {
-        if (k < 0 || k >= room) break;
-        if (cnn__is_default(t, f)) continue;
-        k += cnn__format(r.s + k, (size_t)(room - k), f->type == 'f' ? " %s=%g" : " %s=%.0f", f->name,
-                         cnn__option(f, t->args));
-    }
+    cnn__say(&p, "%s", t->op ? t->op->name : cnn__kind_names[t->kind]);
+    for (const cnn_field *f = t->op && t->args ? t->op->fields : NULL; f && f->name; f++)
+        if (!cnn__is_default(t, f))
+            cnn__say(&p, f->type == 'f' ? " %s=%g" : " %s=%.0f", f->name, cnn__option(f, t->args));
     for (int i = 0; i < t->n_in; i++)
         if (cnn__of(t->in[i])->owner == cnn__of(t)) all++, frozen += t->in[i]->frozen;
-    if (frozen && k < room) k += cnn__format(r.s + k, (size_t)(room - k), ", frozen");
-    for (int i = 0; i < t->n_in && frozen < all && k < room; i++)
+    if (frozen) cnn__say(&p, ", frozen");
+    for (int i = 0; i < t->n_in && frozen < all; i++)
         if (cnn__of(t->in[i])->owner == cnn__of(t) && t->in[i]->frozen)
-            k += cnn__format(r.s + k, (size_t)(room - k), " %s", cnn__of(t->in[i])->suffix);
+            cnn__say(&p, " %s", cnn__of(t->in[i])->suffix);
     return r;
 }
 
@@ -18118,26 +18048,38 @@ static const char *cnn__device_error(cnn_graph *g)
     return dev->error;
 }
 
+/* What failed on a device is the call, not a tensor. */
+static bool cnn__device_failed(cnn_graph *g, const char *at, const char *what)
+{
+    return cnn__fail(g, at, what, "%s: %s", g->config.backend->name, cnn__device_error(g));
+}
+
+/* Copy an array, unless it is there, to the side where it is wanted. False if the device fails. */
+static bool cnn__transfer(cnn_graph *g, unsigned char *on, unsigned side, cnn_place place, void *host,
+                          size_t bytes)
+{
+    cnn_backend *dev = g->config.backend;
+    const size_t at = place.at * sizeof(float);
+    if (*on & side) return true;
+    g->traffic.uploads += side == CNN__DEVICE, g->traffic.downloads += side == CNN__HOST;
+    if (!(side == CNN__DEVICE ? dev->upload(dev, place.buffer, at, host, bytes)
+                              : dev->download(dev, place.buffer, at, host, bytes))) return false;
+    *on = CNN__HOST | CNN__DEVICE;
+    return true;
+}
+
 /* Make one array of a tensor valid on `side`. Copies only if it is not. */
 static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side)
 {
     cnn__node     *v = cnn__of(t);
     cnn_graph     *g = t->graph;
-    cnn_backend   *dev = g->config.backend;
     unsigned char *on = cnn__part_on(v, part);
     if (*on & side) return true;
     cnn_place place = part == CNN__DATA ? cnn_place_data(t) : part == CNN__GRAD ? cnn_place_grad(t)
         : cnn_place_saved(t);
     void     *host = part == CNN__DATA ? (void *)t->data : part == CNN__GRAD ? (void *)t->grad : t->saved;
     size_t    bytes = part == CNN__SAVED ? t->op->saved(t) : (size_t)cnn__len(t->shape) * sizeof(float);
-    bool      done = side == CNN__DEVICE ? dev->upload(dev, place.buffer, place.at * sizeof(float), host,
-                                                       bytes)
-                                         : dev->download(dev, place.buffer, place.at * sizeof(float), host,
-                                                         bytes);
-    if (side == CNN__DEVICE) g->traffic.uploads++;
-    else g->traffic.downloads++;
-    if (!done) return cnn_fail(t, "%s", cnn__device_error(g));
-    *on = (unsigned char)(CNN__HOST | CNN__DEVICE);
+    if (!cnn__transfer(g, on, side, place, host, bytes)) return cnn_fail(t, "%s", cnn__device_error(g));
     return true;
 }
 
@@ -18222,50 +18164,31 @@ static void cnn__device_clear_grads(cnn_graph *g)
     if (!g->memory.grads) return;
     if (!dev->clear(dev, g->buffer[CNN_ARENA_GRADS], 0, g->memory.grads))
         cnn__fail(g, NULL, "backward", "%s", cnn__device_error(g));
-    for (int i = 0; i < g->n_order; i++)
-        if (g->order[i]->t.kind == CNN_PARAM) cnn__wrote(&g->order[i]->t, CNN__GRAD, CNN__DEVICE);
+    for (int i = 0; i < g->n_params; i++) cnn__wrote(&g->param[i]->t, CNN__GRAD, CNN__DEVICE);
 }
 
 /* Make all parameters, or all their gradients, valid on one side; and say that they were written there. */
 static bool cnn__sync_params(cnn_graph *g, cnn__part part, unsigned side)
 {
-    for (int i = 0; i < g->n_order; i++) {
-        cnn_tensor *t = &g->order[i]->t;
-        if (t->kind == CNN_PARAM && t->needs_grad && !cnn__sync(t, part, side)) return false;
-    }
+    for (int i = 0; i < g->n_params; i++)
+        if (g->param[i]->t.needs_grad && !cnn__sync(&g->param[i]->t, part, side)) return false;
     return true;
 }
 static void cnn__wrote_params(cnn_graph *g, cnn__part part, unsigned side)
 {
-    for (int i = 0; i < g->n_order; i++) {
-        cnn_tensor *t = &g->order[i]->t;
-        if (t->kind == CNN_PARAM && t->needs_grad) cnn__wrote(t, part, side);
-    }
+    for (int i = 0; i < g->n_params; i++)
+        if (g->param[i]->t.needs_grad) cnn__wrote(&g->param[i]->t, part, side);
 }
 
 /* ---- Training there ---- */
-
-/* Bring a whole array, newest on *on, to the side where it is wanted. */
-static bool cnn__sync_array(cnn_graph *g, const char *what, unsigned char *on, unsigned side, void *buffer,
-                            float *host, size_t bytes)
-{
-    cnn_backend *device = g->config.backend;
-    if (*on & side) return true;
-    g->traffic.uploads += side == CNN__DEVICE, g->traffic.downloads += side == CNN__HOST;
-    if (!(side == CNN__DEVICE ? device->upload(device, buffer, 0, host, bytes)
-                              : device->download(device, buffer, 0, host, bytes)))
-        return cnn__fail(g, NULL, what, "%s: %s", device->name, cnn__device_error(g));
-    *on = CNN__HOST | CNN__DEVICE;
-    return true;
-}
 
 /* The optimizer's state, to where the update will run. Zero everywhere needs no copy. */
 static bool cnn__sync_optimizer(cnn_graph *g, unsigned side)
 {
     size_t bytes = g->arena_bytes[CNN_ARENA_OPTIMIZER];
     return !g->optimizer_on || !bytes ||
-           cnn__sync_array(g, "optimizer", &g->optimizer_on, side, g->buffer[CNN_ARENA_OPTIMIZER],
-                           g->arena[CNN_ARENA_OPTIMIZER], bytes);
+           cnn__transfer(g, &g->optimizer_on, side, (cnn_place){ g->buffer[CNN_ARENA_OPTIMIZER], 0 },
+                         g->arena[CNN_ARENA_OPTIMIZER], bytes) || cnn__device_failed(g, NULL, "optimizer");
 }
 
 /* A buffer of the device for an array that stays in one piece, or a chunk; NULL after an error. */
@@ -18290,7 +18213,8 @@ static bool cnn__sync_average(cnn_graph *g, unsigned side)
     if (!g->average || !bytes) return true;
     if (side == CNN__DEVICE && !g->average_buffer
         && !(g->average_buffer = cnn__device_buffer(g, "average", "the average", bytes))) return false;
-    return cnn__sync_array(g, "average", &g->average_on, side, g->average_buffer, g->average, bytes);
+    return cnn__transfer(g, &g->average_on, side, (cnn_place){ g->average_buffer, 0 }, g->average, bytes) ||
+           cnn__device_failed(g, NULL, "average");
 }
 
 static bool cnn__mix_on_device(cnn_graph *g, float share)
@@ -18303,7 +18227,7 @@ static bool cnn__mix_on_device(cnn_graph *g, float share)
     for (int i = 0; i < 2; a.at += n[i++]) {
         const cnn_place x = { g->buffer[i ? CNN_ARENA_BUFFERS : CNN_ARENA_PARAMS], 0 };
         if (n[i] && !device->mix(device, a, x, n[i], share))
-            return cnn__fail(g, g->config.at, "average", "%s: %s", device->name, cnn__device_error(g));
+            return cnn__device_failed(g, g->config.at, "average");
     }
     return true;
 }
@@ -18346,7 +18270,7 @@ static double cnn__squares_on_device(cnn_graph *g)
         done = device->squares(device, at, n, anew, NULL);
     if (done && !anew) done = device->squares(device, none, 0, false, &sum), g->traffic.downloads++;
     if (done) return sum;
-    return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, cnn__device_error(g)), NAN;
+    return cnn__device_failed(g, g->config.at, "clip"), NAN;
 }
 static bool cnn__shorten_on_device(cnn_graph *g, float factor)
 {
@@ -18354,8 +18278,7 @@ static bool cnn__shorten_on_device(cnn_graph *g, float factor)
     cnn_place    at = { NULL, 0 };
     int          i = 0;
     for (size_t n; (n = cnn__next_learned(g, &i, &at)) > 0; )
-        if (!device->scale(device, at, n, factor))
-            return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, cnn__device_error(g));
+        if (!device->scale(device, at, n, factor)) return cnn__device_failed(g, g->config.at, "clip");
     return true;
 }
 
@@ -18423,7 +18346,7 @@ static bool cnn__open_backend(cnn_graph *g)
     static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };
     for (int i = 0; i < 2; i++)
         if (g->buffer[flat[i]] && !dev->clear(dev, g->buffer[flat[i]], 0, g->arena_bytes[flat[i]]))
-            return cnn__fail(g, g->config.at, "compile", "%s: %s", dev->name, cnn__device_error(g));
+            return cnn__device_failed(g, g->config.at, "compile");
     return true;
 }
 
