@@ -4623,24 +4623,21 @@ CNN__FORMULA(softsign,     CNN_READS_X, NULL)
  *   Outside their domain log, sqrt and power are NaN, as the functions of math.h; at 0 the derivatives of log
  *   and sqrt are infinite, and that of |x| is 0.
  * -------------------------------------------------------------------------------------------------------- */
-static const char *cnn__exp_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+static const char *cnn__exp_hint(const cnn_tensor *y CNN__UNUSED, const cnn_stats *x, bool backward)
 {
-    (void)y;
     return backward || !(x->max > 88.7) ? NULL
          : "exp overflows above 88.7: clamp its input, or use cnn_log_softmax or cnn_softmax_cross_entropy, "
            "which take logits";
 }
-static const char *cnn__log_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+static const char *cnn__log_hint(const cnn_tensor *y CNN__UNUSED, const cnn_stats *x, bool backward)
 {
-    (void)y;
     return !backward ? "the log of a number that is not positive: keep it above 0 (cnn_clamp), or use "
                        "cnn_log_softmax or cnn_softmax_cross_entropy, which take logits"
          : x->min < 1e-30 ? "the derivative of log, 1 / x, is too large near 0: keep x away from it "
                             "(cnn_clamp), or use cnn_log_softmax or cnn_softmax_cross_entropy" : NULL;
 }
-static const char *cnn__sqrt_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+static const char *cnn__sqrt_hint(const cnn_tensor *y CNN__UNUSED, const cnn_stats *x, bool backward)
 {
-    (void)y;
     return !backward ? "the square root of a negative number: cnn_clamp it at 0"
          : x->zeros ? "the derivative of sqrt, 1 / (2 sqrt x), divides by zero at 0: add a small constant "
                       "before it" : NULL;
@@ -5298,21 +5295,18 @@ static void cnn__upsample_job(const void *of, ptrdiff_t first, ptrdiff_t end, in
             if (!dx) {
                 const float *up = y->in[0]->data + a, *down = y->in[0]->data + b;
                 for (int j = 0; j < out.w; j++) {
-                    const cnn__between between = column[j];
-                    y->data[to + j] = bilinear ? (1 - r.t) * ((1 - between.t) * up[between.a] + between.t
-                                                              * up[between.b])
-                                               + r.t * ((1 - between.t) * down[between.a] + between.t
-                                                        * down[between.b]) : up[between.a];
+                    const cnn__between c = column[j];
+                    y->data[to + j] = bilinear ? (1 - r.t) * ((1 - c.t) * up[c.a] + c.t * up[c.b])
+                                               + r.t * ((1 - c.t) * down[c.a] + c.t * down[c.b]) : up[c.a];
                 }
             } else {
                 for (int j = 0; j < out.w; j++) {
-                    const cnn__between between = column[j];
+                    const cnn__between c = column[j];
                     const float        dy = y->grad[to + j];
-                    dx[a + between.a] += (1 - r.t) * (1 - between.t) * dy;
+                    dx[a + c.a] += (1 - r.t) * (1 - c.t) * dy;
                     if (!bilinear) continue;
-                    dx[a + between.b] += (1 - r.t) * between.t * dy;
-                    dx[b + between.a] += r.t * (1 - between.t) * dy, dx[b + between.b] += r.t * between.t
-                                         * dy;
+                    dx[a + c.b] += (1 - r.t) * c.t * dy;
+                    dx[b + c.a] += r.t * (1 - c.t) * dy, dx[b + c.b] += r.t * c.t * dy;
                 }
             }
         }
@@ -5580,15 +5574,12 @@ static cnn__target cnn__target_of(const cnn_tensor *y)
                           y->in[1]->shape.c > 1 };
 }
 /* How many labels there are: one for each sample and pixel. */
-static ptrdiff_t cnn__label_count(const cnn_tensor *y)
-{
-    return cnn__len(y->in[1]->shape) / y->in[1]->shape.c;
-}
+static ptrdiff_t cnn__n_labels(const cnn_tensor *y) { return cnn__len(y->in[1]->shape) / y->in[1]->shape.c; }
 static double cnn__labels_weigh(const cnn_tensor *y)
 {
     const cnn__target target = cnn__target_of(y);
     double            sum = 0;
-    if (target.soft) return (double)cnn__label_count(y);
+    if (target.soft) return (double)cnn__n_labels(y);
     for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += (double)cnn__label_weight(&target, i);
     return sum;
 }
@@ -5607,10 +5598,7 @@ CNN_API bool cnn_check_labels(cnn_tensor *y)
     }
     return true;
 }
-static double cnn__label_term(const cnn_tensor *y, ptrdiff_t i)
-{
-    return ((const double *)cnn_scratch(y))[i];
-}
+static double cnn__each_term(const cnn_tensor *y, ptrdiff_t i) { return ((const double *)cnn_scratch(y))[i]; }
 /* The cross-entropy of each pixel, sum_k q_k (log sum e^x - x_k), goes into scratch. Saved, for each pixel:
    max and the log sum above. */
 static void cnn__cross_entropy_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
@@ -5646,8 +5634,8 @@ static void cnn__cross_entropy_job(const void *of, ptrdiff_t from, ptrdiff_t to,
 static void cnn__softmax_cross_entropy_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     if (!cnn_check_labels(y)) return;
-    cnn__share_pass(y, NULL, 8.0 * cnn__len(y->in[0]->shape), cnn__label_count(y), cnn__cross_entropy_job);
-    cnn__reduce_terms(y, cnn__label_term, cnn__label_count(y), cnn__labels_weigh(y));
+    cnn__share_pass(y, NULL, 8.0 * cnn__len(y->in[0]->shape), cnn__n_labels(y), cnn__cross_entropy_job);
+    cnn__reduce_terms(y, cnn__each_term, cnn__n_labels(y), cnn__labels_weigh(y));
 }
 /* dx_k += g (softmax(x)_k sum_j q_j - q_k), and dp of soft labels. */
 static void cnn__cross_entropy_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
@@ -5685,23 +5673,17 @@ static void cnn__softmax_cross_entropy_backward(cnn_tensor *y)
     cnn__pass   pass = { .y = y, .dx = x->grad };
     float       one;
     pass.g = cnn__term_grads(y, cnn__labels_weigh(y), &one, &pass.step);
-    cnn__share_out(&y->graph->cpu, 8 * CNN__SIMPLE * cnn__len(x->shape), cnn__label_count(y),
+    cnn__share_out(&y->graph->cpu, 8 * CNN__SIMPLE * cnn__len(x->shape), cnn__n_labels(y),
                    cnn__cross_entropy_back_job, &pass);
 }
-static size_t cnn__cross_entropy_saved(const cnn_tensor *y)
-{
-    return (size_t)cnn__label_count(y) * 2 * sizeof(float);
-}
-static size_t cnn__cross_entropy_scratch(const cnn_tensor *y)
-{
-    return (size_t)cnn__label_count(y) * sizeof(double);
-}
+static size_t cnn__label_saved(const cnn_tensor *y) { return (size_t)cnn__n_labels(y) * 2 * sizeof(float); }
+static size_t cnn__label_scratch(const cnn_tensor *y) { return (size_t)cnn__n_labels(y) * sizeof(double); }
 static const cnn_field cnn__softmax_cross_entropy_fields[] = {
     CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing, .range = "[0,1)"),
     CNN__IGNORES(cnn_softmax_cross_entropy_args),
     CNN__REDUCTION(cnn_softmax_cross_entropy_args), { 0 } };
 CNN__ROW(softmax_cross_entropy, cnn__labelled_shape, softmax_cross_entropy,
-         .scratch = cnn__cross_entropy_scratch, .saved = cnn__cross_entropy_saved,
+         .scratch = cnn__label_scratch, .saved = cnn__label_saved,
          .flags = CNN_READS_X | CNN_LOSS, .expects = "logits: leave that out", .weight = cnn__labels_weigh)
 
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args a)
@@ -5726,10 +5708,10 @@ static void cnn__nll_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
     const cnn__target target = cnn__target_of(y);
     double           *each = cnn_scratch(y);
     if (!cnn_check_labels(y)) return;
-    for (ptrdiff_t i = 0; i < cnn__label_count(y); i++)
+    for (ptrdiff_t i = 0; i < cnn__n_labels(y); i++)
         each[i] = cnn__ignored(&target, i) ? 0
                 : -(double)cnn__label_weight(&target, i) * (double)y->in[0]->data[cnn__at_label(y, i)];
-    cnn__reduce_terms(y, cnn__label_term, cnn__label_count(y), cnn__labels_weigh(y));
+    cnn__reduce_terms(y, cnn__each_term, cnn__n_labels(y), cnn__labels_weigh(y));
 }
 static void cnn__nll_backward(cnn_tensor *y)
 {
@@ -5737,12 +5719,12 @@ static void cnn__nll_backward(cnn_tensor *y)
     float            *dx = y->in[0]->grad, one;
     ptrdiff_t         step;
     const float      *g = cnn__term_grads(y, cnn__labels_weigh(y), &one, &step);
-    for (ptrdiff_t i = 0; dx && i < cnn__label_count(y); i++)
+    for (ptrdiff_t i = 0; dx && i < cnn__n_labels(y); i++)
         if (!cnn__ignored(&target, i)) dx[cnn__at_label(y, i)] -= g[i * step] * cnn__label_weight(&target, i);
 }
 static const cnn_field cnn__nll_fields[] = {
     CNN__IGNORES(cnn_nll_args), CNN__REDUCTION(cnn_nll_args), { 0 } };
-CNN__ROW(nll, cnn__labelled_shape, nll, .scratch = cnn__cross_entropy_scratch,
+CNN__ROW(nll, cnn__labelled_shape, nll, .scratch = cnn__label_scratch,
          .flags = CNN_READS_X | CNN_LOSS, .expects = "log-probabilities: use cnn_log_softmax",
          .weight = cnn__labels_weigh)
 
@@ -6034,8 +6016,7 @@ static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *conv, float 
                               const cnn__tail *tail)
 {
     CNN__UNLESS_PLAIN(conv_forward(cpu, conv, y, x, w, b, packed, scratch, tail));
-    /* channels of one group */
-    const int in = conv->ic / conv->groups, out = conv->oc / conv->groups;
+    const int in = conv->ic / conv->groups, out = conv->oc / conv->groups;       /* channels of one group */
     for (int n = 0; n < conv->n; n++)
     for (int o = 0; o < conv->oc; o++)
     for (int oy = 0; oy < conv->oh; oy++)
@@ -6044,8 +6025,8 @@ static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *conv, float 
         for (int c = 0; c < in; c++)
         for (int i = 0; i < conv->kh; i++)
         for (int j = 0; j < conv->kw; j++) {
-            const int iy = oy * conv->sh - conv->ph + i * conv->dh, ix = ox * conv->sw - conv->pw + j
-                           * conv->dw;
+            const int iy = oy * conv->sh - conv->ph + i * conv->dh;
+            const int ix = ox * conv->sw - conv->pw + j * conv->dw;
             if (iy < 0 || iy >= conv->h || ix < 0 || ix >= conv->w) continue;
             sum += (double)w[cnn__at(o, c, i, j, in, conv->kh, conv->kw)]
                  * (double)x[cnn__at(n, o / out * in + c, iy, ix, conv->ic, conv->h, conv->w)];
@@ -6068,8 +6049,7 @@ static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *conv, 
         for (int o = group * out; o < (group + 1) * out; o++)
         for (int i = 0; i < conv->kh; i++)
         for (int j = 0; j < conv->kw; j++) {
-            /* (oy SH, ox SW) */
-            const int y = iy + conv->ph - i * conv->dh, x = ix + conv->pw - j * conv->dw;
+            const int y = iy + conv->ph - i * conv->dh, x = ix + conv->pw - j * conv->dw;  /* oy SH, ox SW */
             if (y < 0 || y % conv->sh || y / conv->sh >= conv->oh) continue;
             if (x < 0 || x % conv->sw || x / conv->sw >= conv->ow) continue;
             sum += (double)w[cnn__at(o, c % in, i, j, in, conv->kh, conv->kw)]
@@ -6460,9 +6440,8 @@ static void cnn__rmsprop_run(float *restrict w, const float *restrict dw, float 
     }
 }
 static void cnn__rmsprop_update(float *w, const float *dw, float *const *slot, size_t n,
-                                const cnn_step_args *a, long step)
+                                const cnn_step_args *a, long step CNN__UNUSED)
 {
-    (void)step;
     cnn__in_runs(cnn__rmsprop_run, w, dw, slot, n, (cnn__rates){ .lr = a->lr, .decay = a->weight_decay,
                  .momentum = a->momentum, .alpha = a->alpha, .eps = a->eps });
 }
@@ -6488,9 +6467,8 @@ static void cnn__adagrad_run(float *restrict w, const float *restrict dw, float 
     for (int i = 0; i < CNN__RUN_OF; i++) w[i] -= r.lr * ((dw[i] + r.decay * w[i]) / (root[i] + r.eps));
 }
 static void cnn__adagrad_update(float *w, const float *dw, float *const *slot, size_t n,
-                                const cnn_step_args *a, long step)
+                                const cnn_step_args *a, long step CNN__UNUSED)
 {
-    (void)step;
     cnn__in_runs(cnn__adagrad_run, w, dw, slot, n,
                  (cnn__rates){ .lr = a->lr, .decay = a->weight_decay, .eps = a->eps });
 }
@@ -7095,7 +7073,6 @@ static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span
     cnn__plan_gradients_in_place(g, mode);
     cnn__plan_shared_places(g, mode);
 
-    /* The spans. */
     for (int i = 0; i < n; i++) {
         cnn__node  *v = g->order[i];
         cnn_tensor *t = &v->t;
@@ -7300,20 +7277,14 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
 
 /* ---- Compile ---- */
 
-/* The rule for the weight of a layer that was given none: He if a rectifier reads what the layer computes,
-   for half of that will be zero (He et al. 2015), else LeCun (LeCun et al. 1998). */
-static cnn_init cnn__default_init(const cnn__node *v)
-{
-    if (!v->owner) return CNN_INIT_CONSTANT;
-    return v->owner->rectified ? CNN_INIT_HE : CNN_INIT_LECUN;
-}
-
 /* Initial values: number i of parameter p is drawn from the stream p of the seed, p counting along the
-   order. */
+   order. The weight of a layer that was given no rule: He if a rectifier reads what the layer computes, for
+   half of that will be zero (He et al. 2015), else LeCun (LeCun et al. 1998). */
 static void cnn__init_leaf(const cnn__node *v)
 {
     const cnn_tensor *t = &v->t;
-    cnn_init          init = v->init == CNN_INIT_DEFAULT ? cnn__default_init(v) : v->init;
+    cnn_init          init = v->init != CNN_INIT_DEFAULT ? v->init : !v->owner ? CNN_INIT_CONSTANT
+                           : v->owner->rectified ? CNN_INIT_HE : CNN_INIT_LECUN;
     size_t n = (size_t)cnn__len(t->shape);
     double in  = v->fan_in  ? v->fan_in  : t->shape.n;
     double out = v->fan_out ? v->fan_out : t->shape.c;
@@ -9548,8 +9519,7 @@ static int cnn__void_label(const cnn_tensor *judge)
     return CNN__NO_LABEL;
 }
 
-/* Is each label a class that the logits tell apart, or left out? Those of a stream are seen when they come.
-   */
+/* Is each label a class that the logits tell apart, or left out? Those of a stream are seen later. */
 static bool cnn__check_classes(cnn_graph *g, const char *at, const char *what, const cnn_tensor *logits,
                                const cnn_dataset *d, int ignored)
 {
@@ -9625,24 +9595,23 @@ typedef struct { double mean, squares, error; } cnn__moments;
 typedef struct {
     double right, judged;                      /* labels, or answers */
     double n, absolute;                        /* values of a channel; the sum of |y-t| over all */
+    int    channels;
     cnn__moments *channel;                      /* NULL unless CNN__BY_ERROR */
 } cnn__sums;
 
+static void cnn__clear_sums(cnn__sums *s)
+{
+    s->right = s->judged = s->n = s->absolute = 0;
+    for (int c = 0; s->channel && c < s->channels; c++) s->channel[c] = (cnn__moments){ 0, 0, 0 };
+}
 static bool cnn__open_sums(cnn__sums *s, const cnn__feed_to *to)
 {
     const size_t bytes = cnn__mul_size((size_t)to->logits->shape.c, sizeof *s->channel);
-    *s = (cnn__sums){ 0, 0, 0, 0, NULL };
-    if (to->metric != CNN__BY_ERROR) return true;
-    s->channel = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
-    if (!s->channel) return cnn__no_memory(to->g, NULL, "metrics", bytes);
-    memset(s->channel, 0, bytes);
-    return true;
-}
-static void cnn__clear_sums(cnn__sums *s, int channels)
-{
-    cnn__moments *channel = s->channel;
-    *s = (cnn__sums){ 0, 0, 0, 0, channel };
-    for (int c = 0; channel && c < channels; c++) channel[c] = (cnn__moments){ 0, 0, 0 };
+    const bool   errors = to->metric == CNN__BY_ERROR;
+    s->channels = to->logits->shape.c;
+    s->channel = errors && bytes != SIZE_MAX ? CNN_MALLOC(bytes) : NULL;
+    cnn__clear_sums(s);
+    return !errors || s->channel || cnn__no_memory(to->g, NULL, "metrics", bytes);
 }
 
 static void cnn__add_errors(cnn__sums *s, const float *y, const float *t, cnn_shape z)
@@ -9669,21 +9638,19 @@ static void cnn__add_errors(cnn__sums *s, const float *y, const float *t, cnn_sh
     s->n = all;
 }
 
-static double cnn__accuracy(const cnn__sums *s) { return s->judged > 0 ? s->right / s->judged : NAN; }
-static double cnn__mae(const cnn__sums *s, int channels)
+/* The loss of so many samples, and what their sums say: accuracy, mean absolute error and R2, NAN where it is
+   unknown. R2 is the mean over the channels; of a constant channel it is 1 if that is met, else 0. */
+static cnn_score cnn__score_of(const cnn__sums *s, double loss, int count)
 {
-    return s->n > 0 ? s->absolute / (s->n * channels) : NAN;
-}
-/* The mean over the channels; of a constant channel 1 if it is met, else 0. */
-static double cnn__r2(const cnn__sums *s, int channels)
-{
-    double sum = 0;
-    if (!(s->n > 0)) return NAN;
-    for (int c = 0; c < channels; c++) {
+    cnn_score score = { loss, s->judged > 0 ? s->right / s->judged : NAN, count, NAN, NAN };
+    double    sum = 0;
+    if (!(s->n > 0)) return score;
+    for (int c = 0; c < s->channels; c++) {
         const cnn__moments *t = &s->channel[c];
         sum += t->squares > 0 ? 1 - t->error / t->squares : t->error > 0 ? 0 : 1;
     }
-    return sum / channels;
+    score.mae = s->absolute / (s->n * s->channels), score.r2 = sum / s->channels;
+    return score;
 }
 
 /* How many labels are not left out: those that count. */
@@ -9735,8 +9702,7 @@ static void cnn__judge_batch(cnn__sums *s, const cnn__feed_to *to, const float *
 
 static const cnn_score cnn__no_score = { NAN, NAN, 0, NAN, NAN };
 
-/* One batch in the mirror: `both` becomes the mean of its logits and of those that stand. Returns its loss.
-   */
+/* One batch in the mirror: `both` becomes the mean of its logits and of those that stand. Its loss. */
 static double cnn__evaluate_mirror(const cnn__feed_to *to, cnn_tensor *loss, cnn__reader *r, int first,
                                    float *both)
 {
@@ -9766,9 +9732,7 @@ static cnn_score cnn__evaluate_all(const cnn__feed_to *to, cnn_tensor *loss, cnn
         sum += to->total ? value : weight * value;
     }
     if (g->error[0] || count == 0) return cnn__no_score;
-    const int channels = to->logits->shape.c;
-    return (cnn_score){ weights > 0 ? sum / weights : 0, cnn__accuracy(sums), count, cnn__mae(sums, channels),
-                        cnn__r2(sums, channels) };
+    return cnn__score_of(sums, weights > 0 ? sum / weights : 0, count);
 }
 
 static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, const cnn_dataset *data, bool flips)
@@ -9939,9 +9903,8 @@ static bool cnn__history_add_update(cnn_graph *g, const char *at, cnn_history *h
 /* ---- Schedules ---- */
 
 CNN_API float cnn_linear(float progress, void *user) { return (void)user, 1 - progress; }
-CNN_API float cnn_cosine(float progress, void *user)
+CNN_API float cnn_cosine(float progress, void *user CNN__UNUSED)
 {
-    (void)user;
     return (float)(0.5 + 0.5 * cos(3.14159265358979323846 * (double)progress));
 }
 CNN_API float cnn_one_cycle(float progress, void *user)
@@ -9950,9 +9913,8 @@ CNN_API float cnn_one_cycle(float progress, void *user)
     if (progress < top) return 1 - (1 - low) * cnn_cosine(progress / top, user);
     return cnn_cosine((progress - top) / (1 - top), user);
 }
-CNN_API float cnn_staircase(float progress, void *user)
+CNN_API float cnn_staircase(float progress, void *user CNN__UNUSED)
 {
-    (void)user;
     return progress * 3 < 1 ? 1.0f : progress * 3 < 2 ? 0.1f : 0.01f;
 }
 
@@ -9996,10 +9958,7 @@ static bool cnn__save_run(cnn__run *run);                        /* see "Checkpo
 static bool cnn__resume_run(cnn__run *run);
 #endif
 
-static double cnn__updates_of_epoch(const cnn__run *run)
-{
-    return (run->batches - 1) / run->per_update + 1;
-}
+static double cnn__updates_of_epoch(const cnn__run *run) { return (run->batches - 1) / run->per_update + 1; }
 
 /* The learning rate of update number `done` (from 0) of `steps`. */
 static float cnn__scheduled(const cnn_fit_args *a, double done, double steps)
@@ -10090,8 +10049,8 @@ static bool cnn__fit_epoch(cnn__run *run, cnn__reader *data, cnn_progress *p, do
 
         double now = cnn__seconds(), done = (double)at->updates;
         p->batch = (int)((at->fed - 1) / (uint64_t)max_batch) + 1;
-        p->loss = at->sum / (double)at->fed, p->accuracy = cnn__accuracy(&run->sums);
-        p->mae = cnn__mae(&run->sums, a->logits->shape.c), p->r2 = cnn__r2(&run->sums, a->logits->shape.c);
+        const cnn_score so_far = cnn__score_of(&run->sums, at->sum / (double)at->fed, (int)at->fed);
+        p->loss = so_far.loss, p->accuracy = so_far.accuracy, p->mae = so_far.mae, p->r2 = so_far.r2;
         p->validation_loss = p->validation_accuracy = p->validation_mae = p->validation_r2 = NAN;
         p->seconds = now - start;
         p->samples_per_second = now > epoch_start ? ((double)at->fed - fed_before) / (now - epoch_start) : 0;
@@ -10149,7 +10108,6 @@ static bool cnn__fit(cnn__run *run)
     cnn__fit_place     *at = &run->at;
     cnn_graph          *g = run->g;
     const double start = cnn__seconds();
-    const int    channels = a->logits->shape.c;
     bool   go = true, tired = false;
     while ((int)at->epochs < run->epochs && go && !tired) {
         double epoch_start = cnn__seconds();
@@ -10157,7 +10115,7 @@ static bool cnn__fit(cnn__run *run)
         p.epoch = (int)at->epochs + 1, p.epochs = run->epochs, p.batches = run->batches;
         if (at->fed == 0) {
             at->epoch_step = (uint64_t)g->step, at->sum = 0;
-            cnn__clear_sums(&run->sums, channels);
+            cnn__clear_sums(&run->sums);
         }
         if (!a->no_shuffle) cnn_shuffle(a->train, g->config.seed + at->epoch_step);
         const long  round = (long)((double)at->epoch_step / cnn__updates_of_epoch(run));
@@ -10171,10 +10129,9 @@ static bool cnn__fit(cnn__run *run)
 
         cnn_score score = cnn__no_score;
         if (a->validation && go && !cnn__fit_validate(run, &score)) return false;
-        const cnn_epoch e = { at->sum / (double)at->fed, cnn__accuracy(&run->sums), score.loss,
-                             score.accuracy,
-                              cnn__seconds() - epoch_start, cnn__mae(&run->sums, channels),
-                              cnn__r2(&run->sums, channels), score.mae, score.r2 };
+        const cnn_score fit = cnn__score_of(&run->sums, at->sum / (double)at->fed, run->samples);
+        const cnn_epoch e = { fit.loss, fit.accuracy, score.loss, score.accuracy,
+                              cnn__seconds() - epoch_start, fit.mae, fit.r2, score.mae, score.r2 };
         if (a->history && !cnn__history_add(g, a->at, a->history, e)) return false;
         at->epochs++, at->fed = 0;
         tired = run->best && at->epochs - at->best_epoch >= (uint64_t)a->patience;
@@ -18342,8 +18299,7 @@ static bool cnn__open_backend(cnn_graph *g)
         if (s > scratch) scratch = s;
     }
     if (!cnn__device_arenas(g, scratch)) return false;
-    /* updates run over the gaps */
-    static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };
+    static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };     /* updates run over gaps */
     for (int i = 0; i < 2; i++)
         if (g->buffer[flat[i]] && !dev->clear(dev, g->buffer[flat[i]], 0, g->arena_bytes[flat[i]]))
             return cnn__device_failed(g, g->config.at, "compile");
