@@ -3673,9 +3673,7 @@ static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide slid
                     channels, slide[0].size, slide[1].size, high, wide);
 }
 
-/* -----------------------------------------------------------------------------------------------------------
-   Chapter 1. Linear: conv2d, conv_transpose2d, dense, matmul
-   -------------------------------------------------------------------------------------------------------- */
+/* ---- Chapter 1. Linear: conv2d, conv_transpose2d, dense, matmul ---------------------------------------- */
 
 /* ---- conv2d -----------------------------------------------------------------------------------------------
  *   y[n,o,i,j]  = b[o] + sum_{c,k,l} w[o,c,k,l] x[n, c, i SH - PH + k DH, j SW - PW + l DW]  (x is 0 outside)
@@ -3683,8 +3681,7 @@ static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide slid
  *   dx[...]     = sum_{o,k,l} w[o,c,k,l] dy[n,o,i,j]            the same connections, walked backwards
  *   With G groups, output channel o sees the C/G input channels of its own group. Strictly this is
  *   correlation: the kernel is not mirrored.                                              (LeCun et al. 1989)
- *   x (N,C,H,W), w (O,C/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).
- * -------------------------------------------------------------------------------------------------------- */
+ *   x (N,C,H,W), w (O,C/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW). */
 static bool cnn__check_channels(cnn_tensor *y, int channels, int groups)
 {
     const int c = y->in[0]->shape.c;
@@ -3847,8 +3844,7 @@ CNN__LAYER(conv2d, cnn__conv2d_shape, conv2d, .scratch = cnn__conv2d_scratch, .p
  *   OH = (H-1) SH - PH - EH + DH (KH-1) + output_pad + 1, EH the padding below; output_pad < stride says
  *   which of the extents that the convolution would take to H is meant; a larger one, below the dilation,
  *   adds what no window meets.
- *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).  (Zeiler et al. 2010; Dumoulin, Visin 2016)
- * ------------------------------------------------------------------------------------------------------- */
+ *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).  (Zeiler et al. 2010; Dumoulin, Visin 2016) */
 /* What is slid over is y: sets its size. */
 static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *slide, int in, int output_pad)
 {
@@ -3945,8 +3941,7 @@ CNN__LAYER(conv_transpose2d, cnn__conv_transpose2d_shape, conv_transpose2d,
            .flags = CNN_READS_X, .owned = cnn__conv_transpose2d_owned)
 
 /* ---- matmul -----------------------------------------------------------------------------------------------
- *   Y = A B,   dA = dY B',   dB = A' dY             A (M,K,1,1), M may be the batch; B (K,P,1,1); Y (M,P,1,1)
- * -------------------------------------------------------------------------------------------------------- */
+ *   Y = A B,   dA = dY B',   dB = A' dY       A (M,K,1,1), M may be the batch; B (K,P,1,1); Y (M,P,1,1) */
 static bool cnn__matmul_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 2, 2)) return false;
@@ -3983,15 +3978,12 @@ CNN__ROOM cnn_op_matmul = {
 
 CNN__PLAIN_2(cnn_matmul_, matmul)
 
-/* -----------------------------------------------------------------------------------------------------------
-   Chapter 2. Pooling: max_pool, avg_pool, global_max_pool
-   -------------------------------------------------------------------------------------------------------- */
+/* ---- Chapter 2. Pooling: max_pool, avg_pool, global_max_pool ------------------------------------------- */
 
 /* ---- max_pool ---------------------------------------------------------------------------------------------
  *   y = max of the window,   dx += dy at the place of the maximum: the first of equals in reading order.
  *   Padding never wins; NaN does. A dilation D takes every D-th element, as in conv2d. The places are kept
- *   from forward to backward.                                                     (Ranzato et al. 2007)
- * -------------------------------------------------------------------------------------------------------- */
+ *   from forward to backward.                                                     (Ranzato et al. 2007) */
 static cnn__pool cnn__pool_of(const cnn_tensor *y)
 {
     const cnn_pool_args *a = y->args;
@@ -4060,8 +4052,7 @@ CNN__LAYER(max_pool, cnn__pool_shape, pool, .saved = cnn__max_pool_saved,
 
 /* ---- avg_pool ---------------------------------------------------------------------------------------------
  *   y = (sum of the window) / D,   dx += dy / D for each element of the window            (LeCun et al. 1989)
- *   D counts the padding, as in PyTorch; with no_count_pad only the elements inside the input.
- * -------------------------------------------------------------------------------------------------------- */
+ *   D counts the padding, as in PyTorch; with no_count_pad only the elements inside the input. */
 static void cnn__avg_pool_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__pool pool = cnn__pool_of(y);
@@ -4085,8 +4076,7 @@ CNN__LAYER(avg_pool, cnn__pool_shape, pool, .scratch = cnn__avg_pool_scratch, .f
 
 /* ---- adaptive_avg_pool ------------------------------------------------------------------------------------
  *   y[i,j] = mean of x over rows floor(i H/OH) .. ceil((i+1) H/OH) - 1, and columns likewise: PyTorch's bins,
- *   which may overlap.   dx += dy / (elements of the bin) for each of its elements
- * -------------------------------------------------------------------------------------------------------- */
+ *   which may overlap.   dx += dy / (elements of the bin) for each of its elements */
 static bool cnn__adaptive_avg_pool_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
@@ -4138,9 +4128,7 @@ CNN__ROOM cnn_op_global_max_pool = {
 
 CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
 
-/* -----------------------------------------------------------------------------------------------------------
-   Chapter 3. Normalisation: batch_norm, layer_norm, rms_norm, group_norm, instance_norm, lrn
-   -------------------------------------------------------------------------------------------------------- */
+/* ---- Chapter 3. Normalisation: batch_norm, layer_norm, rms_norm, group_norm, instance_norm, lrn -------- */
 
 /* ---- batch_norm -------------------------------------------------------------------------------------------
  *   X = (x - m) / sqrt(v + eps),   y = w X + b             per channel                  (Ioffe, Szegedy 2015)
@@ -4150,8 +4138,7 @@ CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
  *   db = sum dy,   dw = sum dy X,   dx = w / sqrt(v + eps) (dy - mean(dy) - X mean(dy X)); frozen, without
  *   the means, since m and v do not depend on x
  *   Operands x, w, b, running_mean, running_var or, with no_affine, x, running_mean, running_var; each
- *   (1,C,1,1).
- * -------------------------------------------------------------------------------------------------------- */
+ *   (1,C,1,1). */
 static bool cnn__keeps_statistics(const cnn_tensor *y)
 {
     const cnn_tensor *mean = cnn_operand(y, "running_mean");
@@ -4227,8 +4214,7 @@ CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
  *   b (Zhang, Sennrich 2019). No batch, so training and evaluation are the same.
  *   With D = dy w:  dx = (D - mean D - X mean(D X)) / sqrt(v + eps),   dw = sum dy X,   db = sum dy;
  *   rms_norm: without mean D
- *   w, b: one for each of the K elements in layer_norm; else one for each channel, (1,C,1,1).
- * ------------------------------------------------------------------------------------------------------- */
+ *   w, b: one for each of the K elements in layer_norm; else one for each channel, (1,C,1,1). */
 /* Groups of a sample; elements of a group; how many neighbours share one weight; after how many elements the
    weights begin anew. */
 typedef struct {
@@ -4410,8 +4396,7 @@ CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args a)
  *   y_c = x_c s_c^-beta
  *   dx_c = dy_c s_c^-beta - 2 alpha beta / size x_c sum of dy_j y_j / s_j over all j whose window holds c
  *   At each pixel. Krizhevsky, Sutskever, Hinton 2012: size 5, beta 0.75, k 2, alpha/size 1e-4; the defaults
- *   are PyTorch's.
- * ------------------------------------------------------------------------------------------------------- */
+ *   are PyTorch's. */
 /* s^-beta; three quarters, everybody's choice, is two square roots. */
 static float cnn__lrn_power(float s, float beta)
 {
@@ -4467,21 +4452,17 @@ static const cnn_field cnn__lrn_fields[] = {
     CNN_FIELD('f', cnn_lrn_args, k, .preset = 1, .range = "(0,inf)"), { 0 } };
 CNN__LAYER(lrn, cnn__as_input, lrn, .saved = cnn__lrn_saved, .flags = CNN_READS_X | CNN_READS_Y)
 
-/* -----------------------------------------------------------------------------------------------------------
-   Chapter 4. Activations
-   -------------------------------------------------------------------------------------------------------- */
+/* ---- Chapter 4. Activations ---------------------------------------------------------------------------- */
 
 /* ---- relu -------------------------------------------------------------------------------------------------
- *   y = max(0, x),   dx = dy, but 0 for y = 0           at x = 0 we take 0 (Nair, Hinton 2010); NaN stays NaN
- * -------------------------------------------------------------------------------------------------------- */
+ *   y = max(0, x),   dx = dy, but 0 for y = 0     at x = 0 we take 0 (Nair, Hinton 2010); NaN stays NaN */
 CNN__LOOP(cnn__each_relu,      float x = v[i]; v[i] = x < 0 ? 0.0f : x)
 CNN__LOOP(cnn__each_relu_back, float dy = v[i]; v[i] = a[i] <= 0 ? 0.0f : dy)
 CNN__FORMULA(relu, CNN_READS_Y | CNN_RECTIFIER, NULL)
 
 /* ---- leaky_relu -------------------------------------------------------------------------------------------
  *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                      (Maas et al. 2013)
- *   slope must not be negative, so that y has the sign of x; at x = 0 we take slope.
- * -------------------------------------------------------------------------------------------------------- */
+ *   slope must not be negative, so that y has the sign of x; at x = 0 we take slope. */
 CNN__LOOP(cnn__each_leaky_relu,      float x = v[i], z = x * k[0]; v[i] = x < 0 ? z : x)
 CNN__LOOP(cnn__each_leaky_relu_back, float dy = v[i], z = dy * k[0]; v[i] = a[i] > 0 ? dy : z)
 static const cnn_field cnn__leaky_relu_fields[] = {
@@ -4490,8 +4471,7 @@ CNN__FORMULA_OF(leaky_relu, CNN_READS_Y | CNN_RECTIFIER, cnn__as_input, offsetof
                  0)
 
 /* ---- sigmoid ----------------------------------------------------------------------------------------------
- *   y = 1 / (1 + e^-x),   dx = dy y (1 - y)
- * -------------------------------------------------------------------------------------------------------- */
+ *   y = 1 / (1 + e^-x),   dx = dy y (1 - y) */
 CNN__LOOP(cnn__each_sigmoid,      v[i] = cnn__sigmoid(v[i]))
 CNN__LOOP(cnn__each_sigmoid_back, v[i] = v[i] * a[i] * (1 - a[i]))
 CNN__FORMULA(sigmoid, CNN_READS_Y | CNN_PROBABILITIES, NULL)
@@ -4499,8 +4479,7 @@ CNN__FORMULA(sigmoid, CNN_READS_Y | CNN_PROBABILITIES, NULL)
 /* ---- clamp (relu6 is clamp from 0 to 6) -------------------------------------------------------------------
  *   y = min(max(x, low), high),   dx = dy [low < y < high];   at the two kinks 0, as for relu; NaN stays NaN;
  *   where low > high, high wins, as in numpy
- *   relu6: Howard et al. 2017.
- * -------------------------------------------------------------------------------------------------------- */
+ *   relu6: Howard et al. 2017. */
 CNN__LOOP(cnn__each_clamp,      float x = v[i], z = x < k[0] ? k[0] : x; v[i] = z > k[1] ? k[1] : z)
 CNN__LOOP(cnn__each_clamp_back, float dy = v[i], z = a[i] > k[0] ? dy : 0.0f; v[i] = a[i] < k[1] ? z : 0.0f)
 static bool cnn__clamp_shape(cnn_tensor *y)
@@ -4517,8 +4496,7 @@ CNN__FORMULA_OF(clamp, CNN_READS_Y | CNN_RECTIFIER, cnn__clamp_shape, offsetof(c
 
 /* ---- elu --------------------------------------------------------------------------------------------------
  *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)   (Clevert et al. 2015)
- *   alpha must not be negative, so that y has the sign of x; at x = 0 we take alpha.
- * -------------------------------------------------------------------------------------------------------- */
+ *   alpha must not be negative, so that y has the sign of x; at x = 0 we take alpha. */
 CNN__LOOP(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(cnn__within(-87, x, 0));
                               v[i] = x <= 0 ? z : x)
 CNN__LOOP(cnn__each_elu_back, float dy = v[i], z = dy * (a[i] + k[0]); v[i] = a[i] > 0 ? dy : z)
@@ -4530,8 +4508,7 @@ CNN__FORMULA_OF(elu, CNN_READS_Y | CNN_RECTIFIER, cnn__as_input, offsetof(cnn_el
  *   y = x P(x),   dx = dy (P(x) + x p(x))            P(x) = erfc(-x / sqrt 2) / 2, the normal distribution
  *   function, and p(x) = e^(-x^2/2) / sqrt(2 pi), its density                  (Hendrycks, Gimpel 2016)
  *   tanh:  P(x) is about (1 + tanh u) / 2 = s = 1 / (1 + e^-2u),   u = sqrt(2/pi) (x + 0.044715 x^3),
- *          y = x s,   dx = dy (s + x s (1 - s) 2 du/dx)                        (the same)
- * -------------------------------------------------------------------------------------------------------- */
+ *          y = x s,   dx = dy (s + x s (1 - s) 2 du/dx)                        (the same) */
 CNN__LOOP(cnn__each_gelu,      float x = v[i]; v[i] = 0.5f * x * erfcf(x * -0.707106781f))
 CNN__LOOP(cnn__each_gelu_back, float x = a[i];
                                v[i] *= 0.5f * erfcf(x * -0.707106781f) +
@@ -4556,8 +4533,7 @@ CNN__UNARY(cnn_gelu_, gelu, cnn_gelu_args)
 
 /* ---- silu (swish) -----------------------------------------------------------------------------------------
  *   y = x s,   dx = dy s (1 + x (1 - s)),   s = 1 / (1 + e^-x)
- *   (Elfwing et al. 2017; Ramachandran et al. 2017)
- * -------------------------------------------------------------------------------------------------------- */
+ *   (Elfwing et al. 2017; Ramachandran et al. 2017) */
 CNN__LOOP(cnn__each_silu,      v[i] *= cnn__sigmoid(v[i]))
 CNN__LOOP(cnn__each_silu_back, float x = a[i], s = cnn__sigmoid(x); v[i] = v[i] * s * (1 + x * (1 - s)))
 CNN__FORMULA(silu, CNN_READS_X | CNN_RECTIFIER, NULL)
@@ -4565,8 +4541,7 @@ CNN__FORMULA(silu, CNN_READS_X | CNN_RECTIFIER, NULL)
 /* ---- softplus ---------------------------------------------------------------------------------------------
  *   y = log(1 + e^(beta x)) / beta = max(x, 0) + log(1 + e^-|beta x|) / beta, which cannot overflow;
  *   dx = dy / (1 + e^(-beta x));   where beta x > threshold, y = x and dx = dy          (Dugas et al. 2001)
- *   At a low threshold y jumps and has values twice, so that the derivative needs x.
- * -------------------------------------------------------------------------------------------------------- */
+ *   At a low threshold y jumps and has values twice, so that the derivative needs x. */
 CNN__LOOP(cnn__each_softplus,      float x = v[i], u = log1pf(cnn__exp(-fabsf(k[0] * x))) / k[0];
                                    float z = (x < 0 ? 0.0f : x) + u;
                                    v[i] = k[0] * x > k[1] ? x : z)
@@ -4580,8 +4555,7 @@ CNN__FORMULA_OF(softplus, CNN_READS_X, cnn__as_input, offsetof(cnn_softplus_args
 
 /* ---- hard_swish -------------------------------------------------------------------------------------------
  *   y = x min(max(x + 3, 0), 6) / 6;   dx = 0 for x <= -3, dy for x >= 3, else dy (2x + 3) / 6
- *   (Howard et al. 2019)
- * -------------------------------------------------------------------------------------------------------- */
+ *   (Howard et al. 2019) */
 CNN__LOOP(cnn__each_hard_swish,      float x = v[i], z = x < -3 ? -3.0f : x;
                                      v[i] = x * ((z > 3 ? 3.0f : z) + 3) / 6)
 CNN__LOOP(cnn__each_hard_swish_back, float dy = v[i], x = a[i], z = dy * (2 * x + 3) / 6, u = x >= 3 ? dy : z;
@@ -4593,8 +4567,7 @@ CNN__FORMULA(hard_swish, CNN_READS_X | CNN_RECTIFIER, NULL)
  *                  alpha = 1.67326324, k = 1.05070099                               (Klambauer et al. 2017)
  *   mish:          y = x t,   dx = dy (t + x (1 - t^2) / (1 + e^-x)),   t = tanh(log(1 + e^x))  (Misra 2019)
  *   hard_sigmoid:  y = min(max(x + 3, 0), 6) / 6,   dx = dy/6 for 0 < y < 1, else 0     (Howard et al. 2019)
- *   softsign:      y = x / (1 + |x|),   dx = dy / (1 + |x|)^2
- * -------------------------------------------------------------------------------------------------------- */
+ *   softsign:      y = x / (1 + |x|),   dx = dy / (1 + |x|)^2 */
 CNN__LOOP(cnn__each_selu,      float x = v[i], z = 1.75809934f * cnn__exp_less_one(cnn__within(-87, x, 0));
                                float u = 1.05070099f * x; v[i] = x <= 0 ? z : u)
 CNN__LOOP(cnn__each_selu_back, float dy = v[i], z = dy * (a[i] + 1.75809934f), u = dy * 1.05070099f;
@@ -4621,8 +4594,7 @@ CNN__FORMULA(softsign,     CNN_READS_X, NULL)
  *   y = e^x, dx = dy y     y = ln x, dx = dy / x     y = sqrt x, dx = dy / (2y)     y = |x|, dx = dy sign x
  *   y = erf x, dx = dy 2/sqrt(pi) e^(-x^2)           y = x^k, dx = dy k x^(k-1), 0 for k = 0
  *   Outside their domain log, sqrt and power are NaN, as the functions of math.h; at 0 the derivatives of log
- *   and sqrt are infinite, and that of |x| is 0.
- * -------------------------------------------------------------------------------------------------------- */
+ *   and sqrt are infinite, and that of |x| is 0. */
 static const char *cnn__exp_hint(const cnn_tensor *y CNN__UNUSED, const cnn_stats *x, bool backward)
 {
     return backward || !(x->max > 88.7) ? NULL
@@ -4667,8 +4639,7 @@ CNN__FORMULA_OF(power, CNN_READS_X, cnn__as_input, offsetof(cnn_power_args, expo
 /* ---- prelu -----------------------------------------------------------------------------------------------
  *   y = x for x > 0, else w x;   dx = dy for x > 0, else w dy;   dw = sum of dy x where x <= 0
  *   One w for all, (1,1,1,1), or one a channel, (1,C,1,1). It may become negative, so x is kept; at x = 0 we
- *   take w. (He et al. 2015)
- * ------------------------------------------------------------------------------------------------------- */
+ *   take w. (He et al. 2015) */
 static cnn_shape cnn__prelu_weight(const cnn_tensor *y)         /* a given one may have either shape */
 {
     const bool one = y->n_in > 1 ? y->in[1]->shape.c == 1 : !((const cnn_prelu_args *)y->args)->per_channel;
@@ -4726,8 +4697,7 @@ CNN__LAYER(prelu, cnn__as_input, prelu, .scratch = cnn__prelu_scratch, .owned = 
 /* ---- softmax, log_softmax ---------------------------------------------------------------------------------
  *   softmax:      y_k = e^x_k / sum_j e^x_j,                      dx_k = y_k (dy_k - sum_j dy_j y_j)
  *   log_softmax:  y_k = x_k - max - log sum_j e^(x_j - max),      dx_k = dy_k - e^y_k sum_j dy_j
- *   along C, H or W. For training, softmax_cross_entropy from the logits is more exact.         (Bridle 1990)
- * -------------------------------------------------------------------------------------------------------- */
+ *   along C, H or W. For training, softmax_cross_entropy from the logits is more exact.   (Bridle 1990) */
 /* Axis CNN_C is number 1 of N, C, H, W; 4: it is none of C, H, W. */
 static int cnn__axis_number(unsigned axis)
 {
@@ -4805,8 +4775,7 @@ CNN__LAYER(log_softmax, cnn__softmax_shape, softmax, .flags = CNN_READS_Y)
 /* ---- dropout ----------------------------------------------------------------------------------------------
  *   training:    y = x m / (1-p),   dx = dy m / (1-p),   m = 0 with probability p, else 1
  *   evaluation:  y = x         the factor above keeps the expected value     (Srivastava et al. 2014)
- *   m_i is random number i of this node and step: backward draws it again, so nothing has to be kept.
- * -------------------------------------------------------------------------------------------------------- */
+ *   m_i is random number i of this node and step: backward draws it again, so nothing has to be kept. */
 static void cnn__drop_out(cnn_tensor *y, float *to, const float *from, bool add)
 {
     cnn__dropout(&y->graph->cpu, to, from, add, ((const cnn_dropout_args *)y->args)->p,
@@ -4828,13 +4797,10 @@ static const cnn_field cnn__dropout_fields[] = {
               .what = "the probability of a zero"), { 0 } };
 CNN__LAYER(dropout, cnn__as_input, dropout, .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RANDOM)
 
-/* -----------------------------------------------------------------------------------------------------------
-   Chapter 5. Shapes: reshape, flatten, concat, pad, slice, permute, depth_to_space, upsample
-   -------------------------------------------------------------------------------------------------------- */
+/* ---- Chapter 5. Shapes: reshape, flatten, concat, pad, slice, permute, depth_to_space, upsample -------- */
 
 /* ---- reshape (flatten is reshape to (N,C*H*W,1,1)) --------------------------------------------------------
- *   y = x,   dx = dy                                   the same numbers in the same order, with other extents
- * -------------------------------------------------------------------------------------------------------- */
+ *   y = x,   dx = dy                             the same numbers in the same order, with other extents */
 static bool cnn__reshape_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
@@ -4869,8 +4835,7 @@ CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x)
 
 /* ---- Moves: concat, pad, slice, permute, depth_to_space, space_to_depth, channel_shuffle ------------------
  *   y holds the elements of its operands at other places, which op->move tells: cnn_move.
- *   dx = dy at these places
- * -------------------------------------------------------------------------------------------------------- */
+ *   dx = dy at these places */
 
 /* Element (n,c,h,w) of an array in its place in one of shape s. */
 static cnn_move cnn__move_in(cnn_shape s, bool into)
@@ -5004,8 +4969,7 @@ CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n)
 
 /* ---- pad --------------------------------------------------------------------------------------------------
  *   y = x with something around it: `value`, or elements of x; dx = the sum of dy over the places where it is
- *   The order of the sides is that of PyTorch's F.pad.
- * -------------------------------------------------------------------------------------------------------- */
+ *   The order of the sides is that of PyTorch's F.pad. */
 static bool cnn__pad_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
@@ -5243,8 +5207,7 @@ CNN__UNARY(cnn_channel_shuffle_, channel_shuffle, cnn_channel_shuffle_args)
  *   with a + t = (i + 1/2)/S - 1/2, at least 0, and rows beyond the last taken as the last: pixels are
  *   squares, and the corners of the images, not the centres of their corner pixels, lie on each other. With
  *   align_corners the centres do: a + t = i (H - 1) / (height - 1), 0 if the height is 1.
- *   x (N,C,H,W), y (N,C,height,width).
- * ------------------------------------------------------------------------------------------------------- */
+ *   x (N,C,H,W), y (N,C,height,width). */
 typedef struct { int a, b; float t; } cnn__between;      /* (1-t) x[a] + t x[b] */
 typedef enum { CNN__NEAREST, CNN__BILINEAR, CNN__ALIGNED } cnn__filter;
 static cnn__filter cnn__filter_of(const cnn_tensor *y)
@@ -5333,9 +5296,7 @@ static const cnn_field cnn__upsample_fields[] = {
     CNN_FIELD('i', cnn_upsample_args, width, .range = CNN__FROM_0), { 0 } };
 CNN__LAYER(upsample, cnn__upsample_shape, upsample, .scratch = cnn__upsample_scratch)
 
-/* -----------------------------------------------------------------------------------------------------------
-   Chapter 6. Arithmetic: add, sub, mul, div, maximum, minimum, pow, scale, sum, mean, amax, amin
-   -------------------------------------------------------------------------------------------------------- */
+/* ---- Chapter 6. Arithmetic: add, sub, mul, div, maximum, minimum, pow, scale, sum, mean, amax, amin ---- */
 
 /* ---- add, sub, mul, div, maximum, minimum, pow ------------------------------------------------------------
  *   add: y = a + b, da = dy, db = dy    sub: y = a - b, da = dy, db = -dy  mul: y = a b, da = dy b, db = dy a
@@ -5343,8 +5304,7 @@ CNN__LAYER(upsample, cnn__upsample_shape, upsample, .scratch = cnn__upsample_scr
  *   maximum:  da = dy [a > b] + dy/2 [a = b],   db = dy - da;   minimum: the same with a < b; NaN wins
  *   pow: y = a^b,   da = dy b a^(b-1), 0 for b = 0;   db = dy y log a, 0 for a = 0 <= b
  *   Broadcasting: an extent of 1 stretches to that of the other operand, the batch too; the gradient of what
- *   was stretched is summed over the copies.
- * -------------------------------------------------------------------------------------------------------- */
+ *   was stretched is summed over the copies. */
 static bool cnn__stretch(int *y, int a, int b)
 {
     *y = a == 1 ? b : a;
@@ -5436,8 +5396,7 @@ CNN__BINARY(pow, CNN_READS_X, CNN__LOOPS(cnn__each_pow_base), CNN__LOOPS(cnn__ea
             cnn__pow_hint)
 
 /* ---- scale ------------------------------------------------------------------------------------------------
- *   y = factor x + offset,   dx = factor dy
- * -------------------------------------------------------------------------------------------------------- */
+ *   y = factor x + offset,   dx = factor dy */
 CNN__LOOP(cnn__each_scale_back, v[i] *= k[0])
 static const cnn_field cnn__scale_fields[] = {
     CNN_FIELD('f', cnn_scale_args, factor, .preset = 1, .nth = 2),
@@ -5447,8 +5406,7 @@ CNN__FORMULA_OF(scale, 0, cnn__as_input, offsetof(cnn_scale_args, factor), offse
 /* ---- sum, mean, global_avg_pool ---------------------------------------------------------------------------
  *   y = s * sum of x over some axes,   dx = s dy for each element of the sum
  *   s = 1 for sum, 1/(elements) for mean; global_avg_pool is the mean over H and W (Lin et al. 2013).
- *   Reduced axes stay with extent 1; a sum over N is no longer batched.
- * -------------------------------------------------------------------------------------------------------- */
+ *   Reduced axes stay with extent 1; a sum over N is no longer batched. */
 static bool cnn__reduce_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
@@ -5483,8 +5441,7 @@ static const cnn_field cnn__reduce_fields[] = {
 static const cnn_field cnn__global_fields[] = {
     CNN_FIELD('u', cnn_reduce_args, axes, .preset = CNN_H | CNN_W, .range = "[12,12]"), { 0 } };
 /* ---- amax, amin -------------------------------------------------------------------------------------------
- *   y = the largest (smallest) x over some axes; NaN wins.   dx = dy / M where x = y, M of them, else 0
- * -------------------------------------------------------------------------------------------------------- */
+ *   y = the largest (smallest) x over some axes; NaN wins.   dx = dy / M where x = y, M of them, else 0 */
 static void cnn__most_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__cpu *cpu = &y->graph->cpu;
@@ -5527,9 +5484,7 @@ CNN__UNARY(cnn_amax_, amax, cnn_reduce_args)
 CNN__UNARY(cnn_amin_, amin, cnn_reduce_args)
 CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
 
-/* -----------------------------------------------------------------------------------------------------------
-   Chapter 7. Losses: softmax_cross_entropy, nll, l1, huber, bce_with_logits, sigmoid_focal, dice
-   -------------------------------------------------------------------------------------------------------- */
+/* ---- Chapter 7. Losses: softmax_cross_entropy, nll, l1, huber, bce_with_logits, sigmoid_focal, dice ---- */
 
 /* ---- softmax_cross_entropy --------------------------------------------------------------------------------
  *   J = 1/M sum over the labels of  - sum_k q_k log softmax(x)_k,    q_k = v_k ((1-e) p_k + e/C)
@@ -5539,8 +5494,7 @@ CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
  *   ones. A label that is ignored counts neither in J nor in M; if all are, J is 0 (PyTorch: NaN).
  *   From logits: log softmax(x)_k = x_k - max - log sum_j e^(x_j - max), without overflow or log 0.
  *   x (N,C,H,W), labels (N,1,H,W), whole numbers from 0 to C-1, or soft, (N,C,H,W); dp = - dJ/M v (1-e) log
- *   softmax(x).
- * -------------------------------------------------------------------------------------------------------- */
+ *   softmax(x). */
 /* Operand i must be a constant, one number for each channel of operand 0. what: "weight". */
 static bool cnn__check_constant(cnn_tensor *y, int i, const char *what)
 {
@@ -5694,8 +5648,7 @@ CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args a)
 
 /* ---- nll: negative log-likelihood -------------------------------------------------------------------------
  *   J = - 1/M sum of v_label x_label,   dx_label = - dJ v_label / M
- *   x: log-probabilities, as from log_softmax;   v, M, ignored labels: as for softmax_cross_entropy
- * ------------------------------------------------------------------------------------------------------- */
+ *   x: log-probabilities, as from log_softmax;   v, M, ignored labels: as for softmax_cross_entropy */
 /* Where the element of x that label i names is. */
 static ptrdiff_t cnn__at_label(const cnn_tensor *y, ptrdiff_t i)
 {
@@ -5747,8 +5700,7 @@ CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
  *   sigmoid_focal:    f = a c m^gamma,   a = alpha t + (1-alpha) (1-t), or 1,   c = (1-t) x + L,
  *                     m = s (1-t) + (1-s) t:  1 - the probability of the truth          (Lin et al. 2017)
  *                     df/dx = a ((s-t) m^gamma + c gamma m^(gamma-1) (1-2t) s (1-s)),
- *                     df/dt = a (-x m^gamma + c gamma m^(gamma-1) (1-2s)) + (2 alpha - 1) c m^gamma
- * ------------------------------------------------------------------------------------------------------- */
+ *                     df/dt = a (-x m^gamma + c gamma m^(gamma-1) (1-2s)) + (2 alpha - 1) c m^gamma */
 typedef struct { float x, t; } cnn__slope;                                         /* df/dx, df/dt */
 typedef cnn__slope cnn__slopes(const cnn_tensor *y, ptrdiff_t i);
 
@@ -5894,8 +5846,7 @@ CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args a)
  *   f = 1 - (2 I + s) / (S + s),   I = sum p t,   S = sum p + sum t  over the pixels of each channel (n,c),
  *   df/dp = - (2 t - (2 I + s) / (S + s)) / (S + s),   df/dt likewise with 2 p
  *   s = smooth; J = the mean of f. Labels are t = [label = c]; an ignored pixel counts neither in I nor in S.
- *   (Milletari et al. 2016, with S of p and t instead of their squares; MONAI's DiceLoss)
- * -------------------------------------------------------------------------------------------------------- */
+ *   (Milletari et al. 2016, with S of p and t instead of their squares; MONAI's DiceLoss) */
 static bool cnn__dice_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 2, 2)) return false;
