@@ -2707,8 +2707,8 @@ static size_t cnn__gemm_scratch(const cnn__cpu *cpu, int m, int n, int k);
    floats, 0 where the kernel takes w as it lies, and packs if to is not NULL; cnn__conv_packed: the most for
    this batch or a smaller one. */
 CNN__KERNEL(conv_forward, const cnn__cpu *cpu, const cnn__conv *conv, float *y, const float *x,
-            const float *w,
-                          const float *b, const float *packed, void *scratch, const cnn__tail *tail);
+                          const float *w, const float *b, const float *packed, void *scratch,
+                          const cnn__tail *tail);
 static size_t cnn__conv_pack(const cnn__cpu *cpu, const cnn__conv *conv, float *to, const float *w,
                              void *scratch);
 static size_t cnn__conv_packed(const cnn__cpu *cpu, const cnn__conv *conv);
@@ -4353,33 +4353,28 @@ static cnn_shape cnn__per_element(const cnn_tensor *y)
     const unsigned axes = ((const cnn_norm_args *)y->args)->axes;
     return (cnn_shape){ 1, axes & CNN_C ? y->shape.c : 1, axes & CNN_H ? y->shape.h : 1, y->shape.w };
 }
-#define CNN__SAMPLE_NORM(op_name, shape_rule, args)                                                          \
+/* option: the one beside eps; behind it: what it owns. */
+#define CNN__SAMPLE_NORM(op_name, shape_rule, args, least, option, ...)                                      \
+    static const cnn_field cnn__##op_name##_fields[] = {                                                     \
+        option, CNN_FIELD('f', args, eps, .preset = least, .range = "(0,inf)"), { 0 } };                     \
+    static const cnn_owned cnn__##op_name##_owned[] = { __VA_ARGS__, { 0 } };                                \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = shape_rule, .forward = cnn__sample_norm_forward,                          \
         .backward = cnn__sample_norm_backward, .saved = cnn__sample_norm_saved, .flags = CNN_READS_X,        \
         .args_size = sizeof(args), .fields = cnn__##op_name##_fields, .owned = cnn__##op_name##_owned };
-#define CNN__NORM_FIELDS(op_name, last, values, least)                                                       \
-    static const cnn_field cnn__##op_name##_fields[] = {                                                     \
-        CNN_FIELD('u', cnn_norm_args, axes, .preset = last, .range = values),                                \
-        CNN_FIELD('f', cnn_norm_args, eps, .preset = least, .range = "(0,inf)"), { 0 } };
-CNN__NORM_FIELDS(layer_norm,    CNN_C | CNN_H | CNN_W, NULL,      1e-5)
-CNN__NORM_FIELDS(rms_norm,      CNN_C | CNN_H | CNN_W, NULL,      FLT_EPSILON)
-CNN__NORM_FIELDS(instance_norm, CNN_H | CNN_W,         "[12,12]", 1e-5)
-static const cnn_field cnn__group_norm_fields[] = {
+#define CNN__AXES(last, values) CNN_FIELD('u', cnn_norm_args, axes, .preset = last, .range = values)
+CNN__SAMPLE_NORM(layer_norm, cnn__layer_norm_shape, cnn_norm_args, 1e-5,
+    CNN__AXES(CNN_C | CNN_H | CNN_W, NULL),
+    CNN__AFFINE(cnn_norm_args, cnn__per_element, offsetof(cnn_norm_args, axes)))
+CNN__SAMPLE_NORM(rms_norm, cnn__layer_norm_shape, cnn_norm_args, FLT_EPSILON,
+    CNN__AXES(CNN_C | CNN_H | CNN_W, NULL),
+    CNN__AFFINE_PART("weight", 1, cnn_norm_args, cnn__per_element, offsetof(cnn_norm_args, axes)))
+CNN__SAMPLE_NORM(group_norm, cnn__group_norm_shape, cnn_group_norm_args, 1e-5,
     CNN_FIELD('i', cnn_group_norm_args, groups, .range = "[1,2147483647]", .what = "the number of groups"),
-    CNN_FIELD('f', cnn_group_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
-static const cnn_owned cnn__layer_norm_owned[] = {
-    CNN__AFFINE(cnn_norm_args, cnn__per_element, offsetof(cnn_norm_args, axes)), { 0 } };
-static const cnn_owned cnn__rms_norm_owned[] = {
-    CNN__AFFINE_PART("weight", 1, cnn_norm_args, cnn__per_element, offsetof(cnn_norm_args, axes)), { 0 } };
-static const cnn_owned cnn__group_norm_owned[] = {
-    CNN__AFFINE(cnn_group_norm_args, cnn__per_channel, 0), { 0 } };
-static const cnn_owned cnn__instance_norm_owned[] = {
-    CNN__AFFINE(cnn_norm_args, cnn__per_channel, 0), { 0 } };
-CNN__SAMPLE_NORM(layer_norm,    cnn__layer_norm_shape, cnn_norm_args)
-CNN__SAMPLE_NORM(rms_norm,      cnn__layer_norm_shape, cnn_norm_args)
-CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, cnn_group_norm_args)
-CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         cnn_norm_args)
+    CNN__AFFINE(cnn_group_norm_args, cnn__per_channel, 0))
+CNN__SAMPLE_NORM(instance_norm, cnn__as_input, cnn_norm_args, 1e-5,
+    CNN__AXES(CNN_H | CNN_W, "[12,12]"),
+    CNN__AFFINE(cnn_norm_args, cnn__per_channel, 0))
 
 CNN__UNARY(cnn_layer_norm_, layer_norm, cnn_norm_args)
 CNN__UNARY(cnn_rms_norm_,   rms_norm,   cnn_norm_args)
@@ -5110,11 +5105,9 @@ static bool cnn__permute_shape(cnn_tensor *y)
 static bool cnn__permute_move(const cnn_tensor *y, int k CNN__UNUSED, cnn_move *m)
 {
     const cnn_permute_args *a = y->args;
-    const cnn_move          x = cnn__move_in(y->in[0]->shape, false);
-    *m = x;
-    m->step[1] = x.step[cnn__axis_number(a->c)];
-    m->step[2] = x.step[cnn__axis_number(a->h)];
-    m->step[3] = x.step[cnn__axis_number(a->w)];
+    const unsigned          axis[4] = { 0, a->c, a->h, a->w };
+    const cnn_move          x = *m = cnn__move_in(y->in[0]->shape, false);
+    for (int i = 1; i < 4; i++) m->step[i] = x.step[cnn__axis_number(axis[i])];
     return true;
 }
 static const cnn_field cnn__permute_fields[] = {
@@ -9749,10 +9742,11 @@ CNN_API int cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, 
 
 /* ---- Which class for which? ---- */
 
-/* Run all samples and call each with its logits and label. Returns how many; 0 after an error. */
-typedef void (*cnn__judge)(const float *z, int classes, int label, void *user);
-static int cnn__judge_all(cnn_tensor *logits, const cnn_dataset *data, const char *what, cnn__judge judge,
-                          void *user)
+/* Run all samples; count in matrix, unless it is NULL, which class was answered for which, and in *right the
+   labels that are among the k largest logits. Among equal ones the label comes last, so that a net that tells
+   nothing apart scores nothing. Returns how many; 0 after an error. */
+static int cnn__judge_all(cnn_tensor *logits, const cnn_dataset *data, const char *what, int k, int *right,
+                          int *matrix)
 {
     int inputs, n, count = 0;
     if (!cnn__usable(logits, what)) return 0;
@@ -9771,6 +9765,7 @@ static int cnn__judge_all(cnn_tensor *logits, const cnn_dataset *data, const cha
                          "logits %s and %d classes: one label for a sample needs the shape (N,classes,1,1)",
                          cnn__shape_text(logits).s, data->classes), 0;
     cnn__reader r;
+    const int   classes = logits->shape.c;
     if (!cnn__check_feed(NULL, what, x, NULL, data, 0)) return 0;
     if (!cnn__open_reader(&r, data, g->config.max_batch, data->count, 0, true))
         cnn__fail(g, NULL, what, "data set: %s", r.error);
@@ -9779,27 +9774,29 @@ static int cnn__judge_all(cnn_tensor *logits, const cnn_dataset *data, const cha
         const float *z = cnn_map_read(logits);
         const int   *label = data->fill ? r.slot[r.now].want.labels : NULL;
         for (int i = 0; z && i < n; i++) {
-            const int k = label ? label[i] : data->labels[data->order[count + i]];
-            if (k < 0 || k >= logits->shape.c) continue;               /* left out */
-            judge(z + (size_t)i * (size_t)logits->shape.c, logits->shape.c, k, user);
+            const int    of = label ? label[i] : data->labels[data->order[count + i]];
+            const float *own = z + (ptrdiff_t)i * classes;
+            int          best = 0, before = 0;
+            if (of < 0 || of >= classes) continue;                     /* left out */
+            for (int c = 0; c < classes; c++) {
+                if (own[c] > own[best]) best = c;
+                before += c != of && !(own[c] < own[of]);
+            }
+            *right += before < k;
+            if (matrix) matrix[(ptrdiff_t)of * classes + best]++;
         }
     }
     cnn__close_reader(&r);
     return g->error[0] ? 0 : count;
 }
 
-static void cnn__judge_confusion(const float *z, int classes, int label, void *user)
-{
-    int best = 0;
-    for (int c = 1; c < classes; c++) if (z[c] > z[best]) best = c;
-    ((int *)user)[(size_t)label * (size_t)classes + (size_t)best]++;
-}
 CNN_API bool cnn_confusion(cnn_tensor *logits, const cnn_dataset *data, int *matrix)
 {
+    int right = 0;
     if (cnn__is_nil(logits) || logits->graph->error[0]) return false;
     if (!matrix) return cnn__fail(logits->graph, NULL, "confusion", "the matrix is NULL");
     memset(matrix, 0, (size_t)logits->shape.c * (size_t)logits->shape.c * sizeof *matrix);
-    return cnn__judge_all(logits, data, "confusion", cnn__judge_confusion, matrix) > 0;
+    return cnn__judge_all(logits, data, "confusion", 0, &right, matrix) > 0;
 }
 
 CNN_API cnn_class_score cnn_precision_recall(const int *matrix, int classes, int of)
@@ -9814,20 +9811,13 @@ CNN_API cnn_class_score cnn_precision_recall(const int *matrix, int classes, int
     return s;
 }
 
-/* Among equal logits the label comes last, so that a net that tells nothing apart scores nothing. */
-static void cnn__judge_top_k(const float *z, int classes, int label, void *user)
-{
-    int *k = user, before = 0;
-    for (int c = 0; c < classes; c++) before += c != label && !(z[c] < z[label]);
-    k[1] += before < k[0];
-}
 CNN_API double cnn_top_k(cnn_tensor *logits, const cnn_dataset *data, int k)
 {
-    int state[2] = { k, 0 };
+    int right = 0;
     if (!cnn__is_nil(logits) && k < 1)
         cnn__fail(logits->graph, NULL, "top_k", "k is %d: it must be positive", k);
-    int count = cnn__judge_all(logits, data, "top_k", cnn__judge_top_k, state);
-    return count > 0 ? (double)state[1] / count : NAN;
+    const int count = cnn__judge_all(logits, data, "top_k", k, &right, NULL);
+    return count > 0 ? (double)right / count : NAN;
 }
 
 /* ---- History ---- */
@@ -18195,16 +18185,13 @@ static bool cnn__shorten_on_device(cnn_graph *g, float factor)
 static void cnn__close_backend(cnn_graph *g)
 {
     cnn_backend *dev = g->config.backend;
-    for (int i = 0; dev && i < CNN_ARENAS; i++) {
-        if (g->buffer[i]) dev->release(dev, g->buffer[i]);
-        g->buffer[i] = NULL;
-    }
-    for (int i = 0; dev && i < g->n_chunks; i++) if (g->chunk[i]) dev->release(dev, g->chunk[i]);
-    g->n_chunks = 0;
-    if (dev && g->average_buffer) dev->release(dev, g->average_buffer);
-    g->average_buffer = NULL;
-    if (dev && dev->close) dev->graph = NULL, dev->close(dev);
-    g->config.backend = NULL;
+    if (!dev) return;
+    for (int i = 0; i < CNN_ARENAS; i++) if (g->buffer[i]) dev->release(dev, g->buffer[i]);
+    for (int i = 0; i < g->n_chunks; i++) if (g->chunk[i]) dev->release(dev, g->chunk[i]);
+    if (g->average_buffer) dev->release(dev, g->average_buffer);
+    memset(g->buffer, 0, sizeof g->buffer);
+    g->average_buffer = NULL, g->n_chunks = 0, g->config.backend = NULL;
+    if (dev->close) dev->graph = NULL, dev->close(dev);
 }
 
 /* The row that computes y on the device, or NULL: then the room does, on the host. */
