@@ -15,7 +15,6 @@ int main(void) { return puts("    skipped: opencl: its headers are not installed
 #else
 
 #include <stdbool.h>
-#define ALLOC_HERE
 #include "alloc.h"
 
 /* The libraries as the companion sees them: a library or a function can be missing, calls are counted, call
@@ -196,10 +195,9 @@ static char *test_getenv(const char *name)
 #define dlopen(name, how)     test_dlopen(name, how)
 #define dlsym(library, name)  test_dlsym(library, name)
 
-#define CNN_IMPLEMENTATION
 #define CNN_OPENCL_IMPLEMENTATION
-#include "cnn.h"
 #include "cnn_opencl.h"
+#include "inside.h"
 #include "bench/opencl_counts.h"
 
 /* One device serves many graphs in turn here, so cnn_free must not close it; its buffers begin as NaN. */
@@ -241,7 +239,7 @@ static void count_and_free(cnn_graph *g)
 #define build zoo_build
 #define resnet zoo_resnet
 int zoo_main(int, char **);
-#include "../examples/zoo.c"
+#include "zoo.h"                     /* examples/zoo.c without the implementation: see Makefile */
 #undef main
 #undef one
 #undef build
