@@ -1227,7 +1227,9 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_BATCH_STATISTICS = 1024, /* CNN_TRAIN takes mean and variance over the batch: one value has none;
                                    CNN_EVAL is a factor and a shift per channel, which conv2d can take over */
        CNN_ADDS_UP = 2048,      /* over the batch y is a sum, not a mean: twice the samples, about twice y */
-       CNN_SELECTS = 4096 };    /* each element of y is one of in[0], which alone gets its gradient */
+       CNN_SELECTS = 4096,      /* each element of y is one of in[0], which alone gets its gradient */
+       CNN_PORTIONS = 8192 };   /* y[n] needs in[0][n] alone, and as much is saved for each: both passes may
+                                   be run for one part of the batch after the other */
 
 struct cnn_op {
     const char *name;
@@ -1810,6 +1812,9 @@ typedef struct cnn__node {
     const struct cnn__tail *tail;       /* while it runs: what is computed in place of it in the same pass */
     struct cnn__node *grad_alias;       /* memory plan: its gradient takes the place of this user's */
     struct cnn__node *gate;             /* memory plan: the user that does its backward too, or NULL */
+    struct cnn__node *ends[2];          /* memory plan, per mode: the pooling up to which portions of
+                                           the batch may run, see >>fusion; or NULL */
+    bool              portion;          /* its value is that of the last portion */
     int               grad_last;        /* memory plan: the last read of the gradient's place */
     const cnn_kernel *kernel;           /* the row that replaces its functions, or NULL: the room */
     unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
@@ -2079,6 +2084,9 @@ static cnn_isa   cnn__isa_named(const char *name, char *names, size_t room);
 CNN__UNUSED static const char *cnn__isa_name(cnn_isa isa);
 static void      cnn__bind(cnn__node *v, cnn_mode mode);               /* >>plan */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>fusion */
+static void      cnn__plan_portions(cnn_graph *g, cnn_mode mode);
+static int       cnn__portion(const cnn__node *head, bool back);
+static bool      cnn__in_portions(cnn__node *v, bool back);
 static void      cnn__gate(const cnn__node *v);
 static bool      cnn__can_gate(const cnn__node *v);
 static bool      cnn__folds(const cnn__node *v);
@@ -3006,7 +3014,7 @@ static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
     v->tail = tail.steps || tail.norm ? &tail : NULL;
     if (g->config.backend)                     cnn__device_forward(v, mode);            /* see >>devices */
     else if (v->kernel && v->kernel->forward)  cnn__by_row(v->kernel->forward(NULL, y, mode), y);
-    else                                       y->op->forward(y, mode);
+    else if (!cnn__in_portions(v, false))      y->op->forward(y, mode);
     v->stamp = g->run, v->tail = NULL;
     if (!g->error[0]) cnn__seen(y, CNN__AFTER_FORWARD);
     return !g->error[0];
@@ -3035,7 +3043,7 @@ static bool cnn__begin_forward(cnn_tensor *t, cnn_mode mode)
     cnn__of(t)->mark = g->walk;
     for (int i = t->index; i >= 0; i--) {
         cnn__node *v = g->order[i];
-        cnn__bind(v, mode);
+        cnn__bind(v, mode), v->portion = false;
         if (v->mark != g->walk) continue;
         for (int k = 0; k < v->t.n_in; k++) cnn__of(v->t.in[k])->mark = g->walk;
         if (!v->t.batched || v->t.op) continue;
@@ -3116,13 +3124,14 @@ static bool cnn__backward_node(cnn__node *v)
     cnn_graph  *g = y->graph;
     if (g->config.backend) return cnn__device_backward(v);                              /* see >>devices */
     if (v->gate && !g->probe) return true;              /* fused: done by its user, see >>fusion */
+    if (cnn__portion(v, true)) return true;             /* done with the pooling behind it, see there too */
 
     for (int k = 0; k < y->n_in; k++) cnn__start_grad(v, cnn__of(y->in[k]));
     cnn__seen(y, CNN__BEFORE_BACKWARD);
 
     cnn__gate(v);
     if (v->kernel && v->kernel->backward) cnn__by_row(v->kernel->backward(NULL, y), y);
-    else                                  y->op->backward(y);       /* x->grad += (df/dx)' y->grad */
+    else if (!cnn__in_portions(v, true))  y->op->backward(y);       /* x->grad += (df/dx)' y->grad */
 
     if (!g->error[0]) cnn__seen(y, CNN__AFTER_BACKWARD);
     return !g->error[0];
@@ -3826,8 +3835,9 @@ CNN__ROOM cnn_op_conv2d = {
     .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
     .backward = cnn__conv2d_backward, .scratch = cnn__conv2d_scratch, .packed = cnn__conv2d_packed,
     .macs = cnn__conv2d_macs,
-    .flags = CNN_READS_X | CNN_JOINABLE | CNN_CLEARS_GRAD, .args_size = sizeof(cnn_conv2d_args),
-    .fields = cnn__conv2d_fields, .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm };
+    .flags = CNN_READS_X | CNN_JOINABLE | CNN_CLEARS_GRAD | CNN_PORTIONS,
+    .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields, .owned = cnn__conv2d_owned,
+    .algorithm = cnn__conv2d_algorithm };
 
 CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
 
@@ -4048,8 +4058,9 @@ static const cnn_field cnn__pool_fields[] = {
     CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { 0 } };
 CNN__ROOM cnn_op_max_pool = {
     .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward,
-    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD | CNN_SELECTS,
-    .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
+    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved,
+    .flags = CNN_CLEARS_GRAD | CNN_SELECTS | CNN_PORTIONS, .args_size = sizeof(cnn_pool_args),
+    .fields = cnn__pool_fields };
 
 CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
 
@@ -7343,6 +7354,7 @@ static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span
     cnn__plan_lifetimes(g, mode);
     cnn__plan_in_place(g, mode);
     cnn__plan_gradients_in_place(g, mode);
+    cnn__plan_portions(g, mode);
     cnn__plan_shared_places(g, mode);
 
     /* The spans. */
@@ -7679,7 +7691,7 @@ static bool cnn__readable(cnn_tensor *t, const char *what)
     if (t->batched && g->ran_batch != g->batch)
         return cnn_fail(t, "%s: it was computed for %d samples, and now the batch is %d", what, g->ran_batch,
                         g->batch);
-    if (v->last[g->mode] < g->reached)
+    if (v->last[g->mode] < g->reached || v->portion)
         return cnn_fail(t, "%s: its memory has been used again; cnn_keep it before cnn_compile, or forward "
                            "it itself", what);
     return true;
@@ -18200,7 +18212,7 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
 }
 
 /* ===========================================================================================================
-   >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory
+   >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory; portions of a batch
 
    Nodes with a formula that run in place of conv2d, batch_norm or an operation of two operands (CNN_JOINABLE)
    join it: their formulas are applied to each piece of its result while that is in the L1 cache, and their
@@ -18275,6 +18287,108 @@ static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
         y->stamp = g->run;
     }
     return tail;
+}
+
+/* ---- Portions of a batch ----
+
+   What a convolution of many pixels leaves for a batch is larger than any cache. Where a max pooling alone
+   reads it, behind formulas that join the convolution, the nodes run for 16 samples (as many as a vector has
+   lanes), then for the next ones: values, and gradients on the way back, are read while the cache holds them,
+   and the memory of the first portion serves all. Backward so only where the convolution's input wants no
+   gradient, as in the first layer of a net. */
+enum { CNN__PORTION = 16, CNN__PORTION_BYTES = 1 << 21,         /* most for one: that fits the L2 cache */
+       CNN__BATCH_BYTES = 1 << 22 };                            /* least for all */
+
+/* Nodes head .. v-1 run in place of each other. Nobody but v may read what they leave, and nobody take the
+   memory of head's operands before v, whose result is begun early, is done. */
+static void cnn__plan_portions(cnn_graph *g, cnn_mode mode)
+{
+    const bool never = g->config.keep_grads || g->config.backend || g->cpu.isa == CNN_ISA_PLAIN;
+    for (int i = 0; i < g->n_order; i++) {
+        cnn__node *v = g->order[i], *u = v->t.n_in ? cnn__of(v->t.in[0]) : v, *head = u;
+        int        length = 1;
+        v->ends[mode] = NULL;
+        if (never || !v->t.op || !(v->t.op->flags & CNN_SELECTS)) continue;
+        for (; head->alias[mode] && head->t.n_in == 1 && head->t.op->formula; length++)
+            head = head->alias[mode];
+        const bool gated = mode == CNN_TRAIN && u->gate == v;
+        if (!(v->t.op->flags & CNN_PORTIONS) || v->kernel || u->users > 1) continue;
+        if (!head->t.op || !(head->t.op->flags & CNN_PORTIONS) || head->kernel) continue;
+        if (!head->t.in[0]->batched || head->t.index + length != i) continue;
+        if (u->last[mode] != (gated ? cnn__backward_time(g, u->t.index) : i)) continue;
+        if (mode == CNN_TRAIN && u != head && !gated) continue;
+        head->ends[mode] = v;
+        for (int k = 0; k < head->t.n_in; k++) {
+            cnn__node *x = cnn__of(head->t.in[k]);
+            if (x->last[mode] < i) x->last[mode] = i;
+        }
+    }
+}
+
+/* Samples of a portion in this run; 0: all at once. */
+static int cnn__portion(const cnn__node *head, bool back)
+{
+    const cnn_graph *g = head->t.graph;
+    const cnn__node *v = head->ends[g->mode];
+    const size_t     bytes = (size_t)cnn__sample(head->t.shape) * sizeof(float);
+    if (!v || v->mark != g->walk || g->probe || (back && head->t.in[0]->needs_grad)) return 0;
+    return CNN__PORTION * bytes <= CNN__PORTION_BYTES && (size_t)g->batch * bytes > CNN__BATCH_BYTES
+           ? CNN__PORTION : 0;
+}
+
+/* Show v n samples, at their own place or at that of the first ones. */
+static void cnn__bind_samples(cnn__node *v, int n, int place)
+{
+    const ptrdiff_t at = (ptrdiff_t)place * cnn__sample(v->t.shape);
+    cnn__bind(v, v->t.graph->mode);
+    v->t.shape.n = n, v->t.data += at;
+    if (v->t.grad)  v->t.grad += at;
+    if (v->t.saved) v->t.saved = (float *)v->t.saved + at;
+}
+static void cnn__run_portions(cnn__node *head, bool back, int samples)
+{
+    cnn_graph  *g = head->t.graph;
+    cnn__node  *x = cnn__of(head->t.in[0]), *v = head->ends[g->mode];
+    cnn_tensor *a = &head->t, *b = &v->t;
+    for (int from = 0, n; from < g->batch; from += n) {
+        n = samples < g->batch - from ? samples : g->batch - from;
+        cnn__bind_samples(x, n, from), cnn__bind_samples(v, n, from);
+        for (int i = a->index; i < b->index; i++) cnn__bind_samples(g->order[i], n, 0);
+        if (back) b->op->backward(b), a->op->backward(a);
+        else      a->op->forward(a, g->mode), b->op->forward(b, g->mode);
+    }
+    cnn__bind(x, g->mode), cnn__bind(v, g->mode), v->stamp = g->run;
+    for (int i = a->index; i < b->index; i++) cnn__bind(g->order[i], g->mode), g->order[i]->portion = true;
+}
+
+/* Run v and what follows up to the pooling, or, back, the pooling v and what it follows, in portions; or say
+   no. A sum of several gradients cannot be mended after an infinity (see >>conv), that of all samples can. */
+static bool cnn__in_portions(cnn__node *v, bool back)
+{
+    cnn_graph *g = v->t.graph;
+    cnn__node *head = v;
+    if (back && !(v->t.op->flags & CNN_SELECTS)) return false;
+    if (back) for (head = cnn__of(v->t.in[0]); head->gate == v; ) head = cnn__of(head->t.in[0]);
+    const int samples = cnn__portion(head, back);
+    if (!samples || (back && head->ends[g->mode] != v)) return false;
+    const cnn__node *u = cnn__of(head->ends[g->mode]->t.in[0]);
+    if (!back && u != head && u->stamp != g->run) return false;             /* not all of them have joined */
+    const bool from_zero = g->from_zero;
+    bool       fine = true;
+    g->from_zero = false;
+    cnn__run_portions(head, back, samples);
+    g->from_zero = from_zero;
+    for (int k = 1; back && from_zero && k < head->t.n_in; k++) {
+        const cnn_tensor *w = head->t.in[k];
+        if (w->grad && cnn__of(head->t.in[k])->grad_first != head->t.index) return true;
+        for (ptrdiff_t i = 0; w->grad && i < cnn__len(w->shape); i++) fine = isfinite(w->grad[i]) && fine;
+    }
+    for (int k = 1; !fine && k < head->t.n_in; k++) {
+        const cnn_tensor *w = head->t.in[k];
+        if (w->grad) memset(w->grad, 0, (size_t)cnn__len(w->shape) * sizeof *w->grad);
+    }
+    if (!fine) cnn__run_portions(head, true, g->batch);
+    return true;
 }
 
 /* ===========================================================================================================
