@@ -15117,7 +15117,7 @@ static void cnn__gemm_part(const cnn__kernels *isa, float *c, ptrdiff_t ldc, boo
 {
     const int mr = isa->mr, nr = isa->nr;
     const ptrdiff_t mc = mr * CNN__MC_PANELS, nc = nr * CNN__NC_PANELS, kb = cnn__k_block(k);
-    const bool in_place = b.si == 1 && m <= 3 * mr;
+    const bool in_place = b.si == 1 && m <= 3 * mr, all_in_place = in_place && n >= nr;
     float tile[CNN__MAX_MR * CNN__MAX_NR], *pb = pack, *pa = pack + kb * cnn__min(cnn__ceil(n, nr) * nr, nc);
     ptrdiff_t packed[CNN__KC], rows[CNN__KC];
     for (ptrdiff_t p = 0; p < kb; p++) packed[p] = p * nr, rows[p] = p * b.sp;
@@ -15125,7 +15125,7 @@ static void cnn__gemm_part(const cnn__kernels *isa, float *c, ptrdiff_t ldc, boo
         for (ptrdiff_t p = 0; p < k; p += kb) {
             const ptrdiff_t jn = cnn__min(nc, n - jc), kc = cnn__min(kb, k - p);
             const bool add = accumulate || p > 0;
-            for (ptrdiff_t j = 0; j < jn; j += nr)
+            for (ptrdiff_t j = 0; j < jn && !all_in_place; j += nr)
                 if (b.si == 1 && j + nr <= jn) {
                     if (!in_place) isa->panel(pb + j * kc, b.x + jc + j + p * b.sp, rows, kc);
                 } else
@@ -15138,17 +15138,20 @@ static void cnn__gemm_part(const cnn__kernels *isa, float *c, ptrdiff_t ldc, boo
                     cnn__pack(isa, pa + i * kc, ni, a.x + (ic + i) * a.si + p * a.sp, a.si, a.sp, ni, kc);
                 }
                 for (ptrdiff_t j = 0; j < jn; j += nr) {
-                    const bool whole = j + nr <= jn, direct = in_place && whole;
-                    const float *from = direct ? b.x + jc + j + p * b.sp : pb + j * kc;
+                    /* The last columns: in place, those before them are computed once more. */
+                    const bool whole = j + nr <= jn, direct = in_place && (whole || all_in_place);
+                    const ptrdiff_t rest = jn - j, wide = rest <= nr / 2 ? nr / 2 : nr;
+                    const ptrdiff_t back = direct && !whole ? wide - rest : 0;
+                    const float *from = direct ? b.x + jc + j - back + p * b.sp : pb + j * kc;
                     for (ptrdiff_t i = 0; i < in; i += mr) {
                         const int ni = (int)cnn__min(mr, in - i);
                         float *y = c + (ic + i) * ldc + jc + j;
-                        isa->micro(ni, (int)cnn__min(nr, jn - j), kc, pa + i * kc, from,
-                                   direct ? rows : packed,
-                                 whole ? y : tile, whole ? ldc : nr, NULL, whole && add, NULL, 0);
+                        isa->micro(ni, (int)cnn__min(nr, rest), kc, pa + i * kc, from,
+                                   direct ? rows : packed, whole ? y : tile, whole ? ldc : nr, NULL,
+                                   whole && add, NULL, 0);
                         for (ptrdiff_t s = 0; !whole && s < ni; s++)
-                            for (ptrdiff_t q = 0; q < jn - j; q++)
-                                y[s * ldc + q] = add ? y[s * ldc + q] + tile[s * nr + q] : tile[s * nr + q];
+                            for (ptrdiff_t q = 0, t = s * nr + back; q < rest; q++, t++)
+                                y[s * ldc + q] = add ? y[s * ldc + q] + tile[t] : tile[t];
                     }
                 }
             }
