@@ -1220,7 +1220,9 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_BATCH_STATISTICS = 1024, /* CNN_TRAIN takes mean and variance over the batch: one value has none;
                                    CNN_EVAL is a factor and a shift per channel, which conv2d can take over */
        CNN_ADDS_UP = 2048,      /* over the batch y is a sum, not a mean: twice the samples, about twice y */
-       CNN_SELECTS = 4096 };    /* each element of y is one of in[0], which alone gets its gradient */
+       CNN_SELECTS = 4096,      /* each element of y is one of in[0], which alone gets its gradient */
+       CNN_PORTIONS = 8192 };   /* y[n] needs in[0][n] alone, and as much is saved for each: both passes may
+                                   be run for one part of the batch after the other */
 
 struct cnn_op {
     const char *name;
@@ -1826,6 +1828,9 @@ typedef struct cnn__node {
     const struct cnn__tail *tail;       /* while it runs: what is computed in place of it in the same pass */
     struct cnn__node *grad_alias;       /* memory plan: its gradient takes the place of this user's */
     struct cnn__node *gate;             /* memory plan: the user that does its backward too, or NULL */
+    struct cnn__node *ends[2];          /* memory plan, per mode: the pooling up to which portions of
+                                           the batch may run, see >>fusion; or NULL */
+    bool              portion;          /* its value is that of the last portion */
     int               grad_last;        /* memory plan: the last read of the gradient's place */
     const cnn_kernel *kernel;           /* the row that replaces its functions, or NULL: the room */
     unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
@@ -2095,6 +2100,9 @@ static cnn_isa   cnn__isa_named(const char *name, char *names, size_t room);
 CNN__UNUSED static const char *cnn__isa_name(cnn_isa isa);
 static void      cnn__bind(cnn__node *v, cnn_mode mode);               /* >>plan */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>fusion */
+static void      cnn__plan_portions(cnn_graph *g, cnn_mode mode);
+static int       cnn__portion(const cnn__node *head, bool back);
+static bool      cnn__in_portions(cnn__node *v, bool back);
 static void      cnn__gate(const cnn__node *v);
 static bool      cnn__can_gate(const cnn__node *v);
 static bool      cnn__folds(const cnn__node *v);
@@ -3019,7 +3027,7 @@ static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
     v->tail = tail.steps || tail.norm ? &tail : NULL;
     if (g->config.backend)                     cnn__device_forward(v, mode);            /* see >>devices */
     else if (v->kernel && v->kernel->forward)  cnn__by_row(v->kernel->forward(NULL, y, mode), y);
-    else                                       y->op->forward(y, mode);
+    else if (!cnn__in_portions(v, false))      y->op->forward(y, mode);
     v->stamp = g->run, v->tail = NULL;
     if (!g->error[0]) cnn__seen(y, CNN__AFTER_FORWARD);
     return !g->error[0];
@@ -3048,7 +3056,7 @@ static bool cnn__begin_forward(cnn_tensor *t, cnn_mode mode)
     cnn__of(t)->mark = g->walk;
     for (int i = t->index; i >= 0; i--) {
         cnn__node *v = g->order[i];
-        cnn__bind(v, mode);
+        cnn__bind(v, mode), v->portion = false;
         if (v->mark != g->walk) continue;
         for (int k = 0; k < v->t.n_in; k++) cnn__of(v->t.in[k])->mark = g->walk;
         if (!v->t.batched || v->t.op) continue;
@@ -3129,13 +3137,14 @@ static bool cnn__backward_node(cnn__node *v)
     cnn_graph  *g = y->graph;
     if (g->config.backend) return cnn__device_backward(v);                              /* see >>devices */
     if (v->gate && !g->probe) return true;              /* fused: done by its user, see >>fusion */
+    if (cnn__portion(v, true)) return true;             /* done with the pooling behind it, see there too */
 
     for (int k = 0; k < y->n_in; k++) cnn__start_grad(v, cnn__of(y->in[k]));
     cnn__seen(y, CNN__BEFORE_BACKWARD);
 
     cnn__gate(v);
     if (v->kernel && v->kernel->backward) cnn__by_row(v->kernel->backward(NULL, y), y);
-    else                                  y->op->backward(y);       /* x->grad += (df/dx)' y->grad */
+    else if (!cnn__in_portions(v, true))  y->op->backward(y);       /* x->grad += (df/dx)' y->grad */
 
     if (!g->error[0]) cnn__seen(y, CNN__AFTER_BACKWARD);
     return !g->error[0];
@@ -3853,7 +3862,7 @@ static const cnn_owned cnn__conv2d_owned[] = {
     CNN__WEIGHT_AND_BIAS(cnn_conv2d_args, cnn__conv2d_weight, cnn__conv2d_fan, CNN_N | CNN_C | CNN_H | CNN_W,
                          .one_d = offsetof(cnn_conv2d_args, one_d)), { 0 } };
 CNN__LAYER(conv2d, cnn__conv2d_shape, conv2d, .scratch = cnn__conv2d_scratch, .packed = cnn__conv2d_packed,
-           .macs = cnn__conv_macs, .flags = CNN_READS_X | CNN_JOINABLE | CNN_CLEARS_GRAD,
+           .macs = cnn__conv_macs, .flags = CNN_READS_X | CNN_JOINABLE | CNN_CLEARS_GRAD | CNN_PORTIONS,
            .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm)
 
 /* ---- conv_transpose2d ------------------------------------------------------------------------------------
@@ -4068,7 +4077,7 @@ static const cnn_field cnn__pool_fields[] = {
     CNN__WINDOW(cnn_pool_args, "stride kernel_h", "stride kernel_w"),
     CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { 0 } };
 CNN__LAYER(max_pool, cnn__pool_shape, pool, .saved = cnn__max_pool_saved,
-           .flags = CNN_CLEARS_GRAD | CNN_SELECTS)
+           .flags = CNN_CLEARS_GRAD | CNN_SELECTS | CNN_PORTIONS)
 
 /* ---- avg_pool ---------------------------------------------------------------------------------------------
  *   y = (sum of the window) / D,   dx += dy / D for each element of the window            (LeCun et al. 1989)
@@ -7039,6 +7048,7 @@ static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span
     cnn__plan_lifetimes(g, mode);
     cnn__plan_in_place(g, mode);
     cnn__plan_gradients_in_place(g, mode);
+    cnn__plan_portions(g, mode);
     cnn__plan_shared_places(g, mode);
 
     for (int i = 0; i < n; i++) {
@@ -7365,7 +7375,7 @@ static bool cnn__readable(cnn_tensor *t, const char *what)
     if (t->batched && g->ran_batch != g->batch)
         return cnn_fail(t, "%s: it was computed for %d samples, and now the batch is %d", what, g->ran_batch,
                         g->batch);
-    if (v->last[g->mode] < g->reached)
+    if (v->last[g->mode] < g->reached || v->portion)
         return cnn_fail(t, "%s: its memory has been used again; cnn_keep it before cnn_compile, or forward "
                            "it itself", what);
     return true;
@@ -8421,12 +8431,11 @@ static int cnn__by_bytes(const void *a, const void *b)
     return strcmp(((const cnn__listed *)a)->name, ((const cnn__listed *)b)->name);
 }
 
-static bool cnn__grow(cnn_graph *g, const char *at, void *array, int count, int *capacity, size_t each);
 /* Take up "dir/name". */
 static bool cnn__list_add(cnn_dataset *d, cnn__list *l, const char *dir, const char *name)
 {
     const size_t n = strlen(dir), m = strlen(name), slash = n > 0 && dir[n - 1] != '/';
-    if (!cnn__grow(NULL, NULL, &l->at, l->count, &l->capacity, sizeof *l->at))
+    if (!cnn__grow(NULL, NULL, NULL, &l->at, l->count, &l->capacity, sizeof *l->at))
         return cnn__data_fail(d, "folder: out of memory: %d names", l->count + 1);
     char *path = CNN_MALLOC(n + m + 2);
     if (!path) return cnn__data_fail(d, "folder: out of memory: %zu bytes", n + m + 2);
@@ -10760,7 +10769,7 @@ static bool cnn__read_header(cnn__file *f)
             if (!cnn__read_metadata(f)) return false;
             continue;
         }
-        if (!cnn__grow(NULL, NULL, &f->entry, (int)f->n, &f->capacity, sizeof *f->entry))
+        if (!cnn__grow(NULL, NULL, NULL, &f->entry, (int)f->n, &f->capacity, sizeof *f->entry))
             return cnn__file_fail(f, "out of memory: %zu tensors", f->n + 1);
         cnn__entry *e = &f->entry[f->n];
         memset(e, 0, sizeof *e);
@@ -13354,9 +13363,9 @@ static int cnn__processors(void)
    cnn__scatter4_ its inverse, y[l][i row[l] + e] = or, with add, += r[e] lane l
    cnn__clip_     (v, low, high): low where v < low, then high where that is more; NaN stays NaN
    cnn__even_     a[0], a[2] ... b[0], b[2] ...;  zip(t, a, b): a[0], b[0], a[1], b[1] ... in two vectors
-   cnn__split_    v[0] = p[0], p[2] ...; v[1] = p[1], p[3] ...
    cnn__larger_   lanes where v > most, or v is NaN, take v and its tag
-   cnn__m_        a mask;  mask(lanes);  masked(p, m): load, zeros elsewhere;  put(p, m, v): store those */
+   cnn__m_        a mask;  mask(lanes);  masked(p, m): load, zeros elsewhere;  put(p, m, v): store the
+                  bits of those */
 enum { CNN__MAX_MR = 14, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
 typedef struct { int images; ptrdiff_t length, lda, a_image, b_image; } cnn__runs;
 typedef struct { int h, w, oh, ow, ph, pw, s; } cnn__image;   /* of x (h,w), of y (oh,ow); padding, stride */
@@ -13420,11 +13429,11 @@ typedef struct {
                        const float *clip, float *const *y, const ptrdiff_t *row, bool add);
     void (*winograd_dy)(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
     void (*winograd_dw)(const float *u, ptrdiff_t step, float *g);
-    /* W windows of a pooling side by side, the first at x, each sw <= 2 further, with kw > 1 if sw is 2.
-       at NULL: y[l] = their sums, row by row. Otherwise y[l] = the largest, the first of equals, the last NaN
-       if there is one, and the bits of at[l] are its distance from the start of window l. Reads nothing
-       beyond the last window. */
-    void (*windows)(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y, float *at);
+    /* n windows of a pooling side by side, the first at x, each sw <= 2 further: y[l] = their sums, row by
+       row, or the largest, the first of equals, the last NaN if there is one. at, if not NULL: at[l] = its
+       place, where x has the place `first`. Reads nothing beyond the last window. */
+    void (*windows)(int kh, int kw, int sw, bool sum, int n, const float *x, ptrdiff_t w, float *y, int *at,
+                    int first);
     /* Windows of 3x3 on one plane, with stride 1 or 2: y = the largest of each, NaN if there is one. */
     void (*largest)(const cnn__image *, float *y, const float *x);
     /* 3x3 depthwise on one plane: y (+)= b + x * w with stride 1 or 2, then, if clip is not NULL, at least
@@ -13942,34 +13951,52 @@ static inline int cnn__tile_rows(int left, int tall)
         }                                                                                                    \
     }
 
-#define CNN__WINDOWS(isa)                                                                                    \
+/* m: the lanes of the first and the second vector that may be read, for every tap alike. */
+#define CNN__POOLED(isa)                                                                                     \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__window_##isa(const int kh, const int kw, const int sw, const bool sum, const float *x,         \
-                           ptrdiff_t w, float *y, float *at)                                                 \
+    void cnn__pooled_##isa(const int kh, const int kw, const int sw, const bool sum, int n, const float *x,  \
+                           ptrdiff_t w, float *y, int *at, int first)                                        \
     {                                                                                                        \
-        cnn__v_##isa r = cnn__set_##isa(0.0f), which = r, v[2];                                              \
-        CNN__UNROLL for (int i = 0; i < kh; i++)                                                             \
-            CNN__UNROLL for (int j = 0, n; j < kw; j += n) {                                                 \
-                n = sw == 2 && (kw - j) % 2 == 0 ? 2 : 1;                                                    \
-                if (sw == 2) cnn__split_##isa(v, x + i * w + j);                                             \
-                else         v[0] = cnn__load_##isa(x + i * w + j);                                          \
-                CNN__UNROLL for (int e = 0; e < n; e++) {                                                    \
-                    if (sum) { r = cnn__add_##isa(r, v[e]); continue; }                                      \
-                    const cnn__v_##isa tag = cnn__set_##isa(cnn__float_of_bits((uint32_t)(i * w + j + e)));  \
-                    if (i + j + e == 0) r = v[e], which = tag;                                               \
-                    else                cnn__larger_##isa(&r, &which, v[e], tag);                            \
+        enum { W = CNN__W_##isa };                                                                           \
+        float tags[W];                                                                                       \
+        int   place[W];                                                                                      \
+        for (; n > 0; n -= W, x += W * sw, y += W, first += W * sw) {                                        \
+            const int lanes = n < W ? n : W, floats = (lanes - 1) * sw + 1;                                  \
+            const bool whole = n > W || (n == W && sw == 1);                                                 \
+            const cnn__m_##isa m[2] = { cnn__mask_##isa(cnn__run_of(0, cnn__clamp(floats, W))),              \
+                                        cnn__mask_##isa(cnn__run_of(0, cnn__clamp(floats - W, W))) };        \
+            const cnn__m_##isa to = cnn__mask_##isa(cnn__run_of(0, lanes));                                  \
+            cnn__v_##isa r = cnn__set_##isa(0.0f), which = r;                                                \
+            CNN__UNROLL for (int i = 0; i < kh; i++)                                                         \
+                CNN__UNROLL for (int j = 0; j < kw; j++) {                                                   \
+                    const float *p = x + i * w + j;                                                          \
+                    cnn__v_##isa v = whole ? cnn__load_##isa(p) : cnn__masked_##isa(p, m[0]);                \
+                    if (sw == 2) v = cnn__even_##isa(v, whole ? cnn__load_##isa(p + W)                       \
+                                                              : cnn__masked_##isa(p + W, m[1]));             \
+                    const cnn__v_##isa tag = cnn__set_##isa(cnn__float_of_bits((uint32_t)(i * w + j)));      \
+                    if (sum)             r = cnn__add_##isa(r, v);                                           \
+                    else if (i + j == 0) r = v;                                                              \
+                    else                 cnn__larger_##isa(&r, &which, v, tag);                              \
                 }                                                                                            \
-            }                                                                                                \
-        cnn__store_##isa(y, r);                                                                              \
-        if (!sum) cnn__store_##isa(at, which);                                                               \
-    }                                                                                                        \
-    CNN__TARGET_##isa static void cnn__windows_##isa(int kh, int kw, int sw, const float *x, ptrdiff_t w,    \
-                                                     float *y, float *at)                                    \
+            if (n >= W) cnn__store_##isa(y, r);                                                              \
+            else        cnn__put_##isa(y, to, r);                                                            \
+            if (!at) continue;                                                                               \
+            cnn__store_##isa(tags, which);                                                                   \
+            memcpy(place, tags, sizeof place);                                                               \
+            for (int l = 0; l < W; l++) place[l] += first + l * sw;                                          \
+            memcpy(tags, place, sizeof place);                                                               \
+            cnn__put_##isa((float *)(void *)at, to, cnn__load_##isa(tags)), at += W;                         \
+        }                                                                                                    \
+    }
+#define CNN__WINDOWS(isa)                                                                                    \
+    CNN__TARGET_##isa static void cnn__windows_##isa(int kh, int kw, int sw, bool sum, int n, const float *x,\
+                                                     ptrdiff_t w, float *y, int *at, int first)              \
     {                                                                                                        \
-        if (kh == 2 && kw == 2 && sw == 2 && at)      cnn__window_##isa(2, 2, 2, false, x, w, y, at);        \
-        else if (kh == 3 && kw == 3 && sw == 2 && at) cnn__window_##isa(3, 3, 2, false, x, w, y, at);        \
-        else if (kh == 2 && kw == 2 && sw == 2)       cnn__window_##isa(2, 2, 2, true, x, w, y, at);         \
-        else                                          cnn__window_##isa(kh, kw, sw, !at, x, w, y, at);       \
+        const int k = kh == kw && sw == 2 ? kh : 0;                                                          \
+        if (k == 2 && !sum)      cnn__pooled_##isa(2, 2, 2, false, n, x, w, y, at, first);                   \
+        else if (k == 3 && !sum) cnn__pooled_##isa(3, 3, 2, false, n, x, w, y, at, first);                   \
+        else if (k == 2)         cnn__pooled_##isa(2, 2, 2, true, n, x, w, y, at, first);                    \
+        else                     cnn__pooled_##isa(kh, kw, sw, sum, n, x, w, y, at, first);                  \
     }
 
 /* A block of R rows of W windows of 3x3, stride s, at output (oy,ox): t = first + the sums with k or, most,
@@ -14161,8 +14188,8 @@ static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? mo
     CNN__TAKE_EVEN(isa) CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                        \
     CNN__WINOGRAD_G(isa) CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_X4(isa)                     \
     CNN__WINOGRAD_AT(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                                         \
-    CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__SLIDE(isa) CNN__OUTSIDE(isa) CNN__STRIPS(isa)               \
-    CNN__FLAT(isa) CNN__DEPTH(isa)                                                                           \
+    CNN__WINOGRAD_DW(isa) CNN__POOLED(isa) CNN__WINDOWS(isa) CNN__SLIDE(isa) CNN__OUTSIDE(isa)               \
+    CNN__STRIPS(isa) CNN__FLAT(isa) CNN__DEPTH(isa)                                                          \
     CNN__DEPTH_SUMS(isa) CNN__DEPTH_W(isa)
 
 #define CNN__ISA_ROW(number, isa)                                                                            \
@@ -14246,13 +14273,6 @@ CNN__TARGET_avx2 static CNN__INLINE __m256i cnn__mask_avx2(cnn__lanes lanes)
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)lanes), bit), bit);
 }
-/* v[0] = p[0], p[2], p[4] ...;  v[1] = p[1], p[3], p[5] ... */
-CNN__TARGET_avx2 static CNN__INLINE void cnn__split_avx2(__m256 *v, const float *p)
-{
-    const __m256 a = _mm256_loadu_ps(p), b = _mm256_loadu_ps(p + 8);
-    const __m256 c = _mm256_permute2f128_ps(a, b, 0x20), d = _mm256_permute2f128_ps(a, b, 0x31);
-    v[0] = _mm256_shuffle_ps(c, d, 0x88), v[1] = _mm256_shuffle_ps(c, d, 0xDD);
-}
 /* Where v > *most, or v is NaN, take v and its tag. */
 CNN__TARGET_avx2 static CNN__INLINE
 void cnn__larger_avx2(__m256 *most, __m256 *which, __m256 v, __m256 tag)
@@ -14322,13 +14342,6 @@ void cnn__scatter4_avx512(__m512 *r, float *const *y, const ptrdiff_t *row, int 
         cnn__put4_avx2(y[l + 12] + i * row[l + 12], _mm512_extractf32x4_ps(r[l], 3), add);
     }
 }
-CNN__TARGET_avx512 static CNN__INLINE void cnn__split_avx512(__m512 *v, const float *p)
-{
-    const __m512 a = _mm512_loadu_ps(p), b = _mm512_loadu_ps(p + 16);
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    v[0] = _mm512_permutex2var_ps(a, even, b);
-    v[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b);
-}
 CNN__TARGET_avx512 static CNN__INLINE
 void cnn__larger_avx512(__m512 *most, __m512 *which, __m512 v, __m512 tag)
 {
@@ -14340,8 +14353,8 @@ CNN__ISA_KERNELS(avx512)
 #endif
 
 #if CNN__ARM || CNN__WASM
-/* ---- Vectors of four floats, by four words of the sections below: low(a, b) = a[0], b[0], a[1], b[1];
-        high: a[2], b[2], a[3], b[3];  evens: a[0], a[2], b[0], b[2];  odds: a[1], a[3], b[1], b[3] ---- */
+/* ---- Vectors of four floats, by two words of the sections below: low(a, b) = a[0], b[0], a[1], b[1];
+        high: a[2], b[2], a[3], b[3] ---- */
 
 #define CNN__FOUR_LANES(isa)                                                                                 \
     static inline void cnn__transpose_##isa(cnn__v_##isa *r)                                                 \
@@ -14369,11 +14382,6 @@ CNN__ISA_KERNELS(avx512)
     static inline void cnn__zip_##isa(cnn__v_##isa *t, cnn__v_##isa a, cnn__v_##isa b)                       \
     {                                                                                                        \
         t[0] = cnn__low_##isa(a, b), t[1] = cnn__high_##isa(a, b);                                           \
-    }                                                                                                        \
-    static inline void cnn__split_##isa(cnn__v_##isa *v, const float *p)                                     \
-    {                                                                                                        \
-        const cnn__v_##isa a = cnn__load_##isa(p), b = cnn__load_##isa(p + 4);                               \
-        v[0] = cnn__even_##isa(a, b), v[1] = cnn__odd_##isa(a, b);                                           \
     }
 #define CNN__FOUR_MASKED(isa)                                                                                \
     static inline cnn__v_##isa cnn__masked_##isa(const float *p, cnn__lanes m)                               \
@@ -14386,7 +14394,7 @@ CNN__ISA_KERNELS(avx512)
     {                                                                                                        \
         float part[4];                                                                                       \
         cnn__store_##isa(part, v);                                                                           \
-        for (int l = 0; l < 4; l++) if (m >> l & 1) p[l] = part[l];                                          \
+        for (int l = 0; l < 4; l++) if (m >> l & 1) memcpy(p + l, part + l, sizeof *p);                      \
     }                                                                                                        \
     static inline cnn__v_##isa cnn__few_##isa(const float *p, int n)                                         \
     {                                                                                                        \
@@ -14411,7 +14419,6 @@ typedef cnn__lanes  cnn__m_neon;
 #define cnn__low_neon   vzip1q_f32
 #define cnn__high_neon  vzip2q_f32
 #define cnn__even_neon  vuzp1q_f32
-#define cnn__odd_neon   vuzp2q_f32
 #define cnn__fma_neon(a, b, c) vfmaq_f32(c, a, b)
 #define cnn__sum4_neon(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
 static inline float32x4_t cnn__clip_neon(float32x4_t v, float32x4_t low, float32x4_t high)
@@ -14445,7 +14452,6 @@ typedef cnn__lanes cnn__m_wasm;
 #define cnn__low_wasm(a, b)    wasm_i32x4_shuffle(a, b, 0, 4, 1, 5)
 #define cnn__high_wasm(a, b)   wasm_i32x4_shuffle(a, b, 2, 6, 3, 7)
 #define cnn__even_wasm(a, b)   wasm_i32x4_shuffle(a, b, 0, 2, 4, 6)
-#define cnn__odd_wasm(a, b)    wasm_i32x4_shuffle(a, b, 1, 3, 5, 7)
 #define cnn__fma_wasm(a, b, c) wasm_f32x4_add(wasm_f32x4_mul(a, b), c)
 #define cnn__clip_wasm(v, low, high) wasm_f32x4_pmin(wasm_f32x4_pmax(v, low), high)
 static inline void cnn__larger_wasm(v128_t *most, v128_t *which, v128_t v, v128_t tag)
@@ -14515,7 +14521,9 @@ static CNN__NOINLINE cnn__v_c cnn__masked_c(const float *p, cnn__lanes m)
 }
 static CNN__NOINLINE void cnn__put_c(float *p, cnn__lanes m, cnn__v_c v)
 {
-    for (int l = 0; l < 4; l++) if (m >> l & 1) p[l] = CNN__LANE(v, l);
+    float part[4];
+    cnn__store_c(part, v);
+    for (int l = 0; l < 4; l++) if (m >> l & 1) memcpy(p + l, part + l, sizeof *p);
 }
 static inline cnn__v_c cnn__few_c(const float *p, int n) { return cnn__masked_c(p, cnn__run_of(0, n)); }
 static CNN__NOINLINE void cnn__sum4_c(float *sum, cnn__v_c a, cnn__v_c b, cnn__v_c c, cnn__v_c d)
@@ -14548,10 +14556,6 @@ static inline void cnn__zip_c(cnn__v_c *t, cnn__v_c a, cnn__v_c b)
         CNN__LANE(t[l / 2], l % 2 * 2) = CNN__LANE(a, l);
         CNN__LANE(t[l / 2], l % 2 * 2 + 1) = CNN__LANE(b, l);
     }
-}
-static inline void cnn__split_c(cnn__v_c *v, const float *p)
-{
-    for (int l = 0; l < 4; l++) CNN__LANE(v[0], l) = p[2 * l], CNN__LANE(v[1], l) = p[2 * l + 1];
 }
 static inline void cnn__larger_c(cnn__v_c *most, cnn__v_c *which, cnn__v_c v, cnn__v_c tag)
 {
@@ -14697,7 +14701,7 @@ static void cnn__gemm_part(const cnn__kernels *isa, float *c, ptrdiff_t ldc, boo
 {
     const int mr = isa->mr, nr = isa->nr;
     const ptrdiff_t mc = mr * CNN__MC_PANELS, nc = nr * CNN__NC_PANELS, kb = cnn__k_block(k);
-    const bool in_place = b.si == 1 && m <= 3 * mr;
+    const bool in_place = b.si == 1 && m <= 3 * mr, all_in_place = in_place && n >= nr;
     float tile[CNN__MAX_MR * CNN__MAX_NR], *pb = pack, *pa = pack + kb * cnn__min(cnn__ceil(n, nr) * nr, nc);
     ptrdiff_t packed[CNN__KC], rows[CNN__KC];
     for (ptrdiff_t p = 0; p < kb; p++) packed[p] = p * nr, rows[p] = p * b.sp;
@@ -14705,7 +14709,7 @@ static void cnn__gemm_part(const cnn__kernels *isa, float *c, ptrdiff_t ldc, boo
         for (ptrdiff_t p = 0; p < k; p += kb) {
             const ptrdiff_t jn = cnn__min(nc, n - jc), kc = cnn__min(kb, k - p);
             const bool add = accumulate || p > 0;
-            for (ptrdiff_t j = 0; j < jn; j += nr)
+            for (ptrdiff_t j = 0; j < jn && !all_in_place; j += nr)
                 if (b.si == 1 && j + nr <= jn) {
                     if (!in_place) isa->panel(pb + j * kc, b.x + jc + j + p * b.sp, rows, kc);
                 } else
@@ -14718,17 +14722,20 @@ static void cnn__gemm_part(const cnn__kernels *isa, float *c, ptrdiff_t ldc, boo
                     cnn__pack(isa, pa + i * kc, ni, a.x + (ic + i) * a.si + p * a.sp, a.si, a.sp, ni, kc);
                 }
                 for (ptrdiff_t j = 0; j < jn; j += nr) {
-                    const bool whole = j + nr <= jn, direct = in_place && whole;
-                    const float *from = direct ? b.x + jc + j + p * b.sp : pb + j * kc;
+                    /* The last columns: in place, those before them are computed once more. */
+                    const bool whole = j + nr <= jn, direct = in_place && (whole || all_in_place);
+                    const ptrdiff_t rest = jn - j, wide = rest <= nr / 2 ? nr / 2 : nr;
+                    const ptrdiff_t back = direct && !whole ? wide - rest : 0;
+                    const float *from = direct ? b.x + jc + j - back + p * b.sp : pb + j * kc;
                     for (ptrdiff_t i = 0; i < in; i += mr) {
                         const int ni = (int)cnn__min(mr, in - i);
                         float *y = c + (ic + i) * ldc + jc + j;
-                        isa->micro(ni, (int)cnn__min(nr, jn - j), kc, pa + i * kc, from,
-                                   direct ? rows : packed,
-                                 whole ? y : tile, whole ? ldc : nr, NULL, whole && add, NULL, 0);
+                        isa->micro(ni, (int)cnn__min(nr, rest), kc, pa + i * kc, from,
+                                   direct ? rows : packed, whole ? y : tile, whole ? ldc : nr, NULL,
+                                   whole && add, NULL, 0);
                         for (ptrdiff_t s = 0; !whole && s < ni; s++)
-                            for (ptrdiff_t q = 0; q < jn - j; q++)
-                                y[s * ldc + q] = add ? y[s * ldc + q] + tile[s * nr + q] : tile[s * nr + q];
+                            for (ptrdiff_t q = 0, t = s * nr + back; q < rest; q++, t++)
+                                y[s * ldc + q] = add ? y[s * ldc + q] + tile[t] : tile[t];
                     }
                 }
             }
@@ -17518,64 +17525,57 @@ static void cnn__share_planes(cnn__job *job, const cnn__pooling *q)
                    pool->planes, job, q);
 }
 
-/* Windows ox .. ox+n of a row, as many as one vector holds, if they lie inside the plane from left to right:
-   their sums, or with at the largest elements and the places of these. Returns n, or 0 if this cannot be
-   done, as with a dilation. A vector that is not full goes on into the next row of windows, as far as the
-   array x reaches. */
-static int cnn__pool_some(const cnn__kernels *isa, const cnn__pool *pool, const float *plane,
-                          const float *end,
-                          int y0, int y1, int ox, float *v, float *at)
+/* What lies j columns behind the start of its window: inside the plane for the windows *from <= ox < *to. */
+static void cnn__column(const cnn__pool *pool, int j, int *from, int *to)
 {
-    const int x0 = ox * pool->sw - pool->pw, rest = pool->w - x0 - pool->kw;
-    if (x0 < 0 || rest < 0 || pool->sw > 2 || (pool->sw == 2 && pool->kw < 2)) return 0;
-    if (pool->dh > 1 || pool->dw > 1) return 0;
-    const int n = (int)cnn__min(cnn__min(isa->lanes, (rest >> (pool->sw - 1)) + 1), pool->ow - ox);
-    const ptrdiff_t last = (ptrdiff_t)(y1 - 1) * pool->w + x0 + (isa->lanes - 1) * pool->sw + pool->kw - 1;
-    if (last >= end - plane) return 0;
-    isa->windows(y1 - y0, pool->kw, pool->sw, plane + (ptrdiff_t)y0 * pool->w + x0, pool->w, v, at);
-    return n;
+    const int last = pool->w - 1 + pool->pw - j;              /* ox sw <= last */
+    *from = j >= pool->pw ? 0 : (pool->pw - j + pool->sw - 1) / pool->sw;
+    *to = last >= (pool->ow - 1) * pool->sw ? pool->ow : last < 0 ? 0 : last / pool->sw + 1;
+}
+
+/* The windows *from <= ox < *to lie inside the plane from left to right, and the kernel can do them. */
+static void cnn__whole_windows(const cnn__pool *pool, int *from, int *to)
+{
+    int first, last;
+    cnn__column(pool, 0, from, &last);
+    cnn__column(pool, pool->kw - 1, &first, to);
+    if (pool->sw > 2 || pool->dh > 1 || pool->dw > 1 || *from >= *to) *from = *to = pool->ow;
 }
 
 static void cnn__max_pool_job(const void *of, ptrdiff_t first_plane, ptrdiff_t planes, int thread CNN__UNUSED)
 {
     const cnn__pooling *q = of;
     const cnn__pool    *pool = q->pool;
-    float              *y = q->to;
-    int                *at = q->at;
+    int                *at = q->at, y0, y1, x0, x1, from, to;
     const float        *x = q->from;
     const cnn__kernels *isa = cnn__kernels_of(q->cpu);
-    const float *end = x + (ptrdiff_t)pool->planes * pool->h * pool->w;
     const cnn__image image = { pool->h, pool->w, pool->oh, pool->ow, pool->ph, pool->pw, pool->sh };
     const bool all = !at && pool->kh == 3 && pool->kw == 3 && pool->sh == pool->sw && pool->sh <= 2
                      && pool->dh * pool->dw == 1;
+    cnn__whole_windows(pool, &from, &to);
     for (ptrdiff_t plane = first_plane; plane < planes; plane++) {
         const float *in = x + plane * pool->h * pool->w;
-        if (all) {
-            isa->largest(&image, y + plane * pool->oh * pool->ow, in);
-            continue;
-        }
-        ptrdiff_t    to = plane * pool->oh * pool->ow;
-        float        v[CNN__MAX_LANES], which[CNN__MAX_LANES];
-        for (int oy = 0; oy < pool->oh; oy++) {
-            int y0, y1, x0, x1;
+        float       *y = q->to + plane * pool->oh * pool->ow;
+        if (all) isa->largest(&image, y, in);
+        for (int oy = 0; oy < pool->oh && !all; oy++, y += pool->ow) {
             cnn__window(oy, pool->h, pool->kh, pool->sh, pool->ph, pool->dh, &y0, &y1);
-            for (int ox = 0, n; ox < pool->ow; ox += n, to += n) {
-                n = cnn__pool_some(isa, pool, in, end, y0, y1, ox, v, which);
-                cnn__copy(y + to, v, n);
-                for (int i = 0, first = y0 * pool->w + ox * pool->sw - pool->pw; at && i < n; i++,
-                     first += pool->sw) {
-                    at[to + i] = first + (int)cnn__bits_of_float(which[i]);
+            int *place = at ? at + (y - q->to) : NULL;
+            for (int ox = 0; ox < pool->ow; ox++) {
+                const int first = y0 * pool->w + ox * pool->sw - pool->pw;
+                if (ox == from) {
+                    isa->windows(y1 - y0, pool->kw, pool->sw, false, to - from, in + first, pool->w, y + ox,
+                                 place ? place + ox : NULL, first);
+                    ox = to - 1;
+                    continue;
                 }
-                if (n) continue;
-                n = 1;
                 cnn__window(ox, pool->w, pool->kw, pool->sw, pool->pw, pool->dw, &x0, &x1);
                 int   best = y0 * pool->w + x0;
                 float most = in[best];
                 for (int iy = y0; iy < y1; iy += pool->dh)
                     for (int i = iy * pool->w + x0; i < iy * pool->w + x1; i += pool->dw)
                         if (in[i] > most || in[i] != in[i]) best = i, most = in[i];
-                y[to] = most;
-                if (at) at[to] = best;
+                y[ox] = most;
+                if (place) place[ox] = best;
             }
         }
     }
@@ -17583,14 +17583,6 @@ static void cnn__max_pool_job(const void *of, ptrdiff_t first_plane, ptrdiff_t p
 static void cnn__fast_max_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *y, int *at, const float *x)
 {
     cnn__share_planes(cnn__max_pool_job, &(cnn__pooling){ cpu, pool, y, at, x, NULL, false });
-}
-
-/* What lies j columns behind the start of its window: inside the plane for the windows *from <= ox < *to. */
-static void cnn__column(const cnn__pool *pool, int j, int *from, int *to)
-{
-    const int last = pool->w - 1 + pool->pw - j;              /* ox sw <= last */
-    *from = j >= pool->pw ? 0 : (pool->pw - j + pool->sw - 1) / pool->sw;
-    *to = last >= (pool->ow - 1) * pool->sw ? pool->ow : last < 0 ? 0 : last / pool->sw + 1;
 }
 
 /* The sum of a window, however large it is. */
@@ -17613,19 +17605,22 @@ static void cnn__avg_pool_job(const void *of, ptrdiff_t first, ptrdiff_t planes,
     const float        *x = q->from, *share = q->share;
     const bool few = (double)pool->kh * pool->kw <= 256;              /* few enough for a sum in float */
     const cnn__kernels *isa = cnn__kernels_of(q->cpu);
-    const float *end = x + (ptrdiff_t)pool->planes * pool->h * pool->w;
+    int from, end;
+    cnn__whole_windows(pool, &from, &end);
     for (ptrdiff_t plane = first; plane < planes; plane++)
         for (int oy = 0; oy < pool->oh; oy++) {
             float *restrict to = q->to + (plane * pool->oh + oy) * pool->ow;
-            float  v[CNN__MAX_LANES];
             int    y0, y1, x0, x1;
             cnn__window(oy, pool->h, pool->kh, pool->sh, pool->ph, pool->dh, &y0, &y1);
             const float *restrict in = x + plane * pool->h * pool->w;
-            for (int ox = 0, n; ox < pool->ow; ox += n) {
-                n = few ? cnn__pool_some(isa, pool, in, end, y0, y1, ox, v, NULL) : 0;
-                cnn__copy(to + ox, v, n);
-                if (n) continue;
-                n = 1, to[ox] = 0;
+            for (int ox = 0; ox < pool->ow; ox++) {
+                if (few && ox == from) {
+                    isa->windows(y1 - y0, pool->kw, pool->sw, true, end - from,
+                                 in + y0 * pool->w + ox * pool->sw - pool->pw, pool->w, to + ox, NULL, 0);
+                    ox = end - 1;
+                    continue;
+                }
+                to[ox] = 0;
                 cnn__window(ox, pool->w, pool->kw, pool->sw, pool->pw, pool->dw, &x0, &x1);
                 if (!few) to[ox] = (float)cnn__window_sum(q->cpu, pool, in, y0, y1, x0, x1);
                 for (int iy = y0; few && iy < y1; iy += pool->dh)
@@ -17804,7 +17799,7 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
 }
 
 /* ===========================================================================================================
-   >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory
+   >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory; portions of a batch
 
    Nodes with a formula that run in place of conv2d, batch_norm or an operation of two operands (CNN_JOINABLE)
    join it: their formulas are applied to each piece of its result while that is in the L1 cache, and their
@@ -17879,6 +17874,108 @@ static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
         y->stamp = g->run;
     }
     return tail;
+}
+
+/* ---- Portions of a batch ----
+
+   What a convolution of many pixels leaves for a batch is larger than any cache. Where a max pooling alone
+   reads it, behind formulas that join the convolution, the nodes run for 16 samples (as many as a vector has
+   lanes), then for the next ones: values, and gradients on the way back, are read while the cache holds them,
+   and the memory of the first portion serves all. Backward so only where the convolution's input wants no
+   gradient, as in the first layer of a net. */
+enum { CNN__PORTION = 16, CNN__PORTION_BYTES = 1 << 21,         /* most for one: that fits the L2 cache */
+       CNN__BATCH_BYTES = 1 << 22 };                            /* least for all */
+
+/* Nodes head .. v-1 run in place of each other. Nobody but v may read what they leave, and nobody take the
+   memory of head's operands before v, whose result is begun early, is done. */
+static void cnn__plan_portions(cnn_graph *g, cnn_mode mode)
+{
+    const bool never = g->config.keep_grads || g->config.backend || g->cpu.isa == CNN_ISA_PLAIN;
+    for (int i = 0; i < g->n_order; i++) {
+        cnn__node *v = g->order[i], *u = v->t.n_in ? cnn__of(v->t.in[0]) : v, *head = u;
+        int        length = 1;
+        v->ends[mode] = NULL;
+        if (never || !v->t.op || !(v->t.op->flags & CNN_SELECTS)) continue;
+        for (; head->alias[mode] && head->t.n_in == 1 && head->t.op->formula; length++)
+            head = head->alias[mode];
+        const bool gated = mode == CNN_TRAIN && u->gate == v;
+        if (!(v->t.op->flags & CNN_PORTIONS) || v->kernel || u->users > 1) continue;
+        if (!head->t.op || !(head->t.op->flags & CNN_PORTIONS) || head->kernel) continue;
+        if (!head->t.in[0]->batched || head->t.index + length != i) continue;
+        if (u->last[mode] != (gated ? cnn__backward_time(g, u->t.index) : i)) continue;
+        if (mode == CNN_TRAIN && u != head && !gated) continue;
+        head->ends[mode] = v;
+        for (int k = 0; k < head->t.n_in; k++) {
+            cnn__node *x = cnn__of(head->t.in[k]);
+            if (x->last[mode] < i) x->last[mode] = i;
+        }
+    }
+}
+
+/* Samples of a portion in this run; 0: all at once. */
+static int cnn__portion(const cnn__node *head, bool back)
+{
+    const cnn_graph *g = head->t.graph;
+    const cnn__node *v = head->ends[g->mode];
+    const size_t     bytes = (size_t)cnn__sample(head->t.shape) * sizeof(float);
+    if (!v || v->mark != g->walk || g->probe || (back && head->t.in[0]->needs_grad)) return 0;
+    return CNN__PORTION * bytes <= CNN__PORTION_BYTES && (size_t)g->batch * bytes > CNN__BATCH_BYTES
+           ? CNN__PORTION : 0;
+}
+
+/* Show v n samples, at their own place or at that of the first ones. */
+static void cnn__bind_samples(cnn__node *v, int n, int place)
+{
+    const ptrdiff_t at = (ptrdiff_t)place * cnn__sample(v->t.shape);
+    cnn__bind(v, v->t.graph->mode);
+    v->t.shape.n = n, v->t.data += at;
+    if (v->t.grad)  v->t.grad += at;
+    if (v->t.saved) v->t.saved = (float *)v->t.saved + at;
+}
+static void cnn__run_portions(cnn__node *head, bool back, int samples)
+{
+    cnn_graph  *g = head->t.graph;
+    cnn__node  *x = cnn__of(head->t.in[0]), *v = head->ends[g->mode];
+    cnn_tensor *a = &head->t, *b = &v->t;
+    for (int from = 0, n; from < g->batch; from += n) {
+        n = samples < g->batch - from ? samples : g->batch - from;
+        cnn__bind_samples(x, n, from), cnn__bind_samples(v, n, from);
+        for (int i = a->index; i < b->index; i++) cnn__bind_samples(g->order[i], n, 0);
+        if (back) b->op->backward(b), a->op->backward(a);
+        else      a->op->forward(a, g->mode), b->op->forward(b, g->mode);
+    }
+    cnn__bind(x, g->mode), cnn__bind(v, g->mode), v->stamp = g->run;
+    for (int i = a->index; i < b->index; i++) cnn__bind(g->order[i], g->mode), g->order[i]->portion = true;
+}
+
+/* Run v and what follows up to the pooling, or, back, the pooling v and what it follows, in portions; or say
+   no. A sum of several gradients cannot be mended after an infinity (see >>conv), that of all samples can. */
+static bool cnn__in_portions(cnn__node *v, bool back)
+{
+    cnn_graph *g = v->t.graph;
+    cnn__node *head = v;
+    if (back && !(v->t.op->flags & CNN_SELECTS)) return false;
+    if (back) for (head = cnn__of(v->t.in[0]); head->gate == v; ) head = cnn__of(head->t.in[0]);
+    const int samples = cnn__portion(head, back);
+    if (!samples || (back && head->ends[g->mode] != v)) return false;
+    const cnn__node *u = cnn__of(head->ends[g->mode]->t.in[0]);
+    if (!back && u != head && u->stamp != g->run) return false;             /* not all of them have joined */
+    const bool from_zero = g->from_zero;
+    bool       fine = true;
+    g->from_zero = false;
+    cnn__run_portions(head, back, samples);
+    g->from_zero = from_zero;
+    for (int k = 1; back && from_zero && k < head->t.n_in; k++) {
+        const cnn_tensor *w = head->t.in[k];
+        if (w->grad && cnn__of(head->t.in[k])->grad_first != head->t.index) return true;
+        for (ptrdiff_t i = 0; w->grad && i < cnn__len(w->shape); i++) fine = isfinite(w->grad[i]) && fine;
+    }
+    for (int k = 1; !fine && k < head->t.n_in; k++) {
+        const cnn_tensor *w = head->t.in[k];
+        if (w->grad) memset(w->grad, 0, (size_t)cnn__len(w->shape) * sizeof *w->grad);
+    }
+    if (!fine) cnn__run_portions(head, true, g->batch);
+    return true;
 }
 
 /* ===========================================================================================================
