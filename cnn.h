@@ -15090,25 +15090,24 @@ static double cnn__conv_work(const cnn__conv *conv)
 }
 
 /* Rows of the output that are worked on at a time, at most so many: fewer if there would be too few units for
-   the threads. Where S is the image itself, they fill vectors. */
+   the threads, or of more pixels than channels: then these, which another thread may have written, should be
+   met by one. */
 static int cnn__unit_rows(const cnn__shifted *shifted, ptrdiff_t most)
 {
-    const ptrdiff_t least = cnn__conv_work(shifted->t) < 2 * CNN__SERIAL_WORK ? 1 : shifted->borrow
-                            && !shifted->turned ? 8 : 4;
-    const ptrdiff_t units = (ptrdiff_t)shifted->t->n * shifted->t->groups * cnn__ceil(shifted->m,
-                                                                                      shifted->high);
-    ptrdiff_t fair = cnn__ceil(shifted->rows, cnn__ceil(least, units)), step = 1;
-    while (shifted->borrow && !shifted->turned && step * shifted->t->ow % shifted->u->nr) step++;
-    fair = cnn__ceil(fair, step) * step;
+    const bool flat = shifted->borrow && !shifted->turned;
+    const ptrdiff_t least = cnn__conv_work(shifted->t) < 2 * CNN__SERIAL_WORK ? 1 : flat ? 8 : 4;
+    const ptrdiff_t panels = flat && shifted->out_plane > shifted->m ? 1 : cnn__ceil(shifted->m,
+                                                                                     shifted->high);
+    const ptrdiff_t units = (ptrdiff_t)shifted->t->n * shifted->t->groups * panels;
+    const ptrdiff_t fair = cnn__ceil(shifted->rows, cnn__ceil(least, units));
     most = cnn__min(most < 1 ? 1 : most, fair);
-    return step > 1 ? (int)cnn__min(shifted->rows, most) : (int)cnn__ceil(shifted->rows,
-                                                                          cnn__ceil(shifted->rows, most));
+    return (int)cnn__ceil(shifted->rows, cnn__ceil(shifted->rows, most));
 }
 
 /* Turned: pixels whose sums are kept: of a tile or, where the terms come in blocks, of the rows. */
 static ptrdiff_t cnn__turned_pixels(const cnn__shifted *shifted, ptrdiff_t k)
 {
-    return k > cnn__shifted_k(shifted, k) ? (ptrdiff_t)shifted->block * shifted->t->ow : shifted->u->tall;
+    return k > cnn__shifted_k(shifted, k) ? shifted->block * shifted->row : shifted->u->tall;
 }
 
 /* Turned: the pixels of each tile lie in one row of S, nx to a row, so that they need not be packed. */
@@ -15133,21 +15132,25 @@ CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__
         shifted.high) * shifted.high : shifted.m;
     shifted.n_phases = backward ? (int)(cnn__min(conv->sh, conv->h) * cnn__min(conv->sw, conv->w)) : 1;
     shifted.rows = backward ? (conv->h + conv->sh - 1) / conv->sh : conv->oh;
+    shifted.out_plane = backward ? (ptrdiff_t)conv->h * conv->w : (ptrdiff_t)conv->oh * conv->ow;
+    shifted.out_planes = backward ? conv->ic : conv->oc;
+    shifted.row = backward ? (ptrdiff_t)conv->sh * conv->w : conv->ow, shifted.col = backward ? conv->sw : 1;
     shifted.borrow = cnn__pointwise_fits(cpu, conv, 0);
+    if (shifted.borrow) {               /* a row is what fills the registers */
+        shifted.s.width = turned ? shifted.u->tall : shifted.u->nr, shifted.row = shifted.s.width;
+        shifted.rows = (int)cnn__ceil(shifted.out_plane, shifted.row);
+    }
     shifted.rows_first = backward || (conv->ow >= shifted.u->nr && !turned);
     /* in the order (c,i,j) it is the planes of one k block that should stay in the cache */
     const ptrdiff_t k_blocks = shifted.rows_first ? 1 : cnn__ceil((ptrdiff_t)k, CNN__KC);
     const ptrdiff_t cached = shifted.m > 1 ? k_blocks * CNN__SPREAD_FLOATS : CNN__PLANE_FLOATS;
     shifted.block = cnn__unit_rows(&shifted, !shifted.borrow ? cnn__block_rows(&shifted.s, shifted.rows,
                                                                                cached)
-                                 : turned ? CNN__TURNED_PIXELS / conv->ow : shifted.rows);
+                                 : turned ? CNN__TURNED_PIXELS / shifted.row : shifted.rows);
     shifted.blocks = (int)cnn__ceil(shifted.rows, shifted.block);
     shifted.once = !shifted.packed && !backward && shifted.m > 1 && conv->n == 1 && shifted.blocks == 1;
     shifted.plane = shifted.borrow ? (ptrdiff_t)conv->h * conv->w : cnn__spread_plane(&shifted.s,
                                                                                       shifted.block);
-    shifted.out_plane = backward ? (ptrdiff_t)conv->h * conv->w : (ptrdiff_t)conv->oh * conv->ow;
-    shifted.out_planes = backward ? conv->ic : conv->oc;
-    shifted.row = backward ? (ptrdiff_t)conv->sh * conv->w : conv->ow, shifted.col = backward ? conv->sw : 1;
     shifted.phase = cnn__take(base, used, (size_t)shifted.n_phases, sizeof *shifted.phase);
     shifted.at = cnn__take(base, used, k, sizeof *shifted.at);
     shifted.wat = cnn__take(base, used, k, sizeof *shifted.wat);
@@ -15156,7 +15159,7 @@ CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__
                                                             sizeof *shifted.a);
     const ptrdiff_t kb = cnn__shifted_k(&shifted, (ptrdiff_t)k),
                     most = cnn__min(shifted.all, cnn__shifted_rows(&shifted));
-    shifted.panel = (size_t)cnn__round_up(turned ? (size_t)(kb * shifted.block * conv->ow + 16
+    shifted.panel = (size_t)cnn__round_up(turned ? (size_t)(kb * shifted.block * shifted.row + 16
                                                       + cnn__turned_pixels(&shifted, (ptrdiff_t)k) * most)
                                     : shifted.m == 1 ? (size_t)shifted.block * (size_t)shifted.s.width
                                     : (size_t)((CNN__KC + 1) * shifted.u->nr), 16);
@@ -15215,16 +15218,20 @@ static void cnn__phase_of(const cnn__shifted *shifted, cnn__phase *p, int f, ptr
                        shifted->a + done * shifted->all * conv->groups, shifted->at + done,
                        shifted->wat + done, v.start, v.step,
                        shifted->rows_first ? v.count : 1, (ptrdiff_t)spread->c * h.count };
+    if (shifted->borrow) p->ny = shifted->rows;
     const int outer = p->k ? (shifted->rows_first ? v.count : spread->c) : 0, inner = shifted->rows_first
                       ? spread->c : v.count;
+    const ptrdiff_t back = (shifted->rows_first ? 1 : v.count) * h.count;        /* terms to the next plane */
+    const ptrdiff_t plane = cnn__place(spread, shifted->plane, 1, 0, 0);
     ptrdiff_t *at = p->at, *wat = p->wat;
     for (int o = 0; o < outer; o++)
         for (int n = 0; n < inner; n++)
-            for (int j = 0; j < h.count; j++) {
+            for (int j = 0; j < h.count; j++, at++, wat++) {
                 const int i = shifted->rows_first ? o : n, c = shifted->rows_first ? n : o;
+                if (c) { *at = at[-back] + plane, *wat = wat[-back] + w_plane; continue; }
                 const int y = v.start + i * v.step - spread->y0, x = h.start + j * h.step - spread->x0;
-                *at++ = cnn__place(spread, shifted->plane, c, y, x);
-                *wat++ = c * w_plane + (v.first + (ptrdiff_t)i * v.q) * conv->kw + h.first + j * h.q;
+                *at = cnn__place(spread, shifted->plane, 0, y, x);
+                *wat = (v.first + (ptrdiff_t)i * v.q) * conv->kw + h.first + j * h.q;
             }
 }
 
@@ -15361,7 +15368,8 @@ static void cnn__cut_block(cnn__area *d)
     const cnn__shifted *shifted = d->q;
     const cnn__phase *p = d->p;
     const int rows = (int)cnn__min(p->ny - d->from, shifted->block), nr = shifted->u->nr;
-    const int width = shifted->borrow ? rows * p->nx : shifted->s.width;
+    const int width = shifted->borrow ? (int)cnn__min(rows * shifted->row, shifted->out_plane
+                                                      - d->from * shifted->row) : shifted->s.width;
     d->nx = shifted->borrow ? width : p->nx, d->ny = shifted->borrow ? 1 : rows;
     const bool dense = shifted->col == 1;
     const bool sets = dense && !shifted->add && cnn__shifted_k(shifted, p->k) == p->k;
