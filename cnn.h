@@ -1656,9 +1656,9 @@ __declspec(dllimport) void __stdcall WakeConditionVariable(struct _RTL_CONDITION
 #define CNN__PREFETCH_L2(p) ((void)0)
 #endif
 
-/* How whole sections are compiled, for two fifths of the time of compiling all of them for speed. COLD: what
-   runs once a call or a node, to be small. MILD: what has loops, without the costliest passes. The kernels and
-   what they call are compiled as the program is. */
+/* How whole sections are compiled, since most of the file need not be as fast as its kernels. COLD: what runs
+   once a call or a node, to be small. MILD: what has loops, without the costliest passes of gcc. The kernels,
+   and what they call, are compiled as the program is. */
 #if defined(__clang__) && defined(__OPTIMIZE__)
 #define CNN__COLD_BEGIN _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)") \
                         _Pragma("clang attribute push(__attribute__((noinline)), apply_to = function)")
