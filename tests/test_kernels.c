@@ -501,6 +501,7 @@ static void conv(cnn_isa isa, int pass)
         shape(1, 300, 7, 7, 200, 1, 1, 0, 1, 1), shape(2, 21, 40, 37, 19, 1, 1, 0, 1, 1),  /* 1x1: planes in two blocks */
         /* channels in vectors: two blocks of terms, two of rows; less than a tile of pixels */
         shape(1, 520, 5, 7, 420, 1, 1, 0, 1, 1), shape(2, 530, 2, 2, 40, 1, 1, 0, 1, 1),
+        shape(1, 300, 23, 29, 26, 1, 1, 0, 1, 1), shape(1, 30, 11, 13, 1, 1, 1, 0, 1, 1),      /* 1x1: blocks of pixels, a tail */
         shape(1, 8, 5, 1000, 3, 3, 1, 1, 1, 1),         /* backward-weights: a row is more than it takes at a time */
         shape(5, 9, 30, 33, 13, 3, 2, 1, 1, 1),  shape(3, 40, 17, 21, 37, 1, 2, 0, 1, 1),  shape(9, 7, 9, 10, 1, 3, 2, 1, 1, 1),
         shape(6, 10, 23, 25, 10, 5, 2, 2, 1, 10), shape(3, 33, 20, 19, 1, 1, 1, 0, 1, 1),
