@@ -135,6 +135,7 @@ static void gemm(cnn_isa isa)
         const bool ta = mode & 1, tb = mode & 2;
         const float beta = betas[mode / 4];
         for (int i = 0; i < 12; i++) check_gemm(isa, test_int(1, 40), test_int(1, 70), test_int(1, 40), ta, tb, beta);
+        for (int n = 8; n <= 66; n++) check_gemm(isa, test_int(1, 30), n, test_int(1, 9), ta, tb, beta);     /* all tails */
         check_gemm(isa, 1, test_int(1, 90), test_int(1, 300), ta, tb, beta);
         check_gemm(isa, test_int(1, 90), 1, test_int(1, 300), ta, tb, beta);
         check_gemm(isa, test_int(1, 12), test_int(500, 1100), test_int(1, 30), ta, tb, beta);
