@@ -64,13 +64,14 @@ $(B)/mpi: examples/mpi.c $(HEADERS) | $(B)
 
 # Tests link one object with the implementation, tests/cnn.c; but test_kernels holds one of its own.
 LINKED  := $(filter-out kernels,$(SUITES))
-# Tests that are no C program, each ending with `N passed, N failed`; the longest first.
+# Tests that are no C program, each ending with `N passed, N failed`.
 SCRIPTS := tests/lab.sh tests/places.sh tests/readme.sh tests/cpp.sh tests/transfer.sh tests/mpi.sh tests/tasks.sh tests/path.sh tests/torch.sh
 # Those of `make odd`: other compilers, options and processors.
 ODDITIES := tests/web.sh tests/emulated.sh tests/bits.sh tests/switches.sh
 # $(call ordered,test_,SCRIPTS): what is to run, the longest first, so that no core waits for the last.
-LONG    := opencl plain kernels rooms
-ordered  = $(LONG:%=$(B)/$(1)%) $(2) $(patsubst %,$(B)/$(1)%,$(filter-out $(LONG),$(SUITES)))
+LONG    := opencl lab.sh plain readme.sh places.sh kernels cpp.sh rooms
+ordered  = $(foreach t,$(LONG),$(filter tests/$(t),$(2)) $(patsubst %,$(B)/$(1)%,$(filter $(t),$(SUITES)))) \
+           $(filter-out $(LONG:%=tests/%),$(2)) $(patsubst %,$(B)/$(1)%,$(filter-out $(LONG),$(SUITES)))
 # tests/inside.h wants the private types of cnn.h, tests/test_zoo.c the zoo without the implementation.
 PARTS   := $(B)/inside_types.h $(B)/zoo.h
 TESTING := $(wildcard tests/*.h tests/bench/*.h) tests/test_rooms.c examples/zoo.c $(PARTS) $(HEADERS)
