@@ -3663,8 +3663,9 @@ static void cnncl_read_program(cnncl *d)
 static void cnncl_write_program(cnncl *d)
 {
     size_t bytes = 0;
+    if (!d->cache[0]) return;                 /* a driver may compile each kernel once more to answer */
     d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARY_SIZES, sizeof bytes, &bytes, NULL);
-    unsigned char *binary = bytes && d->cache[0] ? CNN_MALLOC(bytes) : NULL;
+    unsigned char *binary = bytes ? CNN_MALLOC(bytes) : NULL;
     if (binary && d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARIES, sizeof binary, &binary,
                                          NULL) == CL_SUCCESS)
         cnncl_write(d, ".bin", binary, bytes);
