@@ -504,7 +504,8 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     A(X, sqrt,       sqrt(v),                           0.5f / v)                                            \
     A(X, abs,        fabs(v),                           v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : 0.0f)           \
     A(X, erf,        erf(v),                            1.12837917f * exp(-v * v))                           \
-    A(X, power,      pow(v, k0),                        k0 == 0.0f ? 0.0f : k0 * pow(v, k0 - 1.0f))
+    A(X, power,      pow(v, k0),                        k0 == 0.0f ? 0.0f : k0 * pow(v, k0 - 1.0f))          \
+    A(X, scale,      k0 * v + k1,                       k0)
 
 /* Each kernel and the shape of its work: one item per element; one group per element of the result (a sum
    that the group shares) or per tile of it; or one small group. Kernels of tiles are in the order of
@@ -514,17 +515,17 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     X(weights_128, GROUPS) X(weights_64, GROUPS) X(weights_32, SMALL) X(weights_4, ITEMS)                    \
     X(product_128, GROUPS) X(product_64, GROUPS) X(product_32, SMALL) X(product_4, ITEMS)                    \
     X(add_slices, ITEMS) X(depthwise_forward, ITEMS) X(depthwise_data, ITEMS) X(depthwise_weights, GROUPS)   \
-    X(wino_in, ITEMS) X(wino_out, ITEMS) X(wino_dw, ITEMS) X(spread, ITEMS) X(stretch, ITEMS)                \
-    X(stretch_back, ITEMS) X(fold, ITEMS) X(fold_group, GROUPS) X(move, ITEMS) X(fill, ITEMS)                \
-    X(map_forward, ITEMS) X(map_backward, ITEMS) X(pool_forward, ITEMS) X(pool_backward, ITEMS)              \
-    X(pad_forward, ITEMS) X(pad_backward, ITEMS) X(upsample_forward, ITEMS) X(upsample_backward, ITEMS)      \
-    X(lrn_forward, ITEMS) X(lrn_backward, ITEMS) X(dropout, ITEMS) X(softmax_forward, GROUPS)                \
+    X(wino_in, ITEMS) X(wino_out, ITEMS) X(wino_dw, ITEMS) X(stretch, ITEMS) X(move, ITEMS)                  \
+    X(stretch_back, ITEMS) X(fold, GROUPS) X(fill, ITEMS) X(dropout, ITEMS)             \
+    X(pool_forward, ITEMS) X(pool_backward, ITEMS) X(pad_forward, ITEMS) X(pad_backward, ITEMS)              \
+    X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)      \
+    X(softmax_forward, GROUPS)                                                                               \
     X(softmax_backward, GROUPS) X(norm_statistics, GROUPS) X(norm_forward, GROUPS) X(norm_sums, GROUPS)      \
     X(norm_backward, GROUPS) X(norm_weight, GROUPS) X(label_rows, GROUPS) X(label_end, GROUPS)               \
     X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS) X(pair_loss_backward, ITEMS)                  \
-    X(dice_sums, GROUPS) X(dice_forward, ITEMS) X(dice_backward, ITEMS) X(sgd, ITEMS) X(adam, ITEMS)         \
-    X(adamw, ITEMS) X(rmsprop, ITEMS) X(rmsprop_centered, ITEMS) X(adagrad, ITEMS) X(squares, GROUPS)        \
+    X(dice_sums, GROUPS) X(dice_forward, ITEMS) X(dice_backward, ITEMS) X(update, ITEMS) X(squares, GROUPS)  \
     X(correct, GROUPS)
+#define CNNCL_OPTIMIZERS(X) X(sgd) X(adam) X(adamw) X(rmsprop) X(rmsprop_centered) X(adagrad)
 #define CNNCL_NUMBER(name, work) CNNCL_##name,
 enum { CNNCL_KERNELS(CNNCL_NUMBER) CNNCL_COUNT };
 #define CNNCL_HOW(X, name, value, derivative) CNNCL_IS_##name,
@@ -533,6 +534,7 @@ enum { CNNCL_IS_NOTHING, CNNCL_ACTIVATIONS(CNNCL_HOW, ) CNNCL_IS_ALL };
 enum { CNNCL_LOCAL = 64,            /* items in a group where they do not cooperate, or in a small one */
        CNNCL_GROUP = 256 };         /* items in a group that shares a sum, or a tile */
 
+#define CNNCL_NAME_BY(name) "BY_" #name ", "
 #define CNNCL_NAME_IS(X, name, value, derivative) "IS_" #name ", "
 #define CNNCL_VALUE(X, name, value, derivative) "    if (how == IS_" #name ") return " #value ";\n"
 #define CNNCL_SLOPE(X, name, value, derivative) "    if (how == IS_" #name ") return " #derivative ";\n"
@@ -633,7 +635,7 @@ static const char cnncl_tile_macros[] =
        the results that lie in one phase of the stride s meet the same weights: i with (place + p - i d) % s
        = 0; so each phase is a convolution of its own, and none multiplies zeros. */
     typedef struct { int from, step, count, start, stride, reach, first, every, taps; } side;
-    side along(int back, int phase, int size, int out, int k, int s, int p, int d)
+    side along(int back, int phase, int out, int k, int s, int p, int d)
     {
         side a;
         a.from = 0, a.step = 1, a.count = out, a.start = -p, a.stride = s, a.reach = d;
@@ -641,13 +643,14 @@ static const char cnncl_tile_macros[] =
         if (!back) return a;
         while (a.every < k && a.every * d % s) a.every++;
         while (a.first < k && (phase + p - a.first * d) % s) a.first++;
-        a.from = phase, a.step = s, a.count = (size - phase + s - 1) / s, a.stride = 1;
+        a.from = phase, a.step = s, a.count = (out - phase + s - 1) / s, a.stride = 1;
         a.taps = a.first < k ? (k - a.first + a.every - 1) / a.every : 0;
         a.start = (phase + p - a.first * d) / s, a.reach = -(a.every * d / s);
         return a;
     });
 
-/* y = beta y + f(conv(x, w) + b); back = 1: y = dx and x = dy. Layer z of the grid is a phase of a group;
+/* y = beta y + f(conv(x, w) + b); back = 1: y = dx and x = dy, and g is turned: ic, h and w are those of dy.
+   Layer z of the grid is a phase of a group;
    columns are the pixels of all images, and term (c,i,j) is a tap of a channel. */
 static const char cnncl_tile_conv[] =
     "#undef A_AT\n#undef B_AT\n#undef AT\n#undef TO\n#undef FINISH\n"
@@ -661,13 +664,12 @@ static const char cnncl_tile_conv[] =
                            float k0, float k1)
     {
         TILE LOCAL int out_at[T];
-        const int h = back ? g.oh : g.h; const int width = back ? g.ow : g.w; const int plane = h * width;
-        const int out_w = back ? g.w : g.ow; const int out = back ? g.h * g.w : g.oh * g.ow;
-        const int channels = (back ? g.oc : g.ic) / g.groups; const int m = (back ? g.ic : g.oc) / g.groups;
-        const int across = back ? min(g.sw, g.w) : 1; const int down = back ? min(g.sh, g.h) : 1;
+        const int plane = g.h * g.w; const int out = g.oh * g.ow;
+        const int channels = g.ic / g.groups; const int m = g.oc / g.groups;
+        const int across = back ? min(g.sw, g.ow) : 1; const int down = back ? min(g.sh, g.oh) : 1;
         const int z = TILE_ID(2); const int group = z / (across * down); const int taps = g.kh * g.kw;
-        const side v = along(back, z / across % down, g.h, g.oh, g.kh, g.sh, g.ph, g.dh);
-        const side u = along(back, z % across, g.w, g.ow, g.kw, g.sw, g.pw, g.dw);
+        const side v = along(back, z / across % down, g.oh, g.kh, g.sh, g.ph, g.dh);
+        const side u = along(back, z % across, g.ow, g.kw, g.sw, g.pw, g.dw);
         const int pixels = g.n * v.count * u.count; const int k = channels * v.taps * u.taps;
         const int w_row = back ? taps : channels * taps; const int w_channel = back ? m * taps : taps;
         const int kh = max(v.taps, 1); const int kw = max(u.taps, 1);
@@ -683,12 +685,12 @@ static const char cnncl_tile_conv[] =
             const int4 p = digits(j0 + ME % T + c, v.count, u.count);
             top[c] = j0 + ME % T + c < pixels ? v.start + p.y * v.stride : -(1 << 30);
             left[c] = u.start + p.z * u.stride;
-            corner[c] = p.x * (back ? g.oc : g.ic) * plane + top[c] * width + left[c];
+            corner[c] = p.x * g.ic * plane + top[c] * g.w + left[c];
         }
         for (int c = ME; c < T; c += S * S) {
             const int4 p = digits(j0 + c, v.count, u.count);
-            out_at[c] = j0 + c >= pixels ? -1 : p.x * (back ? g.ic : g.oc) * out
-                + (v.from + p.y * v.step) * out_w + u.from + p.z * u.step;
+            out_at[c] = j0 + c >= pixels ? -1 : p.x * g.oc * out
+                + (v.from + p.y * v.step) * g.ow + u.from + p.z * u.step;
         }
         TERMS(0, k) {
             const int w_at = a.x * w_channel + (v.first + a.y * v.every) * g.kw + u.first + a.z * u.every;
@@ -699,10 +701,10 @@ static const char cnncl_tile_conv[] =
             }
             UNROLL for (int q = 0; q < PER / COLUMNS; q++) {
                 const int dy = t.y * v.reach; const int dx = t.z * u.reach;
-                const int from = t.x * plane + dy * width + dx; const int is_term = at + first_b + q < k;
+                const int from = t.x * plane + dy * g.w + dx; const int is_term = at + first_b + q < k;
                 UNROLL for (int c = 0; c < COLUMNS; c++)
-                    b_[q * COLUMNS + c] = is_term && (uint)(top[c] + dy) < (uint)h
-                        && (uint)(left[c] + dx) < (uint)width ? x[corner[c] + from] : 0.0f;
+                    b_[q * COLUMNS + c] = is_term && (uint)(top[c] + dy) < (uint)g.h
+                        && (uint)(left[c] + dx) < (uint)g.w ? x[corner[c] + from] : 0.0f;
                 t = step_by(t, one, kh, kw);
             }
             a = step_by(a, step_, kh, kw), b0 = step_by(b0, step_, kh, kw);
@@ -803,7 +805,8 @@ static const char *const cnncl_source[] = {
     "#define ITEM(i, n) if (get_global_id(0) >= (size_t)(n)) return; const int i = (int)get_global_id(0);\n"
     "#define FORWARD ARRAY(y), shape ys, ARRAY(x), shape xs, int n\n"
     "#define BACKWARD ARRAY(dx), float beta, shape xs, ARRAY(dy), shape ys, int n\n"
-    "#define ADD(y, v) y = beta == 0.0f ? (v) : beta * y + (v);\n"
+    "#define ADD_BY(beta, y, v) y = beta == 0.0f ? (v) : beta * y + (v);\n"
+    "#define ADD(y, v) ADD_BY(beta, y, v)\n"
     "#define UNROLL _Pragma(\"unroll\")\n"
     "#define GROUP 256\n"
     "#define GROUP_KERNEL __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))\n"
@@ -863,48 +866,31 @@ static const char *const cnncl_source[] = {
     })
     "enum { IS_nothing, " CNNCL_ACTIVATIONS(CNNCL_NAME_IS, ) "IS_all };\n"
     "float value(int how, float v, float k0, float k1)\n{\n"
+    "    if (how == 0) return v;\n"
     CNNCL_ACTIVATIONS(CNNCL_VALUE, )
     "    return v;\n}\n",
     "float slope(int how, float v, float k0, float k1)\n{\n"
     CNNCL_ACTIVATIONS(CNNCL_SLOPE, )
     "    return 1.0f;\n}\n",
-    CNNCL_SOURCE(
-    __kernel void map_forward(ARRAY(y), ARRAY(x), int n, int how, float k0, float k1)
-    {
-        BASE(y) BASE(x) ITEM(i, n)
-        y[i] = value(how, x[i], k0, k1);
-    }
-    __kernel void map_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(b), int n, int how, float k0, float k1)
-    {
-        BASE(dx) BASE(dy) BASE(b) ITEM(i, n)
-        ADD(dx[i], dy[i] * slope(how, b[i], k0, k1))
-    }),
 
     cnncl_tile_macros, CNNCL_TILE(128, 2, 16, 8), CNNCL_TILE(64, 1, 16, 8), CNNCL_TILE(32, 1, 8, 8),
     CNNCL_TILE(4, 1, 1, 1),
 
-    /* spread:  y = beta y + factor x + offset, with x stretched to the shape of y
-       stretch: y = f(a op b), with both stretched, unless all is `plain`; op: its place in cnncl_binary
+    /* stretch: y = beta y + f(a op b), or f(a) without b, or, op = 9, a f'(b), with both stretched, unless
+                all is `plain`; op: its place in cnncl_binary
        stretch_back: d = dy times the derivative of op to a, or to b; the formulas stand in the room
        fold:    y = beta y + factor (sum of terms over what y does not tell apart), where how = 0: the terms
                 are x; 1, 2: it is the largest, or the smallest, x; 3: they are x u, with u stretched to the
-                shape of x. Term q for y[j] is at folded(j, q).
-       fold_group: a group for each y[j], and for part z of its terms, which goes to slice z of y */
+                shape of x. Term q for y[j] is at folded(j, q). `lanes` items share each y[j], and each part
+                z of its terms, which goes to slice z of y. */
     CNNCL_SOURCE(
     __kernel void fill(ARRAY(y), int n, float v)
     {
         BASE(y) ITEM(i, n)
         y[i] = v;
     }
-    __kernel void spread(ARRAY(y), shape ys, ARRAY(x), shape xs, int n, float beta, float factor,
-                         float offset)
-    {
-        BASE(y) BASE(x) ITEM(i, n)
-        const float v = factor * x[element(xs, coordinates(ys, i))] + offset;
-        ADD(y[i], v)
-    }
-    __kernel void stretch(ARRAY(y), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n, int plain,
-                          int op, int how, float k0, float k1)
+    __kernel void stretch(ARRAY(y), shape ys, float beta, ARRAY(a), shape as, ARRAY(b), shape bs, int n,
+                          int plain, int op, int how, float k0, float k1)
     {
         BASE(y) BASE(a) BASE(b) ITEM(i, n)
         size_t p = (size_t)i; size_t q = p;
@@ -912,11 +898,13 @@ static const char *const cnncl_source[] = {
             const shape at = coordinates(ys, i);
             p = element(as, at), q = element(bs, at);
         }
-        const float u = a[p]; const float v = b[q];
-        y[i] = value(how, op == 0 ? u + v : op == 1 ? u - v : op == 2 ? u * v : op == 3 ? u / v
-                        : op == 4 ? (u > v || u != u ? u : v) : op == 5 ? (u < v || u != u ? u : v)
-                        : op == 6 ? pow(u, v) : op == 7 ? (u > 0.0f ? u : u * v)
-                        : (u == v ? 1.0f : 0.0f), k0, k1);
+        const float u = a[p]; const float v = b ? b[q] : 0.0f;
+        const float r = op == 9 ? u * slope(how, v, k0, k1)
+            : value(how, !b ? u : op == 0 ? u + v : op == 1 ? u - v : op == 2 ? u * v : op == 3 ? u / v
+                       : op == 4 ? (u > v || u != u ? u : v) : op == 5 ? (u < v || u != u ? u : v)
+                       : op == 6 ? pow(u, v) : op == 7 ? (u > 0.0f ? u : u * v)
+                       : (u == v ? 1.0f : 0.0f), k0, k1);
+        ADD(y[i], r)
     }
     float stretch_slope(float u, float v, int how, int to_b)
     {
@@ -956,23 +944,16 @@ static const char *const cnncl_source[] = {
         return sum;
     }),
     CNNCL_SOURCE(
-    __kernel void fold(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int how, int n, int count,
-                       int length, float beta, float factor)
-    {
-        BASE(y) BASE(x) BASE(u) ITEM(j, n)
-        const float sum = factor * fold_part(x, xs, u, us, how, ys, j, 0, count, 1);
-        ADD(y[j], sum)
-    }
-    GROUP_KERNEL void fold_group(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int how, int n,
-                                 int count, int length, float beta, float factor)
+    GROUP_KERNEL void fold(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int how, int n,
+                           int count, int length, int lanes, float beta, float factor)
     {
         __local float part[GROUP]; BASE(y) BASE(x) BASE(u)
-        const int j = (int)get_group_id(0); const int z = (int)get_group_id(1);
-        const float sum = factor * team(how < 3 ? how : 0,
-            fold_part(x, xs, u, us, how, ys, j, z * length + (int)get_local_id(0),
-                      min(count, z * length + length), GROUP), part, GROUP);
-        y += (size_t)z * n + j;
-        if (get_local_id(0) == 0) ADD(y[0], sum)
+        const int me = (int)get_local_id(0); const int z = (int)get_group_id(1);
+        const int j = (int)get_group_id(0) * (GROUP / lanes) + me / lanes;
+        const int last = j < n ? min(count, z * length + length) : 0;
+        const float sum = factor * team(how < 3 ? how : 0, fold_part(x, xs, u, us, how, ys, j,
+            z * length + me % lanes, last, lanes), part, lanes);
+        if (j < n && me % lanes == 0) ADD(y[(size_t)z * n + j], sum)
     }
     /* element i of a, as cnn_move tells its place in b: the one is beta times itself + the other; into = 1
        writes b */
@@ -1064,20 +1045,21 @@ static const char *const cnncl_source[] = {
         }
         ADD(y[o], value(how, sum, k0, k1))
     }
+    /* with g turned as in conv */
     __kernel void depthwise_data(ARRAY(dx), ARRAY(dy), ARRAY(w), ARRAY(b), conv g, int items, float beta,
                                  int how, float k0, float k1)
     {
         BASE(dx) BASE(dy) BASE(w) BASE(b) ITEM(o, items)
-        const int ix = o % g.w; const int iy = o / g.w % g.h; const int outs = g.oc / g.ic;
-        const int ic = o / (g.w * g.h) % g.ic; const int n = o / (g.w * g.h * g.ic);
+        const int ix = o % g.ow; const int iy = o / g.ow % g.oh; const int outs = g.ic / g.oc;
+        const int ic = o / (g.ow * g.oh) % g.oc; const int n = o / (g.ow * g.oh * g.oc);
         float sum = b ? b[ic] : 0.0f;
         for (int i = 0; i < g.kh; i++) for (int j = 0; j < g.kw; j++) {
             const int ty = iy + g.ph - i * g.dh; const int oy = ty / g.sh;
             const int tx = ix + g.pw - j * g.dw; const int ox = tx / g.sw;
-            if (ty < 0 || ty % g.sh || oy >= g.oh || tx < 0 || tx % g.sw || ox >= g.ow) continue;
+            if (ty < 0 || ty % g.sh || oy >= g.h || tx < 0 || tx % g.sw || ox >= g.w) continue;
             for (int oc = ic * outs; oc < (ic + 1) * outs; oc++)
                 sum += w[((size_t)oc * g.kh + i) * g.kw + j]
-                     * dy[((size_t)(n * g.oc + oc) * g.oh + oy) * g.ow + ox];
+                     * dy[((size_t)(n * g.ic + oc) * g.h + oy) * g.w + ox];
         }
         ADD(dx[o], value(how, sum, k0, k1))
     }
@@ -1121,7 +1103,8 @@ static const char *const cnncl_source[] = {
 
        Tile t of channel c covers 4 x 4 outputs. V = B^T x B, U = G w G^T, y = A^T (U V) A; for the weights
        Z = A dy A^T, dw = G^T (Z V^T) G. Number q of 36 lies at plane q: of tiles, by channels. Backward to
-       the data is forward of dy with turned weights. A call has `count` tiles from `first`. */
+       the data is forward of dy with turned weights, and g turned as in conv. A call has `count` tiles from
+       `first`. */
     CNNCL_SOURCE(
     void wino_b(float *d, int s)
     {
@@ -1164,25 +1147,24 @@ static const char *const cnncl_source[] = {
     __kernel void wino_in(ARRAY(v), ARRAY(x), ARRAY(u), ARRAY(w), conv g, int back, int first, int count,
                           int more)
     {
-        const int channels = back ? g.oc : g.ic; const int n_v = channels * count;
-        const int weights = g.oc * g.ic;
-        const int h = back ? g.oh : g.h; const int width = back ? g.ow : g.w;
-        const int across = ((back ? g.w : g.ow) + 3) / 4; const int down = ((back ? g.h : g.oh) + 3) / 4;
+        const int n_v = g.ic * count; const int weights = g.oc * g.ic;
+        const int across = (g.ow + 3) / 4; const int down = (g.oh + 3) / 4;
         float d[36]; float e[36];
         BASE(v) BASE(x) BASE(u) BASE(w) ITEM(i, n_v + (more == 1 ? weights : more == 2 ? g.oc * count : 0))
         if (i >= n_v && more == 1) {
-            const int o = (i - n_v) / g.ic; const int c = (i - n_v) % g.ic;
+            const int ic = back ? g.oc : g.ic;                                           /* as w has them */
+            const int o = (i - n_v) / ic; const int c = (i - n_v) % ic;
             UNROLL for (int q = 0; q < 9; q++) e[q] = w[(i - n_v) * 9 + (back ? 8 - q : q)];
             UNROLL for (int j = 0; j < 3; j++) wino_g(e + j, 3, e + 9 + j, 3);
             UNROLL for (int j = 0; j < 6; j++) wino_g(e + 9 + 3 * j, 1, d + 6 * j, 1);
-            u += back ? c * g.oc + o : i - n_v;
+            u += back ? c * g.ic + o : i - n_v;
             UNROLL for (int q = 0; q < 36; q++) u[(size_t)q * weights] = d[q];
             return;
         }
         const int k = i < n_v ? i : i - n_v; const int4 t = digits(first + k % count, down, across);
         if (i < n_v) {
-            x += (size_t)(t.x * channels + k / count) * h * width;
-            PATCH(6, x, h, width, t.y * 4 - (back ? 2 - g.ph : g.ph), t.z * 4 - (back ? 2 - g.pw : g.pw))
+            x += (size_t)(t.x * g.ic + k / count) * g.h * g.w;
+            PATCH(6, x, g.h, g.w, t.y * 4 - (back ? 2 - g.ph : g.ph), t.z * 4 - (back ? 2 - g.pw : g.pw))
             UNROLL for (int j = 0; j < 6; j++) wino_b(d + j, 6);
             UNROLL for (int j = 0; j < 6; j++) wino_b(d + 6 * j, 1);
             UNROLL for (int q = 0; q < 36; q++) v[(size_t)q * n_v + i] = d[q];
@@ -1194,18 +1176,17 @@ static const char *const cnncl_source[] = {
             UNROLL for (int q = 0; q < 36; q++) u[(size_t)q * g.oc * count + k] = d[q];
         }
     }
-    __kernel void wino_out(ARRAY(y), ARRAY(m), ARRAY(b), conv g, int back, int first, int count, float beta,
-                           int how, float k0, float k1)
+    __kernel void wino_out(ARRAY(y), ARRAY(m), ARRAY(b), conv g, int first, int count, float beta, int how,
+                           float k0, float k1)
     {
-        const int channels = back ? g.ic : g.oc; const int h = back ? g.h : g.oh;
-        const int w = back ? g.w : g.ow;
+        const int h = g.oh; const int w = g.ow;
         float d[36]; float e[24];
-        BASE(y) BASE(m) BASE(b) ITEM(i, channels * count)
+        BASE(y) BASE(m) BASE(b) ITEM(i, g.oc * count)
         const int c = i / count; const int4 t = digits(first + i % count, (h + 3) / 4, (w + 3) / 4);
-        UNROLL for (int q = 0; q < 36; q++) d[q] = m[(size_t)q * channels * count + i];
+        UNROLL for (int q = 0; q < 36; q++) d[q] = m[(size_t)q * g.oc * count + i];
         UNROLL for (int j = 0; j < 6; j++) wino_at(d + j, 6, e + j, 6);
         UNROLL for (int j = 0; j < 4; j++) wino_at(e + 6 * j, 1, d + 4 * j, 1);
-        y += (size_t)(t.x * channels + c) * h * w;
+        y += (size_t)(t.x * g.oc + c) * h * w;
         UNROLL for (int j = 0; j < 4; j++) {
             const float4 r = (float4)(d[4 * j], d[4 * j + 1], d[4 * j + 2], d[4 * j + 3]);
             const float4 f = finish(how, b ? r + b[c] : r, k0, k1);
@@ -1645,18 +1626,19 @@ static const char *const cnncl_source[] = {
         if (get_local_id(0) == 0) total[0] = reduced(back ? dloss[0] : sum, weights, how);
     }),
     CNNCL_SOURCE(
-    /* of x, or of soft labels; each: a g for each row. all: sum q */
-    __kernel void label_loss_backward(ARRAY(dx), float beta, ARRAY(g), int each, ARRAY(all), ARRAY(saved),
-                                      LABELS, int n, int to_labels)
+    /* of x and of soft labels; each: a g for each row. all: sum q */
+    __kernel void label_loss_backward(ARRAY(dx), float beta, ARRAY(dp), float beta_p, ARRAY(g), int each,
+                                      ARRAY(all), ARRAY(saved), LABELS, int n)
     {
-        BASE(dx) BASE(g) BASE(all) BASE(saved) BASE(x) BASE(labels) BASE(v) ITEM(i, n)
+        BASE(dx) BASE(dp) BASE(g) BASE(all) BASE(saved) BASE(x) BASE(labels) BASE(v) ITEM(i, n)
         const int c = i / plane % channels; const int row = i / (plane * channels) * plane + i % plane;
         const float label = soft ? 0.0f : labels[row]; const float w = v ? v[c] : 1.0f;
         const float p = soft ? labels[i] : label == (float)c ? 1.0f : 0.0f;
         const float log_y = nll ? 0.0f : x[i] - saved[2 * row] - saved[2 * row + 1];
         const float q = w * ((1.0f - e) * p + e / (float)channels);
-        const float d = to_labels ? -w * (1.0f - e) * log_y : (nll ? 0.0f : exp(log_y) * all[row]) - q;
-        ADD(dx[i], !soft && is_ignored(label, ignored) ? 0.0f : g[each ? row : 0] * d)
+        const float d = (nll ? 0.0f : exp(log_y) * all[row]) - q; const float g_ = g[each ? row : 0];
+        if (dx) ADD(dx[i], !soft && is_ignored(label, ignored) ? 0.0f : g_ * d)
+        if (dp) ADD_BY(beta_p, dp[i], g_ * -w * (1.0f - e) * log_y)
     }),
 
     /* The other losses have a term for each element of x and t, times a factor: how = 0 mse, 1 l1, 2 huber, 3
@@ -1703,21 +1685,22 @@ static const char *const cnncl_source[] = {
         sum = group_sum(sum, part);
         if (!each && get_local_id(0) == 0) y[z] = factor * sum;
     }
-    /* to_target: the gradient of t, else that of x */
-    __kernel void pair_loss_backward(ARRAY(dx), float beta, ARRAY(x), ARRAY(t), int each, ARRAY(dloss),
-                                     ARRAY(p), ARRAY(w), int channels, int plane, int n, int how,
-                                     float delta, float gamma, float factor, int to_target)
+    __kernel void pair_loss_backward(ARRAY(dx), float beta, ARRAY(dt), float beta_t, ARRAY(x), ARRAY(t),
+                                     int each, ARRAY(dloss), ARRAY(p), ARRAY(w), int channels, int plane,
+                                     int n, int how, float delta, float gamma, float factor)
     {
-        BASE(dx) BASE(x) BASE(t) BASE(dloss) BASE(p) BASE(w) ITEM(i, n)
+        BASE(dx) BASE(dt) BASE(x) BASE(t) BASE(dloss) BASE(p) BASE(w) ITEM(i, n)
         const float d = x[i] - t[i]; const int c = i / plane % channels;
         const float more = p ? p[c] - 1.0f : 0.0f; const float s = 1.0f / (1.0f + exp(-x[i]));
-        float f = how == 0 ? 2.0f * d
-                : how == 1 ? (float)((d > 0.0f) - (d < 0.0f))
-                : how == 2 ? (d < -delta ? -delta : d > delta ? delta : d)
-                : s - t[i] - more * t[i] * (1.0f - s);
-        if (how == 4) f = focal(x[i], t[i], delta, gamma, 1 + to_target);
-        else if (to_target) f = how == 3 ? more * softplus_of_minus(x[i]) - x[i] : -f;
-        ADD(dx[i], f * (w ? w[c] : 1.0f) * factor * dloss[each ? i : 0])
+        const float f = how == 0 ? 2.0f * d
+                      : how == 1 ? (float)((d > 0.0f) - (d < 0.0f))
+                      : how == 2 ? (d < -delta ? -delta : d > delta ? delta : d)
+                      : how == 3 ? s - t[i] - more * t[i] * (1.0f - s) : focal(x[i], t[i], delta, gamma, 1);
+        const float to_t = how < 3 ? -f : how == 3 ? more * softplus_of_minus(x[i]) - x[i]
+                         : focal(x[i], t[i], delta, gamma, 2);
+        const float g = (w ? w[c] : 1.0f) * factor * dloss[each ? i : 0];
+        if (dx) ADD(dx[i], f * g)
+        if (dt) ADD_BY(beta_t, dt[i], to_t * g)
     }),
     CNNCL_SOURCE(
     /* dice: of channel j of x (N C,P) the sums I = sum p t and S = sum p + t, as in the room; part z of its
@@ -1759,70 +1742,53 @@ static const char *const cnncl_source[] = {
         BASE(y) BASE(sums) ITEM(j, n)
         y[j] = 1.0f - dice_overlap(sums, j, n, smooth);
     }
-    /* of p, or of masks t, when the other one is the target; each: a dloss for each channel */
-    __kernel void dice_backward(ARRAY(dp), float beta, ARRAY(sums), ARRAY(dloss), int each, float factor,
-                                ARRAY(t), int is_label, int channels, int plane, int ignored, ARRAY(labels),
-                                float smooth, int n)
+    /* of p, and of masks t; each: a dloss for each channel */
+    __kernel void dice_backward(ARRAY(dp), float beta, ARRAY(dt), float beta_t, ARRAY(sums), ARRAY(dloss),
+                                int each, float factor, ARRAY(p), ARRAY(t), int is_label, int channels,
+                                int plane, int ignored, float smooth, int n)
     {
-        BASE(dp) BASE(sums) BASE(dloss) BASE(t) BASE(labels) ITEM(i, n)
+        BASE(dp) BASE(dt) BASE(sums) BASE(dloss) BASE(p) BASE(t) ITEM(i, n)
         const int j = i / plane; const int pixel = i % plane;
-        const float f = 2.0f * dice_target(t, j, pixel, is_label, channels, plane)
-            - dice_overlap(sums, j, n / plane, smooth);
-        ADD(dp[i], dice_ignores(labels, j, pixel, is_label, channels, plane, ignored) ? 0.0f
-                   : -factor * dloss[each ? j : 0] * f / (sums[n / plane + j] + smooth))
+        const int none = dice_ignores(t, j, pixel, is_label, channels, plane, ignored);
+        const float overlap = dice_overlap(sums, j, n / plane, smooth);
+        const float g = -factor * dloss[each ? j : 0] / (sums[n / plane + j] + smooth);
+        const float target = dice_target(t, j, pixel, is_label, channels, plane);
+        if (dp) ADD(dp[i], none ? 0.0f : g * (2.0f * target - overlap))
+        if (dt) ADD_BY(beta_t, dt[i], none ? 0.0f : g * (2.0f * p[i] - overlap))
     }),
 
-    /* The updates, named as the rows of cnn.h; the formulas stand there. */
-    "#define UPDATE(name) __kernel void name(ARRAY(w), ARRAY(dw), ARRAY(slot), ulong stride, int n, \\\n"
-    "    float lr, float decay, float momentum, float share, int nesterov, float beta1, float beta2, \\\n"
-    "    float rate, float scale, float alpha, float eps)\n"
-    "#define START BASE(w) BASE(dw) BASE(slot) ITEM(i, n) const float d = dw[i] + decay * w[i];\n"
+    /* The updates, by the optimizers' names; the formulas stand at their rows in cnn.h. */
+    "enum { " CNNCL_OPTIMIZERS(CNNCL_NAME_BY) "BY_all };\n"
     "#define SLOT(k) slot[i + k * stride]\n"
     CNNCL_SOURCE(
-    UPDATE(sgd)
+    __kernel void update(ARRAY(w), ARRAY(dw), ARRAY(slot), ulong stride, int n, int how, float lr,
+                         float decay, float momentum, float share, int nesterov, float beta1, float beta2,
+                         float rate, float scale, float alpha, float eps)
     {
-        START
-        if (momentum > 0.0f) SLOT(0) = momentum * SLOT(0) + share * d;
-        w[i] -= lr * (momentum == 0.0f ? d : nesterov ? d + momentum * SLOT(0) : SLOT(0));
-    }
-    float adam_step(__global float *m, __global float *v, float d, float beta1, float beta2, float scale,
-                    float eps)
-    {
-        *m = beta1 * *m + (1.0f - beta1) * d;
-        *v = beta2 * *v + (1.0f - beta2) * d * d;
-        return *m / (sqrt(*v) * scale + eps);
-    }
-    UPDATE(adam)
-    {
-        START
-        w[i] -= rate * adam_step(&SLOT(0), &SLOT(1), d, beta1, beta2, scale, eps);
-    }
-    UPDATE(adamw)
-    {
-        START
-        const float step = rate * adam_step(&SLOT(0), &SLOT(1), dw[i], beta1, beta2, scale, eps);
-        w[i] = (1.0f - lr * decay) * w[i] - step;
-    }
-    UPDATE(rmsprop)
-    {
-        START
-        SLOT(0) = alpha * SLOT(0) + (1.0f - alpha) * d * d;
-        SLOT(1) = momentum * SLOT(1) + d / (sqrt(SLOT(0)) + eps);
-        w[i] -= lr * SLOT(1);
-    }
-    UPDATE(rmsprop_centered)
-    {
-        START
-        SLOT(0) = alpha * SLOT(0) + (1.0f - alpha) * d * d;
-        SLOT(2) = alpha * SLOT(2) + (1.0f - alpha) * d;
-        SLOT(1) = momentum * SLOT(1) + d / (sqrt(max(SLOT(0) - SLOT(2) * SLOT(2), 0.0f)) + eps);
-        w[i] -= lr * SLOT(1);
-    }
-    UPDATE(adagrad)
-    {
-        START
-        SLOT(0) += d * d;
-        w[i] -= lr * (d / (sqrt(SLOT(0)) + eps));
+        BASE(w) BASE(dw) BASE(slot) ITEM(i, n)
+        const float d = how == BY_adamw ? dw[i] : dw[i] + decay * w[i];
+        float step = 0.0f;
+        if (how == BY_sgd) {
+            if (momentum > 0.0f) SLOT(0) = momentum * SLOT(0) + share * d;
+            step = lr * (momentum == 0.0f ? d : nesterov ? d + momentum * SLOT(0) : SLOT(0));
+        } else if (how == BY_adam || how == BY_adamw) {
+            SLOT(0) = beta1 * SLOT(0) + (1.0f - beta1) * d;
+            SLOT(1) = beta2 * SLOT(1) + (1.0f - beta2) * d * d;
+            step = rate * (SLOT(0) / (sqrt(SLOT(1)) * scale + eps));
+        } else if (how == BY_adagrad) {
+            SLOT(0) += d * d;
+            step = lr * (d / (sqrt(SLOT(0)) + eps));
+        } else {                                                     /* rmsprop, and with a mean gradient */
+            SLOT(0) = alpha * SLOT(0) + (1.0f - alpha) * d * d;
+            float square = SLOT(0);
+            if (how == BY_rmsprop_centered) {
+                SLOT(2) = alpha * SLOT(2) + (1.0f - alpha) * d;
+                square = max(SLOT(0) - SLOT(2) * SLOT(2), 0.0f);
+            }
+            SLOT(1) = momentum * SLOT(1) + d / (sqrt(square) + eps);
+            step = lr * SLOT(1);
+        }
+        w[i] = (how == BY_adamw ? (1.0f - lr * decay) * w[i] : w[i]) - step;
     }
 
     /* Running sums, one for each group, from 0 where `anew`: of x^2, and of the rows whose label's logit is
@@ -2036,6 +2002,12 @@ static cnn_place cnncl_saved(const cnn_tensor *y, cnn_mode mode)
 {
     return y->op->saved && mode == CNN_TRAIN ? cnn_place_saved(y) : cnncl_none;
 }
+/* An array and its shape. */
+typedef struct { cnn_place place; cnn_shape shape; } cnncl_view;
+#define CNNCL_VIEW(v) CNNCL_ARRAY((v).place), CNNCL_SHAPE((v).shape)
+static cnncl_view cnncl_row(cnn_place p, int n) { return (cnncl_view){ p, { 1, 1, 1, n } }; }
+static cnncl_view cnncl_data_of(const cnn_tensor *t) { return (cnncl_view){ cnn_place_data(t), t->shape }; }
+static cnncl_view cnncl_grad_of(const cnn_tensor *t) { return (cnncl_view){ cnncl_grad(t), t->shape }; }
 static const cnn_tensor *cnncl_in(const cnn_tensor *y, int i) { return i < y->n_in ? y->in[i] : NULL; }
 
 /* FNV-1a (Fowler, Noll, Vo 1991), going on from `hash`; 0 at first. */
@@ -2304,36 +2276,25 @@ static int cnncl_group_parts(const cnncl *d, int groups, int k, size_t size, int
    more. One item for each sum if they are short, else one group, or as many as it takes to keep the device
    busy. */
 enum { CNNCL_SUM, CNNCL_MOST, CNNCL_LEAST, CNNCL_PRODUCTS };        /* how; products take x and u */
-static bool cnncl_fold(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, int how, cnn_place x,
-                       cnn_shape xs, cnn_place u, cnn_shape us)
+static bool cnncl_fold(cnncl *d, cnncl_view y, float beta, float factor, int how, cnncl_view x, cnncl_view u)
 {
-    const int       n = cnncl_len(ys), count = cnncl_len(xs) / n;
-    const bool      items = count <= (n < 4096 ? 32 : 1024);
+    const int       n = cnncl_len(y.shape), count = cnncl_len(x.shape) / n;
+    const int       lanes = count <= (n < 4096 ? 32 : 1024) ? 1 : CNNCL_GROUP;
     int             length = count;
-    const int       parts = items ? 1 : cnncl_group_parts(d, n, count, (size_t)n, &length);
-    const cnn_place slices = { d->slices, 0 }, to = parts > 1 ? slices : y;
-    const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_SHAPE(ys), CNNCL_ARRAY(x), CNNCL_SHAPE(xs),
-                              CNNCL_ARRAY(u), CNNCL_SHAPE(us), CNNCL_INT(how), CNNCL_INT(n), CNNCL_INT(count),
-                              CNNCL_INT(length), CNNCL_FLOAT(parts > 1 ? 0 : beta),
-                              CNNCL_FLOAT(parts > 1 ? 1 : factor) };
-    const cnn_shape one = { 1, 1, 1, n }, all = { 1, 1, parts, n };
-    const int       then = how < CNNCL_PRODUCTS ? how : CNNCL_SUM, n_args = (int)(sizeof arg / sizeof *arg);
-    return cnncl_run(d, items ? CNNCL_fold : CNNCL_fold_group, n, parts, 1, arg, n_args) &&
-           (parts == 1 || cnncl_fold(d, y, one, beta, factor, then, slices, all, slices, all));
+    const int       parts = lanes == 1 ? 1 : cnncl_group_parts(d, n, count, (size_t)n, &length);
+    const bool      cut = parts > 1;
+    const cnn_place slices = { d->slices, 0 };
+    const cnncl_view all = { slices, { 1, 1, parts, n } };
+    return CNNCL_RUN(d, fold, cnncl_part_length(n, CNNCL_GROUP / lanes), parts, 1,
+                     CNNCL_ARRAY(cut ? slices : y.place), CNNCL_SHAPE(y.shape), CNNCL_VIEW(x), CNNCL_VIEW(u),
+                     CNNCL_INT(how), CNNCL_INT(n), CNNCL_INT(count), CNNCL_INT(length), CNNCL_INT(lanes),
+                     CNNCL_FLOAT(cut ? 0 : beta), CNNCL_FLOAT(cut ? 1 : factor)) &&
+           (!cut || cnncl_fold(d, cnncl_row(y.place, n), beta, factor,
+                               how < CNNCL_PRODUCTS ? how : CNNCL_SUM, all, all));
 }
-static bool cnncl_total(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x,
-                        cnn_shape xs)
+static bool cnncl_total(cnncl *d, cnncl_view y, float beta, float factor, cnncl_view x)
 {
-    return cnncl_fold(d, y, ys, beta, factor, CNNCL_SUM, x, xs, x, xs);
-}
-
-/* y = beta y + factor x + offset, x stretched to the shape of y. */
-static bool cnncl_spread(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x,
-                         cnn_shape xs, float offset)
-{
-    int n = cnncl_len(ys);
-    return CNNCL_RUN(d, spread, n, 1, 1, CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(x), CNNCL_SHAPE(xs),
-                     CNNCL_INT(n), CNNCL_FLOAT(beta), CNNCL_FLOAT(factor), CNNCL_FLOAT(offset));
+    return cnncl_fold(d, y, beta, factor, CNNCL_SUM, x, x);
 }
 
 /* One of CNNCL_ACTIVATIONS, with its constants. */
@@ -2347,27 +2308,29 @@ static cnncl_function cnncl_finish(cnncl_function f)
     const bool in_tile = f.how == CNNCL_IS_relu || f.how == CNNCL_IS_leaky_relu || f.how == CNNCL_IS_clamp;
     return in_tile ? f : cnncl_identity;
 }
-/* y = f(x), of n numbers; y = beta y + x. */
+/* y = beta y + f(a op b), or f(a) where b has no array, both stretched; op: its place in cnncl_binary, or one
+   of these. */
+enum { CNNCL_DIV = 3, CNNCL_EQUAL = 8, CNNCL_SLOPE };
+static const cnncl_view cnncl_no_view = { { NULL, 0 }, { 1, 1, 1, 1 } };
+static bool cnncl_same_shape(cnn_shape a, cnn_shape b) { return memcmp(&a, &b, sizeof a) == 0; }
+static bool cnncl_stretch(cnncl *d, cnncl_view y, float beta, int op, cnncl_view a, cnncl_view b,
+                          cnncl_function f)
+{
+    const int  n = cnncl_len(y.shape);
+    const bool plain = cnncl_same_shape(a.shape, y.shape) &&
+                       (!b.place.buffer || cnncl_same_shape(b.shape, y.shape));
+    return CNNCL_RUN(d, stretch, n, 1, 1, CNNCL_VIEW(y), CNNCL_FLOAT(beta), CNNCL_VIEW(a), CNNCL_VIEW(b),
+                     CNNCL_INT(n), CNNCL_INT(plain), CNNCL_INT(op), CNNCL_FUNCTION(f));
+}
+/* y = beta y + factor x + offset, x stretched; y = f(x), of n numbers. */
+static bool cnncl_spread(cnncl *d, cnncl_view y, float beta, float factor, cnncl_view x, float offset)
+{
+    const cnncl_function f = { CNNCL_IS_scale, { factor, offset } };
+    return cnncl_stretch(d, y, beta, 0, x, cnncl_no_view, f);
+}
 static bool cnncl_map(cnncl *d, cnn_place y, cnn_place x, int n, cnncl_function f)
 {
-    return CNNCL_RUN(d, map_forward, n, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_INT(n),
-                     CNNCL_FUNCTION(f));
-}
-static bool cnncl_add(cnncl *d, cnn_place y, float beta, cnn_place x, int n)
-{
-    return CNNCL_RUN(d, map_backward, n, 1, 1, CNNCL_ARRAY(y), CNNCL_FLOAT(beta), CNNCL_ARRAY(x),
-                     CNNCL_ARRAY(x), CNNCL_INT(n), CNNCL_FUNCTION(cnncl_identity));
-}
-/* y = f(a op b), both stretched; op: its place in cnncl_binary. */
-static bool cnncl_same_shape(cnn_shape a, cnn_shape b) { return memcmp(&a, &b, sizeof a) == 0; }
-static bool cnncl_stretch(cnncl *d, cnn_place y, cnn_shape ys, int op, cnn_place a, cnn_shape as, cnn_place b,
-                          cnn_shape bs, cnncl_function f)
-{
-    const int  n = cnncl_len(ys);
-    const bool plain = cnncl_same_shape(as, ys) && cnncl_same_shape(bs, ys);
-    return CNNCL_RUN(d, stretch, n, 1, 1, CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(a), CNNCL_SHAPE(as),
-                     CNNCL_ARRAY(b), CNNCL_SHAPE(bs), CNNCL_INT(n), CNNCL_INT(plain), CNNCL_INT(op),
-                     CNNCL_FUNCTION(f));
+    return cnncl_stretch(d, cnncl_row(y, n), 0, 0, cnncl_row(x, n), cnncl_no_view, f);
 }
 /* What was left out of the last kernel: y = f(y), if no tile does that. */
 static bool cnncl_finish_after(cnncl *d, cnn_place y, int n, cnncl_function f)
@@ -2438,15 +2401,13 @@ static bool cnncl_run_product(cnncl *d, const cnncl_product *p, int tile, int pa
 {
     const int            side = cnncl_sides[tile];
     const cnncl_function f = cnncl_finish(p->f);
-    const cnncl_arg arg[] = { CNNCL_ARRAY(p->c), CNNCL_INT(p->ldc), CNNCL_ULONG(p->c_step),
-                              CNNCL_FLOAT(p->beta), CNNCL_ARRAY(p->a), CNNCL_INT(p->a_row),
-                              CNNCL_INT(p->a_col), CNNCL_ULONG(p->a_step), CNNCL_ARRAY(p->b),
-                              CNNCL_INT(p->b_row), CNNCL_INT(p->b_col), CNNCL_ULONG(p->b_step),
-                              CNNCL_INT(p->m), CNNCL_INT(p->n), CNNCL_INT(p->k),
-                              CNNCL_INT(cnncl_part_length(p->k, parts)), CNNCL_INT(parts),
-                              CNNCL_ARRAY(p->bias), CNNCL_FUNCTION(f), CNNCL_ARRAY(p->sums) };
-    return cnncl_run(d, CNNCL_product_128 + tile, (p->n + side - 1) / side, (p->m + side - 1) / side,
-                     p->count * parts, arg, (int)(sizeof arg / sizeof *arg));
+    return CNNCL_RUN_NUMBER(d, CNNCL_product_128 + tile, (p->n + side - 1) / side, (p->m + side - 1) / side,
+                            p->count * parts, CNNCL_ARRAY(p->c), CNNCL_INT(p->ldc), CNNCL_ULONG(p->c_step),
+                            CNNCL_FLOAT(p->beta), CNNCL_ARRAY(p->a), CNNCL_INT(p->a_row), CNNCL_INT(p->a_col),
+                            CNNCL_ULONG(p->a_step), CNNCL_ARRAY(p->b), CNNCL_INT(p->b_row),
+                            CNNCL_INT(p->b_col), CNNCL_ULONG(p->b_step), CNNCL_INT(p->m), CNNCL_INT(p->n),
+                            CNNCL_INT(p->k), CNNCL_INT(cnncl_part_length(p->k, parts)), CNNCL_INT(parts),
+                            CNNCL_ARRAY(p->bias), CNNCL_FUNCTION(f), CNNCL_ARRAY(p->sums));
 }
 
 static uint64_t cnncl_product_key(const cnncl_product *p)
@@ -2496,12 +2457,11 @@ static bool cnncl_gemm(cnncl *d, cnncl_product p)
     if (event && e != 0) d->events--;
     d->clblast = e == 0;                          /* no memory for its copies, perhaps: on without it */
     if (e != 0) return cnncl_own_gemm(d, p);
-    const cnn_shape s = { p.m, p.n, 1, 1 }, row = { 1, p.n, 1, 1 }, as = { p.k, p.m, 1, 1 },
-        one = { 1, p.m, 1, 1 };
-    const bool map = p.f.how != CNNCL_IS_NOTHING;
-    return cnncl_flush(d) && (p.bias.buffer ? cnncl_stretch(d, p.c, s, 0, p.c, s, p.bias, row, p.f)
-                                            : !map || cnncl_map(d, p.c, p.c, p.m * p.n, p.f)) &&
-           (!p.sums.buffer || cnncl_total(d, p.sums, one, 1, 1, p.a, as));
+    const cnncl_view c = { p.c, { p.m, p.n, 1, 1 } }, bias = { p.bias, { 1, p.n, 1, 1 } };
+    const cnncl_view a = { p.a, { p.k, p.m, 1, 1 } }, sums = { p.sums, { 1, p.m, 1, 1 } };
+    const bool       more = p.bias.buffer || p.f.how != CNNCL_IS_NOTHING;
+    return cnncl_flush(d) && (!more || cnncl_stretch(d, c, 0, 0, c, bias, p.f)) &&
+           (!p.sums.buffer || cnncl_total(d, sums, 1, 1, a));
 }
 
 /* ===========================================================================================================
@@ -2538,6 +2498,23 @@ static cnncl_function cnncl_function_of(const cnn_tensor *y)
         if (k[i]) memcpy(&f.k[i], (const char *)y->args + k[i], sizeof f.k[i]);
     if (y->op == &cnn_op_gelu) f.k[0] = ((const cnn_gelu_args *)y->args)->tanh ? 1.0f : 0.0f;
     return f;
+}
+
+/* An option, by name: 0 where the operation has none of it. */
+static void cnncl_read_option(const cnn_tensor *y, const char *name, void *value)
+{
+    for (const cnn_field *f = y->op->fields; f && f->name; f++)
+        if (strcmp(f->name, name) == 0) memcpy(value, (const char *)y->args + f->offset, sizeof(int));
+}
+static int cnncl_option(const cnn_tensor *y, const char *name)
+{
+    int value = 0;
+    return cnncl_read_option(y, name, &value), value;
+}
+static float cnncl_constant(const cnn_tensor *y, const char *name)
+{
+    float value = 0;
+    return cnncl_read_option(y, name, &value), value;
 }
 
 /* What runs next in the place of y: behind batch norm the sum with another array of its shape, times sign,
@@ -2614,16 +2591,23 @@ static cnncl_conv cnncl_conv_of(const cnn_tensor *y)
                                    : CNNCL_CONV_OF(b, y->shape, y->in[0]->shape);
 }
 static int cnncl_min(int a, int b) { return a < b ? a : b; }
-static bool cnncl_is_depthwise(const cnncl_conv *g) { return g->groups > 1 && g->groups == g->ic; }
 
-/* One pass of a convolution: CNNCL_TO_Y, ..., a tile, Winograd or the rule. */
+/* One pass of a convolution: CNNCL_TO_Y, ..., a tile, Winograd or the rule. To x, g is turned: ic, h and w
+   are those of dy, which is read. */
 typedef struct { cnncl_conv g; int pass, way; bool exact; cnn_place scratch; } cnncl_task;
+static cnncl_conv cnncl_turned(cnncl_conv g)
+{
+    const cnncl_conv from = g;
+    g.ic = from.oc, g.h = from.oh, g.w = from.ow, g.oc = from.ic, g.oh = from.h, g.ow = from.w;
+    return g;
+}
+static bool cnncl_is_depthwise(const cnncl_task *t)
+{
+    return t->g.groups > 1 && t->g.groups == (t->pass == CNNCL_TO_X ? t->g.oc : t->g.ic);
+}
 
 /* Winograd's tiles of 4 x 4 outputs, in one image of the result. */
-static int cnncl_wino_tiles(const cnncl_conv *g, bool back)
-{
-    return ((back ? g->h : g->oh) + 3) / 4 * (((back ? g->w : g->ow) + 3) / 4);
-}
+static int cnncl_wino_tiles(const cnncl_conv *g) { return (g->oh + 3) / 4 * ((g->ow + 3) / 4); }
 static bool cnncl_wino_may(const cnncl *d, const cnncl_task *t)
 {
     const cnncl_conv *g = &t->g;
@@ -2634,9 +2618,8 @@ static bool cnncl_wino_may(const cnncl *d, const cnncl_task *t)
    be used, by enough channels. */
 static bool cnncl_wino_pays(const cnncl *d, const cnncl_task *t)
 {
-    const bool back = t->pass == CNNCL_TO_X;
-    const int  pixels = back ? t->g.h * t->g.w : t->g.oh * t->g.ow;
-    const bool many = t->g.ic >= 16 && t->g.oc >= 16 && pixels >= 8 * cnncl_wino_tiles(&t->g, back);
+    const cnncl_conv *g = &t->g;
+    const bool        many = g->ic >= 16 && g->oc >= 16 && g->oh * g->ow >= 8 * cnncl_wino_tiles(g);
     return cnncl_wino_may(d, t) && (d->winograd > 0 || many);
 }
 static uint64_t cnncl_task_key(const cnncl_task *t)
@@ -2648,6 +2631,7 @@ static uint64_t cnncl_task_key(const cnncl_task *t)
 static cnncl_task cnncl_task_of(const cnncl *d, const cnn_tensor *y, int pass)
 {
     cnncl_task t = { cnncl_conv_of(y), pass, CNNCL_BY_RULE, cnn_is_exact(y), cnn_place_scratch(y->graph) };
+    if (pass == CNNCL_TO_X) t.g = cnncl_turned(t.g);
     if (d->n_tuned) t.way = cnncl_measured(d, cnncl_task_key(&t));
     if (t.way == CNNCL_WINOGRAD ? !cnncl_wino_may(d, &t) : t.way == CNNCL_BY_RULE)
         t.way = cnncl_wino_pays(d, &t) ? CNNCL_WINOGRAD : CNNCL_BY_RULE;
@@ -2655,13 +2639,14 @@ static cnncl_task cnncl_task_of(const cnncl *d, const cnn_tensor *y, int pass)
 }
 
 /* How many of its tiles at once: the arrays stay in the device's cache, but each unit gets four groups. */
-static int cnncl_wino_chunk(const cnncl *d, const cnncl_conv *g, int tiles)
+static int cnncl_wino_chunk(const cnncl *d, const cnncl_conv *g)
 {
     const size_t tile = 36 * sizeof(float) * ((size_t)g->ic + (size_t)g->oc), most = d->workspace / tile;
     const int    rows = 36 * ((cnncl_min(g->ic, g->oc) + 63) / 64);
     const size_t least = d->tight ? 1 : 64 * (size_t)((4 * d->units + rows - 1) / rows);
     const size_t chunk = most > least ? most : least;
-    return chunk < (size_t)tiles * (size_t)g->n ? (int)chunk : tiles * g->n;
+    const int    all = cnncl_wino_tiles(g) * g->n;
+    return chunk < (size_t)all ? (int)chunk : all;
 }
 static int cnncl_wino_parts(const cnncl *d, const cnncl_conv *g, int count)
 {
@@ -2671,11 +2656,9 @@ static int cnncl_wino_parts(const cnncl *d, const cnncl_conv *g, int count)
 /* V; U or Z; products, or the gradient of U. */
 static size_t cnncl_wino_scratch(const cnncl *d, const cnncl_task *t)
 {
-    const int    tiles = cnncl_wino_tiles(&t->g, t->pass == CNNCL_TO_X);
-    const size_t count = (size_t)cnncl_wino_chunk(d, &t->g, tiles),
-        weights = (size_t)t->g.ic * (size_t)t->g.oc;
-    const size_t arrays = count * ((size_t)t->g.ic + (size_t)t->g.oc);
-    return 36 * (arrays + weights * (size_t)cnncl_wino_parts(d, &t->g, (int)count)) * sizeof(float);
+    const size_t ic = (size_t)t->g.ic, oc = (size_t)t->g.oc, count = (size_t)cnncl_wino_chunk(d, &t->g);
+    const size_t parts = (size_t)cnncl_wino_parts(d, &t->g, (int)count);
+    return 36 * (count * (ic + oc) + ic * oc * parts) * sizeof(float);
 }
 /* Of all three passes, also by the rule: so go batches of a size that was not measured. */
 static size_t cnncl_conv_scratch(const cnncl *d, const cnn_tensor *y)
@@ -2695,12 +2678,10 @@ static bool cnncl_wino(cnncl *d, const cnncl_task *t, cnn_place y, float beta, c
                        cnn_place b, cnncl_function f)
 {
     const cnncl_conv *g = &t->g;
-    const bool   back = t->pass == CNNCL_TO_X;
-    const int    in = back ? g->oc : g->ic, out = back ? g->ic : g->oc, tiles = cnncl_wino_tiles(g, back);
+    const int    in = g->ic, out = g->oc, all = cnncl_wino_tiles(g) * g->n;
     const size_t weights = (size_t)in * (size_t)out;
-    const int    all = tiles * g->n;
     cnn_place    u = t->scratch, v = cnncl_place_at(u, 36 * weights);
-    for (int first = 0, count, chunk = cnncl_wino_chunk(d, g, tiles); first < all; first += count) {
+    for (int first = 0, count, chunk = cnncl_wino_chunk(d, g); first < all; first += count) {
         count = cnncl_min(chunk, all - first);
         const size_t  n_v = (size_t)in * (size_t)count, n_m = (size_t)out * (size_t)count;
         cnn_place     m = cnncl_place_at(v, 36 * n_v);
@@ -2708,12 +2689,12 @@ static bool cnncl_wino(cnncl *d, const cnncl_task *t, cnn_place y, float beta, c
                             .b_col = 1, .m = out, .n = count, .k = in, .count = 36, .c_step = n_m,
                             .a_step = weights, .b_step = n_v };
         if (!CNNCL_RUN(d, wino_in, (int)(n_v + (first ? 0 : weights)), 1, 1, CNNCL_ARRAY(v), CNNCL_ARRAY(x),
-                       CNNCL_ARRAY(u), CNNCL_ARRAY(w), CNNCL_CONV(*g), CNNCL_INT(back), CNNCL_INT(first),
-                       CNNCL_INT(count), CNNCL_INT(!first)) ||
+                       CNNCL_ARRAY(u), CNNCL_ARRAY(w), CNNCL_CONV(*g), CNNCL_INT(t->pass == CNNCL_TO_X),
+                       CNNCL_INT(first), CNNCL_INT(count), CNNCL_INT(!first)) ||
             !cnncl_run_product(d, &p, cnncl_tile_for(d, CNNCL_BY_RULE, out, count, 36), 1) ||
             !CNNCL_RUN(d, wino_out, (int)n_m, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(m), CNNCL_ARRAY(b),
-                       CNNCL_CONV(*g), CNNCL_INT(back), CNNCL_INT(first), CNNCL_INT(count),
-                       CNNCL_FLOAT(beta), CNNCL_FUNCTION(cnncl_finish(f)))) return false;
+                       CNNCL_CONV(*g), CNNCL_INT(first), CNNCL_INT(count), CNNCL_FLOAT(beta),
+                       CNNCL_FUNCTION(cnncl_finish(f)))) return false;
     }
     return true;
 }
@@ -2722,8 +2703,8 @@ static bool cnncl_wino(cnncl *d, const cnncl_task *t, cnn_place y, float beta, c
 static bool cnncl_wino_weights(cnncl *d, const cnncl_task *t, cnn_place dw, cnn_place dy, cnn_place x)
 {
     const cnncl_conv *g = &t->g;
-    const int    tiles = cnncl_wino_tiles(g, false), all = tiles * g->n, weights = g->ic * g->oc;
-    const int    chunk = cnncl_wino_chunk(d, g, tiles), parts = cnncl_wino_parts(d, g, chunk);
+    const int    all = cnncl_wino_tiles(g) * g->n, weights = g->ic * g->oc;
+    const int    chunk = cnncl_wino_chunk(d, g), parts = cnncl_wino_parts(d, g, chunk);
     cnn_place    du = t->scratch, v = cnncl_place_at(du, 36 * (size_t)weights * (size_t)parts);
     for (int first = 0, count; first < all; first += count) {
         count = cnncl_min(chunk, all - first);
@@ -2749,16 +2730,15 @@ static bool cnncl_convolve(cnncl *d, const cnncl_task *t, cnn_place y, float bet
 {
     const cnncl_conv *g = &t->g;
     const bool back = t->pass == CNNCL_TO_X;
-    const int  rows = (back ? g->ic : g->oc) / g->groups, n = g->n * (back ? g->ic * g->h * g->w
-                                                                           : g->oc * g->oh * g->ow);
-    const int  across = back ? cnncl_min(g->sw, g->w) : 1, down = back ? cnncl_min(g->sh, g->h) : 1;
-    const int  pixels = g->n * (back ? ((g->h - 1) / g->sh + 1) * ((g->w - 1) / g->sw + 1) : g->oh * g->ow);
-    const int  grid = g->groups * across * down;
+    const int  rows = g->oc / g->groups, n = g->n * g->oc * g->oh * g->ow;
+    const int  sh = back ? g->sh : 1, sw = back ? g->sw : 1;                     /* so many phases, at most */
+    const int  pixels = g->n * ((g->oh - 1) / sh + 1) * ((g->ow - 1) / sw + 1);
+    const int  grid = g->groups * cnncl_min(sw, g->ow) * cnncl_min(sh, g->oh);
     const int  tile = cnncl_tile_for(d, t->way, rows, pixels, grid), side = cnncl_sides[tile];
     const cnncl_function now = cnncl_finish(f);
     if (t->way == CNNCL_WINOGRAD) {
         if (!cnncl_wino(d, t, y, beta, x, w, b, f)) return false;
-    } else if (cnncl_is_depthwise(g)) {
+    } else if (cnncl_is_depthwise(t)) {
         if (!CNNCL_RUN_NUMBER(d, back ? CNNCL_depthwise_data : CNNCL_depthwise_forward, n, 1, 1,
                               CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_ARRAY(w), CNNCL_ARRAY(b), CNNCL_CONV(*g),
                               CNNCL_INT(n), CNNCL_FLOAT(beta), CNNCL_FUNCTION(now))) return false;
@@ -2777,10 +2757,10 @@ static bool cnncl_convolve_weights(cnncl *d, const cnncl_task *t, cnn_place dw, 
     const int    columns = g->ic / g->groups * g->kh * g->kw, rows = g->oc / g->groups, n = g->oc * columns;
     const int    pixels = g->n * g->oh * g->ow, n_db = db.buffer ? g->oc : 0;
     if (t->way == CNNCL_WINOGRAD) {
-        const cnn_shape ys = { g->n, g->oc, g->oh, g->ow }, bs = { 1, g->oc, 1, 1 };
-        return cnncl_wino_weights(d, t, dw, dy, x) && (!n_db || cnncl_total(d, db, bs, 1, 1, dy, ys));
+        const cnncl_view all = { dy, { g->n, g->oc, g->oh, g->ow } }, sums = { db, { 1, g->oc, 1, 1 } };
+        return cnncl_wino_weights(d, t, dw, dy, x) && (!n_db || cnncl_total(d, sums, 1, 1, all));
     }
-    const bool   depthwise = cnncl_is_depthwise(g);
+    const bool   depthwise = cnncl_is_depthwise(t);
     const int    most = pixels / 256 > 1 ? pixels / 256 : 1;
     const int    tile = cnncl_tile_for(d, t->way, rows, columns, g->groups * most), side = cnncl_sides[tile];
     const size_t size = (size_t)n + (size_t)n_db;
@@ -2789,21 +2769,20 @@ static bool cnncl_convolve_weights(cnncl *d, const cnncl_task *t, cnn_place dw, 
     const bool   add = parts > 1;
     const cnn_place slices = { d->slices, 0 }, to = add ? slices : dw;
     const cnn_place to_b = add && n_db ? cnncl_place_at(slices, (size_t)n) : db;
-    const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_ARRAY(to_b), CNNCL_ULONG(size), CNNCL_ARRAY(x),
-                              CNNCL_ARRAY(dy), CNNCL_CONV(*g), CNNCL_INT(length), CNNCL_FLOAT(add ? 0 : 1) };
-    const int n_args = (int)(sizeof arg / sizeof *arg);
-    return (depthwise ? cnncl_run(d, CNNCL_depthwise_weights, g->oc, g->kh, parts, arg, n_args)
-            : cnncl_run(d, CNNCL_weights_128 + tile, (columns + side - 1) / side, (rows + side - 1) / side,
-                        g->groups * parts, arg, n_args)) &&
+    return CNNCL_RUN_NUMBER(d, depthwise ? CNNCL_depthwise_weights : CNNCL_weights_128 + tile,
+                            depthwise ? g->oc : (columns + side - 1) / side,
+                            depthwise ? g->kh : (rows + side - 1) / side,
+                            depthwise ? parts : g->groups * parts, CNNCL_ARRAY(to), CNNCL_ARRAY(to_b),
+                            CNNCL_ULONG(size), CNNCL_ARRAY(x), CNNCL_ARRAY(dy), CNNCL_CONV(*g),
+                            CNNCL_INT(length), CNNCL_FLOAT(add ? 0 : 1)) &&
            (!add || cnncl_add_slices(d, dw, n, db, n_db, parts, 1, cnncl_none, 1, cnncl_identity));
 }
 
 /* db += the sum of dy over all but the channels, where there is a bias that wants it: operand 2. */
 static bool cnncl_bias_backward(cnncl *d, cnn_tensor *y)
 {
-    const cnn_shape bs = { 1, y->shape.c, 1, 1 };
-    const cnn_place db = cnncl_grad(cnncl_in(y, 2));
-    return !db.buffer || cnncl_total(d, db, bs, 1, 1, cnn_place_grad(y), y->shape);
+    const cnncl_view db = { cnncl_grad(cnncl_in(y, 2)), { 1, y->shape.c, 1, 1 } };
+    return !db.place.buffer || cnncl_total(d, db, 1, 1, cnncl_grad_of(y));
 }
 
 /* Of a transposed convolution, forward is the pass to x of the convolution from y to x, and so on. */
@@ -2911,9 +2890,6 @@ CNNCL_BACKWARD(pool)
 
 /* ---- Sums over extents: sum, mean and global_avg_pool fold x into y, and spread dy over dx. ---- */
 
-/* Places in the kernel stretch. */
-enum { CNNCL_DIV = 3, CNNCL_EQUAL = 8 };
-
 static float cnncl_reduce_factor(const cnn_tensor *y)
 {
     const bool mean = y->op == &cnn_op_mean || y->op == &cnn_op_global_avg_pool;
@@ -2923,29 +2899,26 @@ static bool cnncl_is_most(const cnn_tensor *y) { return y->op == &cnn_op_amax ||
 
 CNNCL_FORWARD(reduce)
 {
-    const cnn_place x = cnn_place_data(y->in[0]);
-    const cnn_shape xs = y->in[0]->shape;
+    const cnncl_view x = cnncl_data_of(y->in[0]);
     const int how = !cnncl_is_most(y) ? CNNCL_SUM : y->op == &cnn_op_amax ? CNNCL_MOST : CNNCL_LEAST;
-    return cnncl_fold(d, cnn_place_data(y), y->shape, 0, cnncl_reduce_factor(y), how, x, xs, x, xs);
+    return cnncl_fold(d, cnncl_data_of(y), 0, cnncl_reduce_factor(y), how, x, x);
 }
 CNNCL_BACKWARD(reduce)
 {
-    cnn_tensor *x = y->in[0];
-    return cnncl_spread(d, cnn_place_grad(x), x->shape, cnncl_beta(y, 0), cnncl_reduce_factor(y),
-                        cnn_place_grad(y), y->shape, 0);
+    const float factor = cnncl_reduce_factor(y);
+    return cnncl_spread(d, cnncl_grad_of(y->in[0]), cnncl_beta(y, 0), factor, cnncl_grad_of(y), 0);
 }
 
 /* Which are equal to y, how many, and dy for each of them. */
 CNNCL_BACKWARD(most)
 {
-    cnn_tensor     *x = y->in[0];
-    const cnn_shape xs = x->shape, ys = y->shape;
-    cnn_place       equal = cnn_place_scratch(y->graph), share = cnncl_place_at(equal, (size_t)cnncl_len(xs));
-    return cnncl_stretch(d, equal, xs, CNNCL_EQUAL, cnn_place_data(x), xs, cnn_place_data(y), ys,
-                         cnncl_identity) &&
-           cnncl_total(d, share, ys, 0, 1, equal, xs) &&
-           cnncl_stretch(d, share, ys, CNNCL_DIV, cnn_place_grad(y), ys, share, ys, cnncl_identity) &&
-           cnncl_fold(d, cnn_place_grad(x), xs, cnncl_beta(y, 0), 1, CNNCL_PRODUCTS, equal, xs, share, ys);
+    const cnn_tensor *x = y->in[0];
+    const cnncl_view  equal = { cnn_place_scratch(y->graph), x->shape };
+    const cnncl_view  share = { cnncl_place_at(equal.place, (size_t)cnncl_len(x->shape)), y->shape };
+    return cnncl_stretch(d, equal, 0, CNNCL_EQUAL, cnncl_data_of(x), cnncl_data_of(y), cnncl_identity) &&
+           cnncl_total(d, share, 0, 1, equal) &&
+           cnncl_stretch(d, share, 0, CNNCL_DIV, cnncl_grad_of(y), share, cnncl_identity) &&
+           cnncl_fold(d, cnncl_grad_of(x), cnncl_beta(y, 0), 1, CNNCL_PRODUCTS, equal, share);
 }
 
 /* ---- add, sub, mul, ...: forward stretches both operands, backward folds dy back into each. ---- */
@@ -2961,45 +2934,30 @@ static int cnncl_binary(const cnn_tensor *y)
 }
 CNNCL_FORWARD(binary)
 {
-    const cnn_tensor *a = y->in[0], *b = y->in[1];
+    const cnncl_view a = cnncl_data_of(y->in[0]), b = cnncl_data_of(y->in[1]);
     return cnncl_is_joined(y) ||
-           cnncl_stretch(d, cnn_place_data(y), y->shape, cnncl_binary(y), cnn_place_data(a),
-                         a->shape, cnn_place_data(b), b->shape, cnncl_chain_of(y).f);
+           cnncl_stretch(d, cnncl_data_of(y), 0, cnncl_binary(y), a, b, cnncl_chain_of(y).f);
 }
 CNNCL_BACKWARD(binary)
 {
     const int how = cnncl_binary(y), n = cnncl_len(y->shape);
+    const int fold = y->op == &cnn_op_mul ? CNNCL_PRODUCTS : CNNCL_SUM;
     const bool has_slope = how >= CNNCL_DIV;
+    const cnncl_view a = cnncl_data_of(y->in[0]), b = cnncl_data_of(y->in[1]), dy = cnncl_grad_of(y);
     for (int i = 0; i < 2 && !cnncl_is_joined_backward(y); i++) {
-        cnn_tensor *x = y->in[i], *other = y->in[1 - i];
-        const cnn_place u = cnn_place_data(other), dx = cnn_place_grad(x), dy = cnn_place_grad(y);
-        const bool      all = has_slope && cnncl_same_shape(x->shape, y->shape);       /* nothing to fold */
-        const cnn_place to = all ? dx : cnn_place_scratch(y->graph);
-        const float     factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f, beta = cnncl_beta(y, i);
-        if (!x->needs_grad || (i == 0 && cnncl_is_sum(y) && cnncl_same_place(dx, dy))) continue;
+        const cnncl_view dx = cnncl_grad_of(y->in[i]);
+        const bool       all = has_slope && cnncl_same_shape(dx.shape, dy.shape);      /* nothing to fold */
+        const cnncl_view part = { all ? dx.place : cnn_place_scratch(y->graph), dy.shape };
+        const float      factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f, beta = cnncl_beta(y, i);
+        if (!dx.place.buffer) continue;
+        if (i == 0 && cnncl_is_sum(y) && cnncl_same_place(dx.place, dy.place)) continue;
         if (has_slope &&
-            !CNNCL_RUN(d, stretch_back, n, 1, 1, CNNCL_ARRAY(to), CNNCL_FLOAT(all ? beta : 0),
-                       CNNCL_ARRAY(dy), CNNCL_SHAPE(y->shape), CNNCL_DATA(y->in[0]),
-                       CNNCL_SHAPE(y->in[0]->shape), CNNCL_DATA(y->in[1]), CNNCL_SHAPE(y->in[1]->shape),
-                       CNNCL_INT(n), CNNCL_INT(how), CNNCL_INT(i))) return false;
-        const int fold = y->op == &cnn_op_mul ? CNNCL_PRODUCTS : CNNCL_SUM;
-        if (!all && !cnncl_fold(d, dx, x->shape, beta, factor, fold, has_slope ? to : dy, y->shape, u,
-                                other->shape)) return false;
+            !CNNCL_RUN(d, stretch_back, n, 1, 1, CNNCL_ARRAY(part.place), CNNCL_FLOAT(all ? beta : 0),
+                       CNNCL_VIEW(dy), CNNCL_VIEW(a), CNNCL_VIEW(b), CNNCL_INT(n), CNNCL_INT(how),
+                       CNNCL_INT(i))) return false;
+        if (!all && !cnncl_fold(d, dx, beta, factor, fold, has_slope ? part : dy, i ? a : b)) return false;
     }
     return true;
-}
-
-CNNCL_FORWARD(scale)
-{
-    const cnn_scale_args *a = y->args;
-    return cnncl_spread(d, cnn_place_data(y), y->shape, 0, a->factor,
-                        cnn_place_data(y->in[0]), y->shape, a->offset);
-}
-CNNCL_BACKWARD(scale)
-{
-    const cnn_scale_args *a = y->args;
-    return cnncl_spread(d, cnn_place_grad(y->in[0]), y->shape, cnncl_beta(y, 0), a->factor,
-                        cnn_place_grad(y), y->shape, 0);
 }
 
 /* ---- Copies ---- */
@@ -3011,8 +2969,8 @@ CNNCL_FORWARD(reshape)
 }
 CNNCL_BACKWARD(reshape)
 {
-    const cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y);
-    return cnncl_same_place(dx, dy) || cnncl_add(d, dx, cnncl_beta(y, 0), dy, cnncl_len(y->shape));
+    const cnncl_view dx = cnncl_grad_of(y->in[0]), dy = { cnn_place_grad(y), dx.shape };
+    return cnncl_same_place(dx.place, dy.place) || cnncl_spread(d, dx, cnncl_beta(y, 0), 1, dy, 0);
 }
 
 /* What only moves numbers (op->move): y from its operands; or, back, their gradients from that of y. */
@@ -3081,12 +3039,10 @@ CNNCL_FORWARD(map)
 }
 CNNCL_BACKWARD(map)
 {
-    cnncl_function f = cnncl_function_of(y);
-    int            n = cnncl_len(y->shape);
+    const cnn_tensor *read = y->op->flags & CNN_READS_X ? y->in[0] : y;
     return cnncl_is_joined_backward(y) ||
-           CNNCL_RUN(d, map_backward, n, 1, 1, CNNCL_ADDED(y, 0),
-                     CNNCL_GRAD(y), CNNCL_DATA(y->op->flags & CNN_READS_X ? y->in[0] : y), CNNCL_INT(n),
-                     CNNCL_FUNCTION(f));
+           cnncl_stretch(d, cnncl_grad_of(y->in[0]), cnncl_beta(y, 0), CNNCL_SLOPE, cnncl_grad_of(y),
+                         cnncl_data_of(read), cnncl_function_of(y));
 }
 
 /* ---- softmax and its logarithm ---- */
@@ -3170,7 +3126,6 @@ static cnncl_norm cnncl_norm_of(const cnncl *d, const cnn_tensor *y, cnn_mode mo
 {
     const bool batch = y->op == &cnn_op_batch_norm, rms = y->op == &cnn_op_rms_norm;
     const bool layer = rms || y->op == &cnn_op_layer_norm;
-    const cnn_batch_norm_args *of_batch = batch ? y->args : NULL;
     const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
     const cnn_norm_args       *a = y->args;
     const cnn_shape s = y->shape;
@@ -3185,7 +3140,7 @@ static cnncl_norm cnncl_norm_of(const cnncl *d, const cnn_tensor *y, cnn_mode mo
         v.channels = s.n * rows, v.plane = v.count = all / rows;
         v.sample = layer ? v.plane : all, v.share = layer ? 1 : plane;
     }
-    v.eps = batch ? of_batch->eps : group ? group->eps : a->eps, v.momentum = batch ? of_batch->momentum : 0;
+    v.eps = cnncl_constant(y, "eps"), v.momentum = cnncl_constant(y, "momentum");
     v.length = cnncl_part_length(v.count, cnncl_norm_slices(d, v.channels, v.count));
     v.slices = cnncl_part_length(v.count, v.length);
     return v;
@@ -3251,40 +3206,26 @@ CNNCL_BACKWARD(norm)
 
 /* ---- Losses ---- */
 
-/* An option that is an int, 0 where the operation has none. */
-static int cnncl_option(const cnn_tensor *y, const char *name)
-{
-    int value = 0;
-    for (const cnn_field *f = y->op->fields; f && f->name; f++)
-        if (strcmp(f->name, name) == 0) memcpy(&value, (const char *)y->args + f->offset, sizeof value);
-    return value;
-}
 static bool cnncl_each(const cnn_tensor *y) { return cnncl_option(y, "reduction") == CNN_NONE; }
 
 /* What each of n terms counts in their mean, or in their sum. */
 static float cnncl_share(const cnn_tensor *y, int n)
 {
-    return cnncl_option(y, "reduction") == CNN_MEAN ? 1 / (float)n : 1.0f;
+    const float factor = cnncl_option(y, "smooth_l1") ? 1 / cnncl_constant(y, "delta") : 1;
+    return cnncl_option(y, "reduction") == CNN_MEAN ? factor * (1 / (float)n) : factor;
 }
 
-/* With its labels, and the class weights v. In scratch: the gradient
-   of all terms, the sums of the parts, and behind them a number for each row. */
-typedef struct {
-    cnn_place x, labels, v;
-    int       soft, nll, channels, plane, rows, lanes, how, length, parts;
-    float     smoothing;
-} cnncl_labels;
+/* With labels. In scratch: the gradient of all terms, the sums of the parts, and behind them a number for
+   each row. */
+typedef struct { int nll, channels, plane, rows, lanes, how, length, parts; } cnncl_labels;
 enum { CNNCL_PART_SUMS = 2, CNNCL_ROWS = 2 + 2 * CNNCL_SUMS };
 
 static cnncl_labels cnncl_labels_of(const cnncl *d, const cnn_tensor *y)
 {
     const cnn_shape s = y->in[0]->shape;
-    const bool      nll = y->op == &cnn_op_nll;
-    const cnn_softmax_cross_entropy_args *a = y->args;
-    cnncl_labels l = { cnn_place_data(y->in[0]), cnn_place_data(y->in[1]), cnncl_data(cnncl_in(y, 2)),
-                       y->in[1]->shape.c > 1, nll, s.c, cnncl_plane(s), s.n * cnncl_plane(s),
-                       nll ? 1 : cnncl_lanes(s.c, cnncl_plane(s)), cnncl_option(y, "reduction"), 0, 0,
-                       nll ? 0.0f : a->smoothing };
+    const int       plane = cnncl_plane(s), nll = y->op == &cnn_op_nll;
+    cnncl_labels    l = { nll, s.c, plane, s.n * plane, nll ? 1 : cnncl_lanes(s.c, plane),
+                          cnncl_option(y, "reduction"), 0, 0 };
     const int at_once = CNNCL_GROUP / l.lanes, turns = cnncl_part_length(l.rows, at_once);   /* of a group */
     const int parts = cnncl_parts(d, 1, CNNCL_GROUP * turns, CNNCL_SLICES / CNNCL_SUMS);
     l.length = at_once * cnncl_part_length(turns, parts);
@@ -3292,9 +3233,9 @@ static cnncl_labels cnncl_labels_of(const cnncl *d, const cnn_tensor *y)
     return l;
 }
 #define CNNCL_LABELS(y, l)                                                                                   \
-    CNNCL_ARRAY((l)->x), CNNCL_ARRAY((l)->labels), CNNCL_ARRAY((l)->v), CNNCL_INT((l)->soft),                \
-    CNNCL_INT(cnncl_option(y, "ignore_index")), CNNCL_INT((l)->nll),                                         \
-    CNNCL_FLOAT((l)->smoothing), CNNCL_INT((l)->channels), CNNCL_INT((l)->plane)
+    CNNCL_DATA((y)->in[0]), CNNCL_DATA((y)->in[1]), CNNCL_DATA(cnncl_in(y, 2)),                              \
+    CNNCL_INT((y)->in[1]->shape.c > 1), CNNCL_INT(cnncl_option(y, "ignore_index")), CNNCL_INT((l)->nll),     \
+    CNNCL_FLOAT(cnncl_constant(y, "smoothing")), CNNCL_INT((l)->channels), CNNCL_INT((l)->plane)
 
 /* Forward: the terms, and what becomes of them. Back: sum q of each row, and the gradient of a term. */
 static bool cnncl_label_rows(cnncl *d, cnn_tensor *y, const cnncl_labels *l, cnn_place saved, bool back)
@@ -3322,38 +3263,24 @@ CNNCL_BACKWARD(label_loss)
     const int          n = l.rows * l.channels;
     const cnn_place    scratch = cnn_place_scratch(y->graph), all = cnncl_place_at(scratch, CNNCL_ROWS);
     const cnn_place    g = each ? cnn_place_grad(y) : scratch, saved = cnncl_saved(y, CNN_TRAIN);
-    bool               good = cnncl_label_rows(d, y, &l, cnncl_none, true);
-    for (int i = 0; i < 2 && good; i++) {
-        if (!y->in[i]->needs_grad) continue;
-        good = CNNCL_RUN(d, label_loss_backward, n, 1, 1, CNNCL_ADDED(y, i),
-                         CNNCL_ARRAY(g), CNNCL_INT(each), CNNCL_ARRAY(all), CNNCL_ARRAY(saved),
-                         CNNCL_LABELS(y, &l), CNNCL_INT(n), CNNCL_INT(i));
-    }
-    return good;
+    return cnncl_label_rows(d, y, &l, cnncl_none, true) &&
+           CNNCL_RUN(d, label_loss_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_ADDED(y, 1), CNNCL_ARRAY(g),
+                     CNNCL_INT(each), CNNCL_ARRAY(all), CNNCL_ARRAY(saved), CNNCL_LABELS(y, &l),
+                     CNNCL_INT(n));
 }
 
-/* Between two arrays. Its last arguments, the same both ways: p and w, and the constants. */
+/* Between two arrays. Its last arguments, the same both ways: p and w, and the constants: huber's delta, or
+   focal's alpha and gamma. */
 static int cnncl_pair(const cnn_tensor *y)
 {
     return y->op == &cnn_op_mse ? 0 : y->op == &cnn_op_l1 ? 1 : y->op == &cnn_op_huber ? 2
          : y->op == &cnn_op_bce_with_logits ? 3 : 4;
 }
-/* The constants: huber's delta and factor, focal's alpha and gamma. */
-static float cnncl_huber(const cnn_tensor *y, bool factor)
-{
-    const cnn_huber_args         *a = y->op == &cnn_op_huber ? y->args : NULL;
-    const cnn_sigmoid_focal_args *b = y->op == &cnn_op_sigmoid_focal ? y->args : NULL;
-    return factor ? (a && a->smooth_l1 ? 1 / a->delta : 1.0f) : a ? a->delta : b ? b->alpha : 0.0f;
-}
-static float cnncl_gamma(const cnn_tensor *y)
-{
-    return y->op == &cnn_op_sigmoid_focal ? ((const cnn_sigmoid_focal_args *)y->args)->gamma : 0.0f;
-}
 #define CNNCL_PAIR(y)                                                                                        \
     CNNCL_DATA(cnncl_in(y, 2)), CNNCL_DATA(cnncl_in(y, 3)), CNNCL_INT((y)->in[0]->shape.c),                  \
     CNNCL_INT(cnncl_plane((y)->in[0]->shape)), CNNCL_INT(n), CNNCL_INT(cnncl_pair(y)),                       \
-    CNNCL_FLOAT(cnncl_huber(y, false)), CNNCL_FLOAT(cnncl_gamma(y)),                                         \
-    CNNCL_FLOAT(cnncl_huber(y, true) * cnncl_share(y, n))
+    CNNCL_FLOAT(cnncl_constant(y, (y)->op == &cnn_op_huber ? "delta" : "alpha")),                            \
+    CNNCL_FLOAT(cnncl_constant(y, "gamma")), CNNCL_FLOAT(cnncl_share(y, n))
 
 CNNCL_FORWARD(pair_loss)
 {
@@ -3363,28 +3290,22 @@ CNNCL_FORWARD(pair_loss)
     int             length = 4 * CNNCL_GROUP, parts = cnncl_part_length(n, length);
     if (!each) parts = cnncl_group_parts(d, 1, n, 1, &length);
     const cnn_place to = each || parts == 1 ? cnn_place_data(y) : slices;
-    const cnn_shape one = { 1, 1, 1, 1 }, all = { 1, 1, 1, parts };
     return CNNCL_RUN(d, pair_loss_forward, parts, 1, 1, CNNCL_ARRAY(to), CNNCL_DATA(y->in[0]),
                      CNNCL_DATA(y->in[1]), CNNCL_INT(each), CNNCL_INT(length), CNNCL_PAIR(y)) &&
-           (each || parts == 1 || cnncl_total(d, cnn_place_data(y), one, 0, 1, slices, all));
+           (each || parts == 1 || cnncl_total(d, cnncl_data_of(y), 0, 1, cnncl_row(slices, parts)));
 }
 CNNCL_BACKWARD(pair_loss)
 {
     const int n = cnncl_len(y->in[0]->shape);
-    for (int i = 0; i < 2; i++) {
-        if (!y->in[i]->needs_grad) continue;
-        if (!CNNCL_RUN(d, pair_loss_backward, n, 1, 1, CNNCL_ADDED(y, i), CNNCL_DATA(y->in[0]),
-                       CNNCL_DATA(y->in[1]), CNNCL_INT(cnncl_each(y)), CNNCL_GRAD(y), CNNCL_PAIR(y),
-                       CNNCL_INT(i))) return false;
-    }
-    return true;
+    return CNNCL_RUN(d, pair_loss_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_ADDED(y, 1),
+                     CNNCL_DATA(y->in[0]), CNNCL_DATA(y->in[1]), CNNCL_INT(cnncl_each(y)), CNNCL_GRAD(y),
+                     CNNCL_PAIR(y));
 }
 
 /* Overlaps of channels; in scratch: their two sums, and the terms. */
 #define CNNCL_DICE(y)                                                                                        \
     CNNCL_INT((y)->in[1]->shape.c != (y)->in[0]->shape.c), CNNCL_INT((y)->in[0]->shape.c),                   \
     CNNCL_INT(cnncl_plane((y)->in[0]->shape)), CNNCL_INT(cnncl_option(y, "ignore_index"))
-static float cnncl_smooth(const cnn_tensor *y) { return ((const cnn_dice_args *)y->args)->smooth; }
 
 static bool cnncl_dice_sums(cnncl *d, const cnn_tensor *y)
 {
@@ -3392,38 +3313,33 @@ static bool cnncl_dice_sums(cnncl *d, const cnn_tensor *y)
     const int       n = s.n * s.c;
     int             length;
     const int       parts = cnncl_group_parts(d, n, cnncl_plane(s), 2 * (size_t)n, &length);
-    const cnn_place slices = { d->slices, 0 }, sums = cnn_place_scratch(y->graph),
-        to = parts > 1 ? slices : sums;
-    const cnn_shape one = { 1, 1, 1, 2 * n }, all = { 1, 1, parts, 2 * n };
+    const cnncl_view slices = { { d->slices, 0 }, { 1, 1, parts, 2 * n } };
+    const cnncl_view sums = cnncl_row(cnn_place_scratch(y->graph), 2 * n);
+    const cnn_place  to = parts > 1 ? slices.place : sums.place;
     return CNNCL_RUN(d, dice_sums, n, parts, 1, CNNCL_ARRAY(to), CNNCL_DATA(y->in[0]), CNNCL_DATA(y->in[1]),
                      CNNCL_DICE(y), CNNCL_INT(length)) &&
-           (parts == 1 || cnncl_total(d, sums, one, 0, 1, slices, all));
+           (parts == 1 || cnncl_total(d, sums, 0, 1, slices));
 }
 CNNCL_FORWARD(dice)
 {
     const bool      each = cnncl_each(y);
     const int       n = y->in[0]->shape.n * y->in[0]->shape.c;
     const cnn_place sums = cnn_place_scratch(y->graph), terms = cnncl_place_at(sums, 2 * (size_t)n);
-    const cnn_place out = cnn_place_data(y), to = each ? out : terms;
-    const cnn_shape one = { 1, 1, 1, 1 }, all = { 1, 1, 1, n };
+    const cnn_place to = each ? cnn_place_data(y) : terms;
     return (y->in[1]->shape.c == y->in[0]->shape.c || cnn_check_labels(y)) && cnncl_dice_sums(d, y) &&
            CNNCL_RUN(d, dice_forward, n, 1, 1, CNNCL_ARRAY(to), CNNCL_ARRAY(sums),
-                     CNNCL_FLOAT(cnncl_smooth(y)), CNNCL_INT(n)) &&
-           (each || cnncl_total(d, out, one, 0, cnncl_share(y, n), terms, all));
+                     CNNCL_FLOAT(cnncl_constant(y, "smooth")), CNNCL_INT(n)) &&
+           (each || cnncl_total(d, cnncl_data_of(y), 0, cnncl_share(y, n), cnncl_row(terms, n)));
 }
 CNNCL_BACKWARD(dice)
 {
     const int       n = cnncl_len(y->in[0]->shape), channels = y->in[0]->shape.n * y->in[0]->shape.c;
     const cnn_place sums = cnn_place_scratch(y->graph);
-    bool            good = cnncl_dice_sums(d, y);
-    for (int i = 0; i < 2 && good; i++) {
-        if (!y->in[i]->needs_grad) continue;
-        good = CNNCL_RUN(d, dice_backward, n, 1, 1, CNNCL_ADDED(y, i),
-                         CNNCL_ARRAY(sums), CNNCL_GRAD(y), CNNCL_INT(cnncl_each(y)),
-                         CNNCL_FLOAT(cnncl_share(y, channels)), CNNCL_DATA(y->in[1 - i]), CNNCL_DICE(y),
-                         CNNCL_DATA(y->in[1]), CNNCL_FLOAT(cnncl_smooth(y)), CNNCL_INT(n));
-    }
-    return good;
+    return cnncl_dice_sums(d, y) &&
+           CNNCL_RUN(d, dice_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_ADDED(y, 1), CNNCL_ARRAY(sums),
+                     CNNCL_GRAD(y), CNNCL_INT(cnncl_each(y)), CNNCL_FLOAT(cnncl_share(y, channels)),
+                     CNNCL_DATA(y->in[0]), CNNCL_DATA(y->in[1]), CNNCL_DICE(y),
+                     CNNCL_FLOAT(cnncl_constant(y, "smooth")), CNNCL_INT(n));
 }
 
 /* ---- Training beside the rows ---- */
@@ -3433,22 +3349,20 @@ CNNCL_BACKWARD(dice)
 static bool cnncl_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w, cnn_place dw,
                          cnn_place slots, size_t n, size_t slot_stride, const cnn_step_args *a, long step)
 {
-    static const struct { const cnn_optimizer *(*row)(void); int kernel; } rows[] = {
-        { cnn_sgd, CNNCL_sgd }, { cnn_adam, CNNCL_adam }, { cnn_adamw, CNNCL_adamw },
-        { cnn_rmsprop, CNNCL_rmsprop }, { cnn_rmsprop_centered, CNNCL_rmsprop_centered },
-        { cnn_adagrad, CNNCL_adagrad } };
-    const size_t n_rows = sizeof rows / sizeof *rows;
+#define CNNCL_OPTIMIZER(name) cnn_##name,
+    static const cnn_optimizer *(*const rows[])(void) = { CNNCL_OPTIMIZERS(CNNCL_OPTIMIZER) };
+    const int    n_rows = sizeof rows / sizeof *rows;
     const double t = (double)step + 1, rate = (double)a->lr / (1 - pow((double)a->beta1, t));
     const double scale = 1 / sqrt(1 - pow((double)a->beta2, t));
-    size_t k = 0;
-    while (k < n_rows && rows[k].row() != o) k++;
+    int k = 0;
+    while (k < n_rows && rows[k]() != o) k++;
     if (k == n_rows || n > INT_MAX) return false;
-    return CNNCL_RUN_NUMBER(cnncl_of(dev), rows[k].kernel, (int)n, 1, 1, CNNCL_ARRAY(w), CNNCL_ARRAY(dw),
-                            CNNCL_ARRAY(slots), CNNCL_ULONG(slot_stride), CNNCL_INT((int)n),
-                            CNNCL_FLOAT(a->lr), CNNCL_FLOAT(a->weight_decay), CNNCL_FLOAT(a->momentum),
-                            CNNCL_FLOAT(step ? 1 - a->dampening : 1), CNNCL_INT(a->nesterov),
-                            CNNCL_FLOAT(a->beta1), CNNCL_FLOAT(a->beta2), CNNCL_FLOAT((float)rate),
-                            CNNCL_FLOAT((float)scale), CNNCL_FLOAT(a->alpha), CNNCL_FLOAT(a->eps));
+    return CNNCL_RUN(cnncl_of(dev), update, (int)n, 1, 1, CNNCL_ARRAY(w), CNNCL_ARRAY(dw), CNNCL_ARRAY(slots),
+                     CNNCL_ULONG(slot_stride), CNNCL_INT((int)n), CNNCL_INT(k), CNNCL_FLOAT(a->lr),
+                     CNNCL_FLOAT(a->weight_decay), CNNCL_FLOAT(a->momentum),
+                     CNNCL_FLOAT(step ? 1 - a->dampening : 1), CNNCL_INT(a->nesterov), CNNCL_FLOAT(a->beta1),
+                     CNNCL_FLOAT(a->beta2), CNNCL_FLOAT((float)rate), CNNCL_FLOAT((float)scale),
+                     CNNCL_FLOAT(a->alpha), CNNCL_FLOAT(a->eps));
 }
 
 /* y = beta y + factor x, of any n. */
@@ -3457,8 +3371,7 @@ static bool cnncl_linear(cnn_backend *dev, cnn_place y, size_t n, float beta, fl
     bool good = true;
     for (size_t part; n > 0 && good; n -= part, y.at += part, x.at += part) {
         part = n < CNNCL_MOST_ITEMS ? n : CNNCL_MOST_ITEMS;
-        const cnn_shape s = { 1, 1, 1, (int)part };
-        good = cnncl_spread(cnncl_of(dev), y, s, beta, factor, x, s, 0);
+        good = cnncl_spread(cnncl_of(dev), cnncl_row(y, (int)part), beta, factor, cnncl_row(x, (int)part), 0);
     }
     return good;
 }
@@ -3474,39 +3387,39 @@ static bool cnncl_mix(cnn_backend *dev, cnn_place a, cnn_place x, size_t n, floa
 /* Groups for a running sum: always as many, as each adds to what it has. */
 static int cnncl_running(const cnncl *d) { return cnncl_min(2 * d->units, CNNCL_SUMS); }
 
+/* The sums of the groups, of which a running sum consists, if they are asked for. */
+static bool cnncl_take(cnncl *d, size_t at, void *parts, bool wanted)
+{
+    const size_t one = sizeof(float);
+    return !wanted || cnncl_download(&d->base, d->slices, at * one, parts, (size_t)cnncl_running(d) * one);
+}
 static bool cnncl_squares(cnn_backend *dev, cnn_place x, size_t n, bool anew, double *take)
 {
-    cnncl     *d = cnncl_of(dev);
-    cnn_place  sums = { d->slices, CNNCL_SLICES };
-    float      part[CNNCL_SUMS];
-    const int  groups = cnncl_running(d);
+    cnncl    *d = cnncl_of(dev);
+    cnn_place sums = { d->slices, CNNCL_SLICES };
+    float     part[CNNCL_SUMS];
     for (size_t some; n > 0; n -= some, x.at += some, anew = false) {
         some = n < CNNCL_MOST_ITEMS ? n : CNNCL_MOST_ITEMS;
-        if (!CNNCL_RUN(d, squares, groups, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(x), CNNCL_INT((int)some),
-                       CNNCL_INT(anew))) return false;
+        if (!CNNCL_RUN(d, squares, cnncl_running(d), 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(x),
+                       CNNCL_INT((int)some), CNNCL_INT(anew))) return false;
     }
-    if (!take) return true;
-    if (!cnncl_download(dev, d->slices, sums.at * sizeof *part, part,
-                        (size_t)groups * sizeof *part)) return false;
-    *take = 0;
-    for (int i = 0; i < groups; i++) *take += (double)part[i];
+    if (!cnncl_take(d, sums.at, part, take != NULL)) return false;
+    if (take) *take = 0;
+    for (int i = 0; take && i < cnncl_running(d); i++) *take += (double)part[i];
     return true;
 }
-
 static bool cnncl_correct(cnn_backend *dev, cnn_place logits, cnn_shape s, cnn_place labels, bool anew,
                           int *take)
 {
     cnncl    *d = cnncl_of(dev);
     cnn_place sums = { d->slices, CNNCL_SLICES + CNNCL_SUMS };
     cl_int    part[CNNCL_SUMS];
-    const int plane = cnncl_plane(s), groups = cnncl_running(d);
-    if (!CNNCL_RUN(d, correct, groups, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(logits), CNNCL_ARRAY(labels),
-                   CNNCL_INT(s.c), CNNCL_INT(plane), CNNCL_INT(s.n * plane), CNNCL_INT(anew))) return false;
-    if (!take) return true;
-    if (!cnncl_download(dev, d->slices, sums.at * sizeof *part, part,
-                        (size_t)groups * sizeof *part)) return false;
-    *take = 0;
-    for (int i = 0; i < groups; i++) *take += part[i];
+    const int plane = cnncl_plane(s);
+    if (!CNNCL_RUN(d, correct, cnncl_running(d), 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(logits),
+                   CNNCL_ARRAY(labels), CNNCL_INT(s.c), CNNCL_INT(plane), CNNCL_INT(s.n * plane),
+                   CNNCL_INT(anew)) || !cnncl_take(d, sums.at, part, take != NULL)) return false;
+    if (take) *take = 0;
+    for (int i = 0; take && i < cnncl_running(d); i++) *take += part[i];
     return true;
 }
 
@@ -3590,7 +3503,7 @@ static void cnncl_tune_layer(cnncl *d, const cnn_tensor *y)
         if (conv) {
             const int way = transposed && pass != CNNCL_TO_W ? CNNCL_TO_X - pass : pass;
             t.task = cnncl_task_of(d, y, way);
-            if (cnncl_is_depthwise(&t.task.g)) continue;
+            if (cnncl_is_depthwise(&t.task)) continue;
             const cnn_tensor *from = transposed ? y : x, *to = transposed ? x : y;
             cnncl_tune(d, &t, cnn_count(from), cnn_count(w), cnn_count(to));
         } else {
@@ -3647,7 +3560,7 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(dense, product) CNNCL_ROW(matmul, product)
     CNNCL_ROW(max_pool, pool) CNNCL_ROW(global_max_pool, pool) CNNCL_ROW(avg_pool, pool)
     CNNCL_ROW(adaptive_avg_pool, pool) CNNCL_ROW(global_avg_pool, reduce) CNNCL_ROW(sum, reduce)
-    CNNCL_ROW(mean, reduce) CNNCL_MOST_ROW(amax) CNNCL_MOST_ROW(amin) CNNCL_ROW(scale, scale)
+    CNNCL_ROW(mean, reduce) CNNCL_MOST_ROW(amax) CNNCL_MOST_ROW(amin)
     CNNCL_ROW(add, binary) CNNCL_ROW(sub, binary) CNNCL_ROW(mul, binary) CNNCL_ROW(div, binary)
     CNNCL_ROW(maximum, binary) CNNCL_ROW(minimum, binary) CNNCL_ROW(pow, binary)
     CNNCL_ROW(reshape, reshape) CNNCL_ROW(concat, move) CNNCL_ROW(slice, move) CNNCL_ROW(permute, move)
