@@ -3564,6 +3564,23 @@ CNN_API bool  cnn_grad_is_first(const cnn_tensor *y, int i)
 CNN_API bool  cnn_grad_is_new(const cnn_tensor *y) { return cnn_grad_is_first(y, 0); }
 CNN_API bool  cnn_is_exact(const cnn_tensor *y)    { return y->graph->cpu.exact; }
 
+/* The stream of a node in this training step. */
+static uint64_t cnn__stream(const cnn_tensor *y)
+{
+    return ((uint64_t)(y->graph->draw + 1u) << 32) | (uint32_t)y->index;
+}
+
+CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
+{
+    return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
+}
+CNN_API void cnn_random_key(const cnn_tensor *y, uint64_t *key, uint64_t *stream)
+{
+    *key = y->graph->config.seed, *stream = cnn__stream(y);
+}
+
+/* ---- What many rooms have in common: one loop for both ways, and names after the operation ---- */
+
 /* Forward and backward of a room with one loop for both, cnn__NAME_job: see cnn__pass. */
 #define CNN__PASSES(op_name, steps, units)                                                                   \
     static void cnn__##op_name##_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)                           \
@@ -3585,21 +3602,6 @@ CNN_API bool  cnn_is_exact(const cnn_tensor *y)    { return y->graph->cpu.exact;
 #define CNN__LAYER(op_name, shape_rule, options, ...)                                                        \
     CNN__ROW(op_name, shape_rule, options, __VA_ARGS__)                                                      \
     CNN__UNARY(cnn_##op_name##_, op_name, cnn_##options##_args)
-
-/* The stream of a node in this training step. */
-static uint64_t cnn__stream(const cnn_tensor *y)
-{
-    return ((uint64_t)(y->graph->draw + 1u) << 32) | (uint32_t)y->index;
-}
-
-CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
-{
-    return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
-}
-CNN_API void cnn_random_key(const cnn_tensor *y, uint64_t *key, uint64_t *stream)
-{
-    *key = y->graph->config.seed, *stream = cnn__stream(y);
-}
 
 /* ---- Windows: what convolution and pooling share, along one axis ---- */
 
