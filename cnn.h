@@ -778,8 +778,7 @@ typedef bool (*cnn_fill)(cnn_request *, void *user);           /* false after an
    several properties. Pixels that came as bytes stay bytes, and become (byte/255 - mean[c]) / deviation[c]
    when fed (a deviation that is not positive counts as 1). A value, not a pointer: the loaders return it. If
    loading failed, count is 0 and error says why (cnn_fit passes that on to the graph); it still has to be
-   given to cnn_dataset_free. Only mean, deviation and names may be written, as for a net that was trained
-   elsewhere with others. */
+   given to cnn_dataset_free. Only mean, deviation and names may be set, as for a net trained elsewhere. */
 typedef struct cnn_dataset {
     int                  count, classes;        /* samples; classes = largest label + 1 */
     cnn_shape            shape, target;         /* of one sample, and of one target: n = 1 */
@@ -875,8 +874,7 @@ CNN_API void        cnn_shuffle(cnn_dataset *, uint64_t seed);
 CNN_API cnn_dataset cnn_split(const cnn_dataset *, int first, int count);
 /* What a net has to know of its data when it is used: mean and deviation, and the names of the classes.
    cnn_fit takes them over; else cnn_remember does. They go into model files, and cnn_load remembers them.
-   cnn_recall gives them to a data set, which names them no longer than the graph lives. Class name: NULL if
-   none is known. */
+   cnn_recall gives them to a data set, for as long as the graph lives. Class name: NULL if none is known. */
 CNN_API bool        cnn_remember(cnn_graph *, const cnn_dataset *);
 CNN_API void        cnn_recall(const cnn_graph *, cnn_dataset *);
 CNN_API const char *cnn_class_name(const cnn_graph *, int k);
@@ -899,16 +897,13 @@ typedef struct { int shift;   /* by -shift..shift pixels down and right: the sam
                  int reflect; /* 1: outside is the picture mirrored at its edge pixels */
                  int flip;    /* default none; RANDOM: left and right change places with probability 1/2;
                                  ALTERNATE: so in the first epoch, then in every other one (Jordan 2024) */
-                 int cutout;  /* a square of this side of x, around a random pixel, becomes 0 (DeVries, Taylor
-                                 2017) */
+                 int cutout;  /* side of a square at a random pixel that becomes 0 (DeVries, Taylor 2017) */
                  float outside; /* of a mask: its value outside, such as a void label; default 0 */
-                 float mixup;  /* x becomes l x + (1-l) x', the target likewise: x' another sample, of
-                                  a stream one of its batch; l drawn from Beta(mixup, mixup) (Zhang et al.
-                                  2018) */
-                 float cutmix; /* a rectangle of x, of 1-l of its area, becomes that of x', and that
-                                  share of the target, too (Yun et al. 2019); of a mask, the rectangle.
-                                  With mixup: each sample takes one of the two. Labels then go to an input
-                                  of C channels. */
+                 float mixup;  /* x becomes l x + (1-l) x', the target likewise: x' another sample, in a
+                                  stream one of the batch; l from Beta(mixup, mixup) (Zhang et al. 2018) */
+                 float cutmix; /* a rectangle of x, of 1-l of its area, becomes that of x', and that share of
+                                  the target, too (Yun et al. 2019); of a mask, the rectangle. With mixup:
+                                  each takes one of the two. Labels then go to an input of C channels. */
                } cnn_augment;
 CNN_API int         cnn_feed_augmented(cnn_tensor *x, cnn_tensor *target, const cnn_dataset *, int first,
                                        cnn_augment, long epoch);
@@ -1019,16 +1014,14 @@ CNN_API bool      cnn_history_updates_csv(const cnn_history *, const char *path)
    optimizer's vectors) and "cnn.average.conv1.weight", which PyTorch's strict loading refuses. cnn_fit's
    .checkpoint is such a file that knows its place in the training, too. cnn_load takes all that a file has of
    these, with .inference = 1 only the net and its weights; without vectors the optimizer starts from zero.
-   cnn_load_weights takes weights from any of them. Other tensors that are not floats are ignored, and not
-   written again by saving. */
+   cnn_load_weights takes weights from any. Other tensors than floats are ignored, and not saved again. */
 typedef struct { const char *at, *said, *path; /* path: required; of cnn_load_memory: only for messages */
                  int max_batch, threads, exact, inference, keep_grads; /* as in cnn_new */
                  uint64_t seed; cnn_isa isa; cnn_backend *backend; /* too; seed: default the saved one */
                  const cnn_optimizer *optimizer; /* default: that of the training (your own must be given);
                                                     another one starts without a state */
                  const cnn_op *const *ops; int n_ops; /* the program's own operations, known by their names */
-                 size_t max_bytes; /* a file whose net takes more is refused; default 2 GiB for each sample of
-                                      max_batch */
+                 size_t max_bytes; /* a net that takes more is refused; default 2 GiB a sample of max_batch */
                } cnn_load_args;
 typedef struct { const char *at, *said; cnn_graph *g;
                  const char *path; /* required; of cnn_load_weights_memory: only for messages */
@@ -1227,7 +1220,9 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_BATCH_STATISTICS = 1024, /* CNN_TRAIN takes mean and variance over the batch: one value has none;
                                    CNN_EVAL is a factor and a shift per channel, which conv2d can take over */
        CNN_ADDS_UP = 2048,      /* over the batch y is a sum, not a mean: twice the samples, about twice y */
-       CNN_SELECTS = 4096 };    /* each element of y is one of in[0], which alone gets its gradient */
+       CNN_SELECTS = 4096,      /* each element of y is one of in[0], which alone gets its gradient */
+       CNN_PORTIONS = 8192 };   /* y[n] needs in[0][n] alone, and as much is saved for each: both passes may
+                                   be run for one part of the batch after the other */
 
 struct cnn_op {
     const char *name;
@@ -1661,6 +1656,27 @@ __declspec(dllimport) void __stdcall WakeConditionVariable(struct _RTL_CONDITION
 #define CNN__PREFETCH_L2(p) ((void)0)
 #endif
 
+/* How whole sections are compiled, since most of the file need not be as fast as its kernels. COLD: what runs
+   once a call or a node, to be small. MILD: what has loops, without the costliest passes of gcc. The kernels,
+   and what they call, are compiled as the program is. */
+#if defined(__clang__) && defined(__OPTIMIZE__)
+#define CNN__COLD_BEGIN _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)") \
+                        _Pragma("clang attribute push(__attribute__((noinline)), apply_to = function)")
+#define CNN__COLD_END   _Pragma("clang attribute pop") _Pragma("clang attribute pop")
+#define CNN__MILD_BEGIN
+#define CNN__MILD_END
+#elif defined(__GNUC__) && defined(__OPTIMIZE__)
+#define CNN__COLD_BEGIN _Pragma("GCC push_options") _Pragma("GCC optimize(\"Og\")")
+#define CNN__COLD_END   _Pragma("GCC pop_options")
+#define CNN__MILD_BEGIN _Pragma("GCC push_options") _Pragma("GCC optimize(\"O1\")")
+#define CNN__MILD_END   _Pragma("GCC pop_options")
+#else
+#define CNN__COLD_BEGIN
+#define CNN__COLD_END
+#define CNN__MILD_BEGIN
+#define CNN__MILD_END
+#endif
+
 enum { CNN__ALIGN = 64,                 /* bytes: a cache line, and the widest vector */
        CNN__MOST_THREADS = 1024 };
 
@@ -1774,6 +1790,8 @@ static float cnn__uniform(uint32_t bits) { return (float)(bits >> 8) * (1.0f / 1
    >>graph ---- 2. The graph: record, order, run forward, run backward
    ======================================================================================================== */
 
+CNN__COLD_BEGIN
+
 /* The head of each piece; what follows it is aligned for all that is kept there. */
 typedef union cnn__block { union cnn__block *next; double d; void *p; long long l; } cnn__block;
 
@@ -1809,6 +1827,9 @@ typedef struct cnn__node {
     const struct cnn__tail *tail;       /* while it runs: what is computed in place of it in the same pass */
     struct cnn__node *grad_alias;       /* memory plan: its gradient takes the place of this user's */
     struct cnn__node *gate;             /* memory plan: the user that does its backward too, or NULL */
+    struct cnn__node *ends[2];          /* memory plan, per mode: the pooling up to which portions of
+                                           the batch may run, see >>fusion; or NULL */
+    bool              portion;          /* its value is that of the last portion */
     int               grad_last;        /* memory plan: the last read of the gradient's place */
     const cnn_kernel *kernel;           /* the row that replaces its functions, or NULL: the room */
     unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
@@ -2077,6 +2098,9 @@ static cnn_isa   cnn__isa_named(const char *name, char *names, size_t room);
 CNN__UNUSED static const char *cnn__isa_name(cnn_isa isa);
 static void      cnn__bind(cnn__node *v, cnn_mode mode);               /* >>plan */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>fusion */
+static void      cnn__plan_portions(cnn_graph *g, cnn_mode mode);
+static int       cnn__portion(const cnn__node *head, bool back);
+static bool      cnn__in_portions(cnn__node *v, bool back);
 static void      cnn__gate(const cnn__node *v);
 static bool      cnn__can_gate(const cnn__node *v);
 static bool      cnn__folds(const cnn__node *v);
@@ -2466,6 +2490,8 @@ static bool cnn__resolve(const cnn_field *fields, void *args, char why[CNN_ERROR
     return true;
 }
 
+CNN__COLD_END
+
 /* ===========================================================================================================
    >>kernels ---- 3. What rooms call: formulas element by element, sums, and the contracts of all kernels
 
@@ -2776,6 +2802,8 @@ CNN__KERNEL(add_product, const cnn__cpu *cpu, float *y, const float *a, const fl
    and improved. What follows is more rooms and rules of the same kind, comfort, and speed.
    ======================================================================================================== */
 
+CNN__MILD_BEGIN
+
 /* ---- Record: y = op(in...), its shape, and the parameters that it owns ---- */
 
 /* How many operands it owns: at most, or at least. */
@@ -2997,7 +3025,7 @@ static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
     v->tail = tail.steps || tail.norm ? &tail : NULL;
     if (g->config.backend)                     cnn__device_forward(v, mode);            /* see >>devices */
     else if (v->kernel && v->kernel->forward)  cnn__by_row(v->kernel->forward(NULL, y, mode), y);
-    else                                       y->op->forward(y, mode);
+    else if (!cnn__in_portions(v, false))      y->op->forward(y, mode);
     v->stamp = g->run, v->tail = NULL;
     if (!g->error[0]) cnn__seen(y, CNN__AFTER_FORWARD);
     return !g->error[0];
@@ -3026,7 +3054,7 @@ static bool cnn__begin_forward(cnn_tensor *t, cnn_mode mode)
     cnn__of(t)->mark = g->walk;
     for (int i = t->index; i >= 0; i--) {
         cnn__node *v = g->order[i];
-        cnn__bind(v, mode);
+        cnn__bind(v, mode), v->portion = false;
         if (v->mark != g->walk) continue;
         for (int k = 0; k < v->t.n_in; k++) cnn__of(v->t.in[k])->mark = g->walk;
         if (!v->t.batched || v->t.op) continue;
@@ -3107,13 +3135,14 @@ static bool cnn__backward_node(cnn__node *v)
     cnn_graph  *g = y->graph;
     if (g->config.backend) return cnn__device_backward(v);                              /* see >>devices */
     if (v->gate && !g->probe) return true;              /* fused: done by its user, see >>fusion */
+    if (cnn__portion(v, true)) return true;             /* done with the pooling behind it, see there too */
 
     for (int k = 0; k < y->n_in; k++) cnn__start_grad(v, cnn__of(y->in[k]));
     cnn__seen(y, CNN__BEFORE_BACKWARD);
 
     cnn__gate(v);
     if (v->kernel && v->kernel->backward) cnn__by_row(v->kernel->backward(NULL, y), y);
-    else                                  y->op->backward(y);       /* x->grad += (df/dx)' y->grad */
+    else if (!cnn__in_portions(v, true))  y->op->backward(y);       /* x->grad += (df/dx)' y->grad */
 
     if (!g->error[0]) cnn__seen(y, CNN__AFTER_BACKWARD);
     return !g->error[0];
@@ -3833,7 +3862,7 @@ static const cnn_owned cnn__conv2d_owned[] = {
     CNN__WEIGHT_AND_BIAS(cnn_conv2d_args, cnn__conv2d_weight, cnn__conv2d_fan, CNN_N | CNN_C | CNN_H | CNN_W,
                          .one_d = offsetof(cnn_conv2d_args, one_d)), { 0 } };
 CNN__LAYER(conv2d, cnn__conv2d_shape, conv2d, .scratch = cnn__conv2d_scratch, .packed = cnn__conv2d_packed,
-           .macs = cnn__conv_macs, .flags = CNN_READS_X | CNN_JOINABLE | CNN_CLEARS_GRAD,
+           .macs = cnn__conv_macs, .flags = CNN_READS_X | CNN_JOINABLE | CNN_CLEARS_GRAD | CNN_PORTIONS,
            .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm)
 
 /* ---- conv_transpose2d ------------------------------------------------------------------------------------
@@ -4048,7 +4077,7 @@ static const cnn_field cnn__pool_fields[] = {
     CNN__WINDOW(cnn_pool_args, "stride kernel_h", "stride kernel_w"),
     CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { 0 } };
 CNN__LAYER(max_pool, cnn__pool_shape, pool, .saved = cnn__max_pool_saved,
-           .flags = CNN_CLEARS_GRAD | CNN_SELECTS)
+           .flags = CNN_CLEARS_GRAD | CNN_SELECTS | CNN_PORTIONS)
 
 /* ---- avg_pool ---------------------------------------------------------------------------------------------
  *   y = (sum of the window) / D,   dx += dy / D for each element of the window            (LeCun et al. 1989)
@@ -6701,9 +6730,13 @@ CNN_API bool cnn_swap_average(cnn_graph *g)
     return cnn__copy_trained(g, g->average, CNN__EXCHANGE, 0);
 }
 
+CNN__MILD_END
+
 /* ===========================================================================================================
    >>plan ---- 8. The memory plan, and cnn_compile
    ======================================================================================================== */
+
+CNN__COLD_BEGIN
 
 /* ---- Names, and whose parameter is whose ---- */
 
@@ -7008,6 +7041,7 @@ static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span
     cnn__plan_lifetimes(g, mode);
     cnn__plan_in_place(g, mode);
     cnn__plan_gradients_in_place(g, mode);
+    cnn__plan_portions(g, mode);
     cnn__plan_shared_places(g, mode);
 
     for (int i = 0; i < n; i++) {
@@ -7334,7 +7368,7 @@ static bool cnn__readable(cnn_tensor *t, const char *what)
     if (t->batched && g->ran_batch != g->batch)
         return cnn_fail(t, "%s: it was computed for %d samples, and now the batch is %d", what, g->ran_batch,
                         g->batch);
-    if (v->last[g->mode] < g->reached)
+    if (v->last[g->mode] < g->reached || v->portion)
         return cnn_fail(t, "%s: its memory has been used again; cnn_keep it before cnn_compile, or forward "
                            "it itself", what);
     return true;
@@ -7550,12 +7584,16 @@ CNN_API cnn_tensor *cnn_node(const cnn_graph *g, int i)
     return g && g->compiled && i >= 0 && i < g->n_order ? &g->order[i]->t : NULL;
 }
 
+CNN__COLD_END
+
 /* ===========================================================================================================
    >>data ---- 10. Data: samples and targets, files, folders, streams, shuffling, splits, batches
 
    A data set never belongs to a graph. So its errors are its own: a message in d.error, and count 0. Files
    are hostile: nothing that a header promises is used before it is compared with the bytes that are there.
    ======================================================================================================== */
+
+CNN__MILD_BEGIN
 
 CNN__PRINTF(2, 3)
 static bool cnn__data_fail(cnn_dataset *d, const char *format, ...)
@@ -7575,30 +7613,26 @@ static bool cnn__data_fail(cnn_dataset *d, const char *format, ...)
    no harm, and the memory grows with what is there, not with what a header promised. */
 static void *cnn__read_stream(FILE *f, size_t most, size_t *bytes, char *error, size_t room)
 {
-    char  *data = NULL, *more = NULL;
-    size_t size = 0, capacity = 0, got = 1;
-    while (got && size < most) {
+    char  *data = NULL;
+    size_t size = 0, capacity = 0, got;
+    do {
         if (size == capacity) {
             const size_t twice = capacity ? cnn__mul_size(capacity, 2) : 1u << 16;
             capacity = twice < most ? twice : most;
-            more = capacity == SIZE_MAX ? NULL : CNN_REALLOC(data, capacity);
-            if (!more) break;
+            char *more = capacity == SIZE_MAX ? NULL : CNN_REALLOC(data, capacity + 1);
+            if (!more) cnn__format(error, room, "out of memory: %zu bytes", capacity);
+            if (!more) return CNN_FREE(data), NULL;
             data = more;
         }
         errno = 0;
         got = fread(data + size, 1, capacity - size, f);
         size += got;
-    }
+    } while (got && size < most);
     if (ferror(f)) {
         cnn__format(error, room, "it cannot be read: %s", errno ? strerror(errno) : "unknown reason");
-    } else if ((more || size == most) && (more = CNN_REALLOC(data, size + 1)) != NULL) {
-        more[size] = 0, *bytes = size;
-        return more;
-    } else {
-        cnn__format(error, room, "out of memory: %zu bytes", capacity ? capacity : size + 1);
+        return CNN_FREE(data), NULL;
     }
-    CNN_FREE(data);
-    return NULL;
+    return data[size] = 0, *bytes = size, data;
 }
 
 static FILE *cnn__open_to_read(const char *path, char *error, size_t room)
@@ -7624,6 +7658,14 @@ static unsigned char *cnn__read_file(const char *path, size_t *bytes, char *erro
 
 /* ---- What all data sets share: the order of the samples, the number of classes, the defaults ---- */
 
+/* Copy a text, with the 0 at its end, to *to, which moves on. */
+static const char *cnn__put_text(char **to, const char *text)
+{
+    const size_t n = strlen(text) + 1;
+    const char  *at = memcpy(*to, text, n);
+    return *to += n, at;
+}
+
 /* Allocate array k of the data set's own memory. */
 static bool cnn__own(cnn_dataset *d, int k, size_t bytes)
 {
@@ -7631,9 +7673,8 @@ static bool cnn__own(cnn_dataset *d, int k, size_t bytes)
     return d->own[k] || cnn__data_fail(d, "data set: out of memory: %zu bytes", bytes);
 }
 
-/* d->order is followed by as many indices again: the order from which cnn_shuffle starts. Only the order is
-   owned; the samples lie elsewhere, so that a split costs eight bytes a sample and a data set may be copied
-   and moved. */
+/* d->order is followed by as many indices again, from which cnn_shuffle starts. Only the order is owned: so a
+   split costs eight bytes a sample, and a data set may be copied and moved. */
 static bool cnn__set_order(cnn_dataset *d, int count, const int *from)
 {
     size_t n = (size_t)count, bytes = cnn__mul_size(n, 2 * sizeof *d->order);
@@ -7651,15 +7692,15 @@ static bool cnn__check_sample(cnn_dataset *d, const char *what, cnn_shape s)
                              "at most 2^31 - 1", what, s.c, s.h, s.w);
 }
 
-static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const float *floats, int count,
-                             cnn_shape shape)
+static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const float *floats, int n,
+                             cnn_shape s)
 {
     d->type = bytes ? CNN_U8 : floats ? CNN_F32 : d->type;
-    if (count < 1) return cnn__data_fail(d, "data set: %d samples: there must be at least one", count);
-    if (!cnn__check_sample(d, "samples", shape)) return false;
+    if (n < 1) return cnn__data_fail(d, "data set: %d samples: there must be at least one", n);
+    if (!cnn__check_sample(d, "samples", s)) return false;
     if (!d->type) return cnn__data_fail(d, "data set: the values are NULL");
-    if (!cnn__set_order(d, count, NULL)) return false;
-    d->shape = shape, d->bytes = bytes, d->floats = floats;
+    if (!cnn__set_order(d, n, NULL)) return false;
+    d->shape = s, d->bytes = bytes, d->floats = floats;
     for (int k = 0; k < 4; k++) d->deviation[k] = 1;
     return true;
 }
@@ -7684,15 +7725,6 @@ static bool cnn__set_targets(cnn_dataset *d, const int *labels, const float *tar
     return true;
 }
 
-/* Own `count` labels that came as bytes. */
-static int *cnn__own_labels(cnn_dataset *d, const unsigned char *labels, size_t count)
-{
-    if (!cnn__own(d, 1, cnn__mul_size(count, sizeof(int)))) return NULL;
-    int *to = d->own[1];
-    for (size_t i = 0; i < count; i++) to[i] = labels[i];
-    return to;
-}
-
 static int cnn__or_1(int extent) { return extent ? extent : 1; }
 
 CNN_API cnn_dataset cnn_data_(cnn_data_args a)
@@ -7715,12 +7747,14 @@ CNN_API cnn_dataset cnn_data_(cnn_data_args a)
     return d;
 }
 
+/* Labels that come as bytes are copied. */
 static cnn_dataset cnn__classified(cnn_data_args a, const unsigned char *labels)
 {
     cnn_dataset d = cnn_data_(a);
-    const int  *own = labels && d.count ? cnn__own_labels(&d, labels, (size_t)d.count) : NULL;
-    cnn__set_targets(&d, own, NULL, cnn__vector(1));
-    return d;
+    if (!labels || !d.count || !cnn__own(&d, 1, cnn__mul_size((size_t)d.count, sizeof(int)))) return d;
+    int *own = d.own[1];
+    for (int i = 0; i < d.count; i++) own[i] = labels[i];
+    return cnn__set_targets(&d, own, NULL, cnn__vector(1)), d;
 }
 CNN_API cnn_dataset cnn_bytes(const unsigned char *pixels, const unsigned char *labels, int n, int c, int h,
                               int w)
@@ -7742,10 +7776,9 @@ CNN_API void cnn_dataset_free(cnn_dataset *d)
 /* ---- Formats. Each has a function that checks n files, or arrays, and copies what they hold. ---- */
 
 typedef struct { const char *name; const unsigned char *p; size_t bytes; void *own; } cnn__input;
-typedef bool cnn__format_reader(cnn_dataset *d, const cnn__input *from, int n, const void *options);
+typedef bool cnn__loader(cnn_dataset *d, const cnn__input *from, int n, const void *options);
 
-static cnn_dataset cnn__read_inputs(const cnn__input *from, int n, cnn__format_reader *read,
-                                    const void *options)
+static cnn_dataset cnn__read_inputs(const cnn__input *from, int n, cnn__loader *read, const void *options)
 {
     cnn_dataset d = { 0 };
     for (int i = 0; i < n; i++)
@@ -7757,12 +7790,11 @@ static cnn_dataset cnn__read_inputs(const cnn__input *from, int n, cnn__format_r
 
 static cnn__input cnn__memory(const char *name, const void *p, size_t bytes)
 {
-    const cnn__input from = { name, p ? p : "", p ? bytes : 0, NULL };
-    return from;
+    return (cnn__input){ name, p ? p : "", p ? bytes : 0, NULL };
 }
 
 #ifndef CNN_NO_STDIO
-static cnn_dataset cnn__read_paths(const char *call, const char *const *path, int n, cnn__format_reader *read,
+static cnn_dataset cnn__read_paths(const char *call, const char *const *path, int n, cnn__loader *read,
                                    const void *options)
 {
     cnn_dataset d = { 0 };
@@ -7783,21 +7815,105 @@ static cnn_dataset cnn__read_paths(const char *call, const char *const *path, in
 }
 #endif
 
+/* ---- Arrays: what IDX and .npy have in common ---- */
+
+/* An array of a file, by its header. */
+typedef struct {
+    const unsigned char *data;
+    char   kind;                               /* 'f' float, 'i' integer, 'u' without a sign, 'b' bool */
+    size_t size;                               /* bytes of an element */
+    bool   big, fortran;                       /* highest byte first; first index fastest, not the last */
+    int    rank, dim[4];
+    size_t count;                              /* elements */
+} cnn__array;
+
+/* open: read a header and check it against the bytes that are there. The words are for messages. */
+typedef struct {
+    bool (*open)(cnn_dataset *d, const cnn__input *from, bool targets, cnn__array *a);
+    const char *samples, *targets;
+} cnn__array_format;
+
+static float cnn__float_of_half(uint32_t half);
+/* The place of element i, counted with the last index fastest. */
+static size_t cnn__array_place(const cnn__array *a, size_t i)
+{
+    size_t at = 0, stride = a->count;
+    if (!a->fortran) return i;
+    for (int k = a->rank - 1; k >= 0; k--) {
+        const size_t n = (size_t)a->dim[k];
+        stride /= n, at += i % n * stride, i /= n;
+    }
+    return at;
+}
+static double cnn__array_element(const cnn__array *a, size_t i)
+{
+    const unsigned char *p = a->data + cnn__array_place(a, i) * a->size;
+    uint64_t bits = 0;
+    for (size_t k = 0; k < a->size; k++) bits |= (uint64_t)p[a->big ? a->size - 1 - k : k] << 8 * k;
+    if (a->kind == 'f' && a->size == 2) return (double)cnn__float_of_half((uint32_t)bits);
+    if (a->kind == 'f' && a->size == 4) return (double)cnn__float_of_bits((uint32_t)bits);
+    if (a->kind == 'f') {
+        double v;
+        memcpy(&v, &bits, sizeof v);
+        return v;
+    }
+    if (a->kind == 'i' && bits >> (8 * a->size - 1))          /* negative: -1 is all ones */
+        return -1 - (double)(~bits & (UINT64_MAX >> (64 - 8 * a->size)));
+    return (double)bits;
+}
+
+/* (N), (N,C), (N,H,W) or (N,C,H,W) */
+static cnn_shape cnn__array_sample(const cnn__array *a)
+{
+    const int r = a->rank;
+    return (cnn_shape){ 1, r == 2 || r == 4 ? a->dim[1] : 1, r > 2 ? a->dim[r - 2] : 1,
+                        r > 2 ? a->dim[r - 1] : 1 };
+}
+
+/* All elements to own[k], as values of this type. */
+static bool cnn__read_array(cnn_dataset *d, const char *name, const cnn__array *a, int k, cnn_type type)
+{
+    const size_t each = type == CNN_U8 ? 1 : type == CNN_I32 ? sizeof(int) : sizeof(float);
+    if (!cnn__own(d, k, cnn__mul_size(a->count, each))) return false;
+    if (type == CNN_U8 && !a->fortran) return memcpy(d->own[k], a->data, a->count) != NULL;
+    for (size_t i = 0; i < a->count; i++) {
+        const double v = cnn__array_element(a, i);
+        if (isfinite(v) && fabs(v) > (double)FLT_MAX)
+            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", name, i, v);
+        if (type == CNN_I32 && !cnn__is_label(v))
+            return cnn__data_fail(d, "%s: label %zu is %.15g: it must be within +-2^24", name, i, v);
+        if (type == CNN_U8)       ((unsigned char *)d->own[k])[i] = (unsigned char)v;
+        else if (type == CNN_I32) ((int *)d->own[k])[i] = (int)v;
+        else                      ((float *)d->own[k])[i] = (float)v;
+    }
+    return true;
+}
+
+static bool cnn__set_arrays(cnn_dataset *d, const cnn__input *from, int n, const void *options)
+{
+    const cnn__array_format *format = options;
+    cnn__array a, b = { .count = 0 };
+    if (!format->open(d, from, false, &a) || (n > 1 && !format->open(d, from + 1, true, &b))) return false;
+    if (n > 1 && b.dim[0] != a.dim[0])
+        return cnn__data_fail(d, "%s has %d %s, but %s has %d %s", from[0].name, a.dim[0], format->samples,
+                              from[1].name, b.dim[0], format->targets);
+    const bool bytes = a.kind == 'u' && a.size == 1, whole = b.kind != 'f';
+    if (!cnn__read_array(d, from[0].name, &a, 0, bytes ? CNN_U8 : CNN_F32)) return false;
+    if (n > 1 && !cnn__read_array(d, from[1].name, &b, 1, whole ? CNN_I32 : CNN_F32)) return false;
+    const cnn_shape sample = cnn__array_sample(&a);
+    return cnn__set_samples(d, bytes ? d->own[0] : NULL, bytes ? NULL : d->own[0], a.dim[0], sample) &&
+           cnn__set_targets(d, whole ? d->own[1] : NULL, whole ? NULL : d->own[1], cnn__array_sample(&b));
+}
+
 /* ---- IDX, the format of MNIST (LeCun, Cortes, Burges 1998) ----
 
    Two zero bytes; the type of the elements (8 = unsigned byte); the number of dimensions; each dimension in
    four bytes, highest first; the elements and nothing behind them. Images (count,H,W), (count,C,H,W) or
    (count,C); labels (count). */
 
-static uint32_t cnn__be32(const unsigned char *p)
+static bool cnn__open_idx(cnn_dataset *d, const cnn__input *from, bool targets, cnn__array *a)
 {
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
-/* Copy the elements of one file to own[k], after every check that one file allows. k: 0 pixels, 1 labels. */
-static bool cnn__read_idx(cnn_dataset *d, const cnn__input *from, int k, int *rank, int dim[4])
-{
-    const char          *name = from->name, *what = k ? "label" : "pixel", *ranks = k ? "1" : "2 to 4";
+    const char          *name = from->name, *what = targets ? "label" : "pixel";
     const unsigned char *p = from->p;
     const size_t         bytes = from->bytes;
     if (bytes < 4)
@@ -7809,51 +7925,138 @@ static bool cnn__read_idx(cnn_dataset *d, const cnn__input *from, int k, int *ra
     if (p[2] != 8)
         return cnn__data_fail(d, "%s: elements of type 0x%02x: only unsigned bytes, 0x08, can be read", name,
                               p[2]);
-    if (k ? p[3] != 1 : p[3] < 2 || p[3] > 4)
-        return cnn__data_fail(d, "%s: %d dimensions: %s files have %s", name, p[3], what, ranks);
-    size_t header = 4 + 4 * (size_t)p[3], total = 1;
+    if (targets ? p[3] != 1 : p[3] < 2 || p[3] > 4)
+        return cnn__data_fail(d, "%s: %d dimensions: %s files have %s", name, p[3], what,
+                              targets ? "1" : "2 to 4");
+    const size_t header = 4 + 4 * (size_t)p[3];
     if (bytes < header)
         return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name, header,
                               bytes);
-    *rank = p[3];
-    for (int i = 0; i < *rank; i++) {
-        uint32_t extent = cnn__be32(p + 4 + 4 * i);
+    *a = (cnn__array){ .data = p + header, .kind = 'u', .size = 1, .rank = p[3], .count = 1 };
+    for (int i = 0; i < a->rank; i++) {
+        const unsigned char *q = p + 4 + 4 * i;
+        const uint32_t extent = (uint32_t)q[0] << 24 | (uint32_t)q[1] << 16 | (uint32_t)q[2] << 8 | q[3];
         if (extent < 1 || extent > INT_MAX)
             return cnn__data_fail(d, "%s: dimension %d is %lu: it must be 1 to %d", name, i + 1,
                                   (unsigned long)extent, INT_MAX);
-        dim[i] = (int)extent;
-        total = cnn__mul_size(total, extent);
+        a->dim[i] = (int)extent;
+        a->count = cnn__mul_size(a->count, extent);
     }
-    if (bytes - header < total)
-        return cnn__data_fail(d, "%s: truncated: the header promises %zu %s bytes, the file has %zu", name,
-                              total, what, bytes - header);
-    if (bytes - header > total)
-        return cnn__data_fail(d, "%s: the header promises %zu %s bytes, the file has %zu more", name, total,
-                              what, bytes - header - total);
-    if (k == 1) return cnn__own_labels(d, p + header, total) != NULL;
-    return cnn__own(d, k, total) && memcpy(d->own[k], p + header, total);
+    const size_t there = bytes - header;
+    if (there > a->count)
+        return cnn__data_fail(d, "%s: the header promises %zu %s bytes, the file has %zu more", name,
+                              a->count, what, there - a->count);
+    return there == a->count ||
+           cnn__data_fail(d, "%s: truncated: the header promises %zu %s bytes, the file has %zu", name,
+                          a->count, what, there);
 }
+static const cnn__array_format cnn__idx = { cnn__open_idx, "images", "labels" };
 
-static bool cnn__set_idx(cnn_dataset *d, const cnn__input *from, int n, const void *options)
+CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t bytes, const void *labels, size_t label_bytes)
 {
-    int dim[4], label_dim[4], rank, one;
-    (void)options;
-    if (!cnn__read_idx(d, from, 0, &rank, dim)) return false;
-    if (n > 1 && !cnn__read_idx(d, from + 1, 1, &one, label_dim)) return false;
-    if (n > 1 && label_dim[0] != dim[0])
-        return cnn__data_fail(d, "%s has %d images, but %s has %d labels", from[0].name, dim[0], from[1].name,
-                              label_dim[0]);
-    cnn_shape s = { 1, rank == 3 ? 1 : dim[1], rank > 2 ? dim[rank - 2] : 1, rank > 2 ? dim[rank - 1] : 1 };
-    return cnn__set_samples(d, d->own[0], NULL, dim[0], s) &&
-           cnn__set_targets(d, d->own[1], NULL, cnn__vector(1));
-}
-
-CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t image_bytes, const void *labels,
-                                   size_t label_bytes)
-{
-    const cnn__input from[2] = { cnn__memory("images", images, image_bytes),
+    const cnn__input from[2] = { cnn__memory("images", images, bytes),
                                  cnn__memory("labels", labels, label_bytes) };
-    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_idx, NULL);
+    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_arrays, &cnn__idx);
+}
+
+/* ---- .npy (NumPy Enhancement Proposal 1, 2007) ----
+
+   "\x93NUMPY"; two bytes of version; the length of the header, lowest byte first, in two bytes (from version
+   2 on four); the header, a Python dictionary; the elements and nothing behind them. */
+
+static const char *cnn__npy_word(const char *p, const char *end, const char *word)   /* behind it, or NULL */
+{
+    size_t n = strlen(word);
+    while (p && p < end && *p == ' ') p++;
+    return p && (size_t)(end - p) >= n && memcmp(p, word, n) == 0 ? p + n : NULL;
+}
+
+/* Where the value of a key begins that the dictionary has once; else NULL. */
+static const char *cnn__npy_value(const char *p, const char *end, const char *key)
+{
+    const char *value = NULL;
+    for (; p < end; p++) {
+        const char *next = *p == '\'' ? cnn__npy_word(p, end, key) : NULL;
+        if (next && value) return NULL;
+        if (next) value = next;
+    }
+    return value;
+}
+
+/* '<f4' */
+static bool cnn__npy_type(cnn__array *a, const char *p, const char *end)
+{
+    static const char *const types[] = { "f248", "i1248", "u1248", "b1" };
+    p = cnn__npy_word(p, end, "'");
+    if (!p || end - p < 4 || !memchr("<>|=", *p, 4) || p[3] != '\'') return false;
+    a->kind = p[1], a->size = (size_t)(p[2] - '0'), a->big = *p == '>';
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (p[1] == *types[i] && p[2] && strchr(types[i] + 1, p[2])) return true;
+    return false;
+}
+
+/* (60000, 28, 28) */
+static bool cnn__npy_shape(cnn__array *a, const char *p, const char *end)
+{
+    p = cnn__npy_word(p, end, "(");
+    for (a->rank = 0, a->count = 1; p && !cnn__npy_word(p, end, ")"); ) {
+        if (a->rank == 4) return false;
+        long long v = -1;
+        while (p < end && *p == ' ') p++;
+        for (; p < end && *p >= '0' && *p <= '9' && v <= INT_MAX; p++) v = (v < 0 ? 0 : v) * 10 + (*p - '0');
+        if (v < 1 || v > INT_MAX) return false;
+        a->dim[a->rank++] = (int)v;
+        a->count = cnn__mul_size(a->count, (size_t)v);
+        if (!cnn__npy_word(p, end, ")")) p = cnn__npy_word(p, end, ",");
+    }
+    return p != NULL;
+}
+
+static bool cnn__open_npy(cnn_dataset *d, const cnn__input *from, bool targets, cnn__array *a)
+{
+    const char          *name = from->name;
+    const unsigned char *p = from->p;
+    const size_t         bytes = from->bytes;
+    (void)targets;
+    memset(a, 0, sizeof *a);
+    if (bytes >= 4 && memcmp(p, "PK\3\4", 4) == 0)
+        return cnn__data_fail(d, "%s is a zip, perhaps of numpy.savez: save each array by numpy.save", name);
+    if (bytes < 10 || memcmp(p, "\x93NUMPY", 6) != 0)
+        return cnn__data_fail(d, "%s: %s", name, bytes < 10 ? "truncated: a .npy file begins with 10 bytes"
+                              : "not a .npy file: it does not begin with \\x93NUMPY");
+    size_t head = p[6] == 1 ? 10 : 12, length = (size_t)p[8] | (size_t)p[9] << 8;
+    if (p[6] < 1 || p[6] > 3)
+        return cnn__data_fail(d, "%s: version %d of .npy: 1 to 3 can be read", name, p[6]);
+    if (p[6] > 1 && bytes >= 12) length |= (size_t)p[10] << 16 | (size_t)p[11] << 24;
+    if (bytes < head || bytes - head < length)
+        return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name,
+                              cnn__add_size(head, length), bytes);
+    const char *q = (const char *)p + head, *end = q + length;
+    const char *type = cnn__npy_value(q, end, "'descr':"), *shape = cnn__npy_value(q, end, "'shape':");
+    const char *order = cnn__npy_value(q, end, "'fortran_order':");
+    a->fortran = cnn__npy_word(order, end, "True") != NULL;
+    if (type && !cnn__npy_type(a, type, end))
+        return cnn__data_fail(d, "%s: elements of type %.*s: integers, floats and bools can be read", name,
+                              (int)(end - type < 20 ? end - type : 20), type);
+    if (shape && !cnn__npy_shape(a, shape, end))
+        return cnn__data_fail(d, "%s: shape %.*s: 1 to 4 extents from 1 to %d can be read", name,
+                              (int)(end - shape < 40 ? end - shape : 40), shape, INT_MAX);
+    if (shape && a->rank < 1)
+        return cnn__data_fail(d, "%s holds one number, of shape (): samples need an axis", name);
+    if (!type || !shape || !(a->fortran || cnn__npy_word(order, end, "False")))
+        return cnn__data_fail(d, "%s: the header is not the dictionary of a .npy file", name);
+    size_t need = cnn__mul_size(a->count, a->size), there = bytes - head - length;
+    a->data = p + head + length;
+    return need == there || cnn__data_fail(d, "%s: %sthe header promises %zu bytes of elements, the file has "
+                                           "%zu", name, there < need ? "truncated: " : "", need, there);
+}
+static const cnn__array_format cnn__npy = { cnn__open_npy, "samples", "targets" };
+
+CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t bytes, const void *labels, size_t label_bytes)
+{
+    const cnn__input from[2] = { cnn__memory("values", values, bytes),
+                                 cnn__memory("labels", labels, label_bytes) };
+    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_arrays, &cnn__npy);
 }
 
 /* ---- CIFAR-10 and CIFAR-100, binary version (Krizhevsky 2009) ----
@@ -7931,14 +8134,21 @@ static const char *cnn__read_decimal(const char *p, const char *end, double *v)
     return p;
 }
 
+/* How the columns of a CSV file are read: targets stand in [from,to), the values of the sample elsewhere. The
+   next line begins at `at`; the present one has this number. */
+typedef struct { const char *name; char separator; float scale; bool labels;
+                 size_t columns, from, to; cnn_shape sample, target;
+                 const char *at, *end; int number;
+                 float *to_values, *to_targets; int *to_labels; } cnn__csv;
+
 /* The next line that is not blank: from *line to the pointer returned, without the end of the line; NULL at
    the end of the text. */
-static const char *cnn__next_line(const char **p, const char *end, const char **line, int *number)
+static const char *cnn__next_line(cnn__csv *t, const char **line)
 {
-    while (*p < end) {
-        const char *stop = memchr(*p, '\n', (size_t)(end - *p)), *to = stop ? stop : end, *q = *p;
-        *line = *p, *p = stop ? stop + 1 : end;
-        if (*number < INT_MAX) ++*number;
+    while (t->at < t->end) {
+        const char *q = t->at, *stop = memchr(q, '\n', (size_t)(t->end - q)), *to = stop ? stop : t->end;
+        *line = q, t->at = stop ? stop + 1 : t->end;
+        if (t->number < INT_MAX) t->number++;
         while (q < to && (*q == ' ' || *q == '\t' || *q == '\r')) q++;
         if (q == to) continue;
         return to[-1] == '\r' ? to - 1 : to;
@@ -7963,10 +8173,6 @@ static const char *cnn__cell_hint(const char *cell, size_t n, char separator, bo
     if (separator != ',' && memchr(cell, ',', n)) return "; a decimal comma? Only a point can be read";
     return first ? "; is it a heading? .skip = 1 leaves it out" : "";
 }
-
-/* How the columns of a CSV file are read: targets stand in [from,to), the values of the sample elsewhere. */
-typedef struct { const char *name; char separator; float scale; bool labels;
-                 size_t columns, from, to; cnn_shape sample, target; } cnn__csv;
 
 static bool cnn__csv_columns(cnn_dataset *d, const cnn_csv_args *a, const char *hint, cnn__csv *t)
 {
@@ -7994,17 +8200,16 @@ static bool cnn__csv_columns(cnn_dataset *d, const cnn_csv_args *a, const char *
 }
 
 /* One line, from `line` to `end`: the values of a sample and its target. */
-static bool cnn__read_csv_line(cnn_dataset *d, const cnn__csv *t, const char *line, const char *end,
-                               int number, float **values, int **labels, float **targets)
+static bool cnn__read_csv_line(cnn_dataset *d, cnn__csv *t, const char *line, const char *end)
 {
     size_t cells = 1;
     for (const char *q = line; q < end; q++) cells += *q == t->separator;
     if (cells != t->columns)
-        return cnn__data_fail(d, "%s, line %d: %zu columns, the first line has %zu", t->name, number, cells,
-                              t->columns);
+        return cnn__data_fail(d, "%s, line %d: %zu columns, the first line has %zu", t->name, t->number,
+                              cells, t->columns);
     for (size_t k = 0; k < t->columns; k++) {
         const char  *cell = line, *stop = memchr(cell, t->separator, (size_t)(end - cell));
-        const bool   target = k >= t->from && k < t->to;
+        const bool   target = k >= t->from && k < t->to, first = d->own[0] == t->to_values;
         const double scale = target ? 1 : (double)t->scale;
         double       v = 0;
         const bool   good = cnn__read_cell(cell, stop ? stop : end, &v);
@@ -8012,14 +8217,14 @@ static bool cnn__read_csv_line(cnn_dataset *d, const cnn__csv *t, const char *li
         line = stop ? stop + 1 : end;
         if (!good || fabs(v) > (double)FLT_MAX || fabs(v * scale) > (double)FLT_MAX)
             return cnn__data_fail(d, "%s, line %d, column %zu: \"%.*s\" is no number that fits%s", t->name,
-                                  number, k + 1, (int)(shown < 20 ? shown : 20), cell,
-                                  cnn__cell_hint(cell, (size_t)shown, t->separator, d->own[0] == *values));
+                                  t->number, k + 1, (int)(shown < 20 ? shown : 20), cell,
+                                  cnn__cell_hint(cell, (size_t)shown, t->separator, first));
         if (target && t->labels && !cnn__is_label(v))
             return cnn__data_fail(d, "%s, line %d: label %g is no whole number within +-2^24", t->name,
-                                  number, v);
-        if (!target)        *(*values)++ = (float)(v * scale);
-        else if (t->labels) *(*labels)++ = (int)v;
-        else                *(*targets)++ = (float)v;
+                                  t->number, v);
+        if (!target)        *t->to_values++ = (float)(v * scale);
+        else if (t->labels) *t->to_labels++ = (int)v;
+        else                *t->to_targets++ = (float)v;
     }
     return true;
 }
@@ -8028,23 +8233,22 @@ static bool cnn__read_csv_line(cnn_dataset *d, const cnn__csv *t, const char *li
 static bool cnn__set_csv(cnn_dataset *d, const cnn__input *from, int n, const void *options)
 {
     const cnn_csv_args *a = options;
-    const char *begin = (const char *)from->p, *end = begin + from->bytes, *p, *line, *to, *hint = "";
+    const char *begin = (const char *)from->p, *line, *end, *hint = "";
     cnn__csv    t = { .name = from->name, .separator = a->separator ? a->separator : ',',
-                      .scale = a->scale != 0 ? a->scale : 1, .columns = 1 };
+                      .scale = a->scale != 0 ? a->scale : 1, .columns = 1, .end = begin + from->bytes };
     size_t      rows = 0;
-    int         number = 0;
     (void)n;
     if (a->skip < 0) return cnn__data_fail(d, "%s: skip is %d: it must not be negative", t.name, a->skip);
     if (!isfinite(t.scale)) return cnn__data_fail(d, "%s: scale %g is no number", t.name, (double)t.scale);
     if (from->bytes >= 3 && memcmp(begin, "\xEF\xBB\xBF", 3) == 0) begin += 3;   /* byte order mark */
-    for (int i = 0; i < a->skip && begin < end; i++, number++) {
-        const char *stop = memchr(begin, '\n', (size_t)(end - begin));
-        begin = stop ? stop + 1 : end;
+    for (; t.number < a->skip && begin < t.end; t.number++) {
+        const char *stop = memchr(begin, '\n', (size_t)(t.end - begin));
+        begin = stop ? stop + 1 : t.end;
     }
-    const int first = number;
-    for (p = begin; (to = cnn__next_line(&p, end, &line, &number)) != NULL; rows++) {
-        for (const char *q = line; rows == 0 && q < to; q++) t.columns += *q == t.separator;
-        if (rows == 0) hint = cnn__cell_hint(line, (size_t)(to - line), t.separator, false);
+    const int skipped = t.number;
+    for (t.at = begin; (end = cnn__next_line(&t, &line)) != NULL; rows++) {
+        for (const char *q = line; rows == 0 && q < end; q++) t.columns += *q == t.separator;
+        if (rows == 0) hint = cnn__cell_hint(line, (size_t)(end - line), t.separator, false);
     }
     if (rows == 0) return cnn__data_fail(d, "%s: there is no line with numbers", t.name);
     if (rows > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", t.name, INT_MAX);
@@ -8053,11 +8257,10 @@ static bool cnn__set_csv(cnn_dataset *d, const cnn__input *from, int n, const vo
     const size_t wide = t.to - t.from, size = t.labels ? sizeof(int) : sizeof(float);
     if (!cnn__own(d, 0, cnn__mul_size(cnn__mul_size(rows, t.columns - wide), sizeof(float)))) return false;
     if (wide && !cnn__own(d, 1, cnn__mul_size(cnn__mul_size(rows, wide), size))) return false;
-    float *values = d->own[0], *targets = d->own[1];
-    int   *labels = d->own[1];
-    number = first, p = begin;
-    while ((to = cnn__next_line(&p, end, &line, &number)) != NULL)
-        if (!cnn__read_csv_line(d, &t, line, to, number, &values, &labels, &targets)) return false;
+    t.to_values = d->own[0], t.to_labels = d->own[1], t.to_targets = d->own[1];
+    t.number = skipped, t.at = begin;
+    while ((end = cnn__next_line(&t, &line)) != NULL)
+        if (!cnn__read_csv_line(d, &t, line, end)) return false;
     return cnn__set_samples(d, NULL, d->own[0], (int)rows, t.sample) &&
            cnn__set_targets(d, t.labels ? d->own[1] : NULL, t.labels ? NULL : d->own[1], t.target);
 }
@@ -8068,192 +8271,11 @@ CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args 
     return cnn__read_inputs(&from, 1, cnn__set_csv, &a);
 }
 
-/* ---- .npy (NumPy Enhancement Proposal 1, 2007) ----
-
-   "\x93NUMPY"; two bytes of version; the length of the header, lowest byte first, in two bytes (from version
-   2 on four); the header, a Python dictionary; the elements and nothing behind them. */
-
-typedef struct {
-    const unsigned char *data;
-    char   kind;                               /* 'f' float, 'i' integer, 'u' without a sign, 'b' bool */
-    size_t size;                               /* bytes of an element */
-    bool   big, fortran;                       /* highest byte first; first index fastest, not the last */
-    int    rank, dim[4];
-    size_t count;                              /* elements */
-} cnn__npy;
-
-static const char *cnn__npy_word(const char *p, const char *end, const char *word)   /* behind it, or NULL */
-{
-    size_t n = strlen(word);
-    while (p && p < end && *p == ' ') p++;
-    return p && (size_t)(end - p) >= n && memcmp(p, word, n) == 0 ? p + n : NULL;
-}
-
-/* Where the value of a key begins that the dictionary has once; else NULL. */
-static const char *cnn__npy_value(const char *p, const char *end, const char *key)
-{
-    const char *value = NULL;
-    for (; p < end; p++) {
-        const char *next = *p == '\'' ? cnn__npy_word(p, end, key) : NULL;
-        if (next && value) return NULL;
-        if (next) value = next;
-    }
-    return value;
-}
-
-/* '<f4' */
-static bool cnn__npy_type(cnn__npy *a, const char *p, const char *end)
-{
-    static const char *const types[] = { "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8",
-        "b1" };
-    p = cnn__npy_word(p, end, "'");
-    if (!p || end - p < 4 || !memchr("<>|=", *p, 4) || p[3] != '\'') return false;
-    a->kind = p[1], a->size = (size_t)(p[2] - '0'), a->big = *p == '>';
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (memcmp(p + 1, types[i], 2) == 0) return true;
-    return false;
-}
-
-/* (60000, 28, 28) */
-static bool cnn__npy_shape(cnn__npy *a, const char *p, const char *end)
-{
-    p = cnn__npy_word(p, end, "(");
-    for (a->rank = 0, a->count = 1; p && !cnn__npy_word(p, end, ")"); ) {
-        if (a->rank == 4) return false;
-        long long v = -1;
-        while (p < end && *p == ' ') p++;
-        for (; p < end && *p >= '0' && *p <= '9' && v <= INT_MAX; p++) v = (v < 0 ? 0 : v) * 10 + (*p - '0');
-        if (v < 1 || v > INT_MAX) return false;
-        a->dim[a->rank++] = (int)v;
-        a->count = cnn__mul_size(a->count, (size_t)v);
-        if (!cnn__npy_word(p, end, ")")) p = cnn__npy_word(p, end, ",");
-    }
-    return p != NULL;
-}
-
-/* Read a header and check it against the bytes that are there. */
-static bool cnn__open_npy(cnn_dataset *d, const cnn__input *from, cnn__npy *a)
-{
-    const char          *name = from->name;
-    const unsigned char *p = from->p;
-    const size_t         bytes = from->bytes;
-    memset(a, 0, sizeof *a);
-    if (bytes >= 4 && memcmp(p, "PK\3\4", 4) == 0)
-        return cnn__data_fail(d, "%s is a zip, perhaps of numpy.savez: save each array by numpy.save", name);
-    if (bytes < 10 || memcmp(p, "\x93NUMPY", 6) != 0)
-        return cnn__data_fail(d, "%s: %s", name, bytes < 10 ? "truncated: a .npy file begins with 10 bytes"
-                              : "not a .npy file: it does not begin with \\x93NUMPY");
-    size_t head = p[6] == 1 ? 10 : 12, length = (size_t)p[8] | (size_t)p[9] << 8;
-    if (p[6] < 1 || p[6] > 3)
-        return cnn__data_fail(d, "%s: version %d of .npy: 1 to 3 can be read", name, p[6]);
-    if (p[6] > 1 && bytes >= 12) length |= (size_t)p[10] << 16 | (size_t)p[11] << 24;
-    if (bytes < head || bytes - head < length)
-        return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name,
-                              cnn__add_size(head, length), bytes);
-    const char *q = (const char *)p + head, *end = q + length;
-    const char *type = cnn__npy_value(q, end, "'descr':"), *shape = cnn__npy_value(q, end, "'shape':");
-    const char *order = cnn__npy_value(q, end, "'fortran_order':");
-    a->fortran = cnn__npy_word(order, end, "True") != NULL;
-    if (type && !cnn__npy_type(a, type, end))
-        return cnn__data_fail(d, "%s: elements of type %.*s: integers, floats and bools can be read", name,
-                              (int)(end - type < 20 ? end - type : 20), type);
-    if (shape && !cnn__npy_shape(a, shape, end))
-        return cnn__data_fail(d, "%s: shape %.*s: 1 to 4 extents from 1 to %d can be read", name,
-                              (int)(end - shape < 40 ? end - shape : 40), shape, INT_MAX);
-    if (shape && a->rank < 1)
-        return cnn__data_fail(d, "%s holds one number, of shape (): samples need an axis", name);
-    if (!type || !shape || !(a->fortran || cnn__npy_word(order, end, "False")))
-        return cnn__data_fail(d, "%s: the header is not the dictionary of a .npy file", name);
-    size_t need = cnn__mul_size(a->count, a->size), there = bytes - head - length;
-    a->data = p + head + length;
-    return need == there || cnn__data_fail(d, "%s: %sthe header promises %zu bytes of elements, the file has "
-                                           "%zu", name, there < need ? "truncated: " : "", need, there);
-}
-
-static float cnn__float_of_half(uint32_t half);
-/* The place of element i, counted with the last index fastest. */
-static size_t cnn__npy_place(const cnn__npy *a, size_t i)
-{
-    size_t at = 0, stride = a->count;
-    if (!a->fortran) return i;
-    for (int k = a->rank - 1; k >= 0; k--) {
-        const size_t n = (size_t)a->dim[k];
-        stride /= n, at += i % n * stride, i /= n;
-    }
-    return at;
-}
-static double cnn__npy_element(const cnn__npy *a, size_t i)
-{
-    const unsigned char *p = a->data + cnn__npy_place(a, i) * a->size;
-    uint64_t bits = 0;
-    for (size_t k = 0; k < a->size; k++) bits |= (uint64_t)p[a->big ? a->size - 1 - k : k] << 8 * k;
-    if (a->kind == 'f' && a->size == 2) return (double)cnn__float_of_half((uint32_t)bits);
-    if (a->kind == 'f' && a->size == 4) return (double)cnn__float_of_bits((uint32_t)bits);
-    if (a->kind == 'f') {
-        double v;
-        memcpy(&v, &bits, sizeof v);
-        return v;
-    }
-    if (a->kind == 'i' && bits >> (8 * a->size - 1))          /* negative: -1 is all ones */
-        return -1 - (double)(~bits & (UINT64_MAX >> (64 - 8 * a->size)));
-    return (double)bits;
-}
-
-/* (N), (N,C), (N,H,W) or (N,C,H,W) */
-static cnn_shape cnn__npy_sample(const cnn__npy *a)
-{
-    const int r = a->rank;
-    return (cnn_shape){ 1, r == 2 || r == 4 ? a->dim[1] : 1, r > 2 ? a->dim[r - 2] : 1,
-                        r > 2 ? a->dim[r - 1] : 1 };
-}
-
-/* All elements to own[k]: as bytes, whole numbers, or else floats. */
-static bool cnn__read_npy(cnn_dataset *d, const char *name, const cnn__npy *a, int k, bool bytes, bool whole)
-{
-    const size_t each = bytes ? 1 : whole ? sizeof(int) : sizeof(float);
-    if (!cnn__own(d, k, cnn__mul_size(a->count, each))) return false;
-    for (size_t i = 0; i < a->count; i++) {
-        const double v = cnn__npy_element(a, i);
-        if (isfinite(v) && fabs(v) > (double)FLT_MAX)
-            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", name, i, v);
-        if (whole && !cnn__is_label(v))
-            return cnn__data_fail(d, "%s: label %zu is %.15g: it must be within +-2^24", name, i, v);
-        if (bytes)      ((unsigned char *)d->own[k])[i] = (unsigned char)v;
-        else if (whole) ((int *)d->own[k])[i] = (int)v;
-        else            ((float *)d->own[k])[i] = (float)v;
-    }
-    return true;
-}
-
-static bool cnn__set_npy(cnn_dataset *d, const cnn__input *from, int n, const void *options)
-{
-    cnn__npy a, b = { .count = 0 };
-    (void)options;
-    if (!cnn__open_npy(d, from, &a) || (n > 1 && !cnn__open_npy(d, from + 1, &b))) return false;
-    if (n > 1 && b.dim[0] != a.dim[0])
-        return cnn__data_fail(d, "%s has %d samples, but %s has %d targets", from[0].name, a.dim[0],
-                              from[1].name, b.dim[0]);
-    const bool bytes = a.kind == 'u' && a.size == 1, whole = b.kind != 'f';
-    if (!cnn__read_npy(d, from[0].name, &a, 0, bytes, false)) return false;
-    if (n > 1 && !cnn__read_npy(d, from[1].name, &b, 1, false, whole)) return false;
-    return cnn__set_samples(d, bytes ? d->own[0] : NULL, bytes ? NULL : d->own[0], a.dim[0],
-                            cnn__npy_sample(&a)) &&
-           cnn__set_targets(d, whole ? d->own[1] : NULL, whole ? NULL : d->own[1], cnn__npy_sample(&b));
-}
-
-CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t value_bytes, const void *labels,
-                                   size_t label_bytes)
-{
-    const cnn__input from[2] = { cnn__memory("values", values, value_bytes),
-                                 cnn__memory("labels", labels, label_bytes) };
-    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_npy, NULL);
-}
-
 #ifndef CNN_NO_STDIO
 CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels)
 {
     const char *path[2] = { images, labels };
-    return cnn__read_paths("cnn_load_idx", path, labels ? 2 : 1, cnn__set_idx, NULL);
+    return cnn__read_paths("cnn_load_idx", path, labels ? 2 : 1, cnn__set_arrays, &cnn__idx);
 }
 CNN_API cnn_dataset cnn_load_cifar(const char *const *paths, int n_paths, int classes)
 {
@@ -8266,7 +8288,7 @@ CNN_API cnn_dataset cnn_load_csv_(cnn_csv_args a)
 CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels)
 {
     const char *path[2] = { values, labels };
-    return cnn__read_paths("cnn_load_npy", path, labels ? 2 : 1, cnn__set_npy, NULL);
+    return cnn__read_paths("cnn_load_npy", path, labels ? 2 : 1, cnn__set_arrays, &cnn__npy);
 }
 #endif
 
@@ -8276,8 +8298,7 @@ CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels)
 static void cnn__free_pixels(void *pixels) { CNN_FREE(pixels); }
 
 static bool cnn__is_blank(unsigned char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-/* A number of the header of a PNM file, and the blank behind it; -1: none. Comments reach from # to the end
-   of the line. */
+/* A number of a PNM header and the blank behind it; -1: none. Comments go from # to the end of the line. */
 static int cnn__pnm_number(const unsigned char **p, const unsigned char *end)
 {
     int n = -1;
@@ -8353,10 +8374,10 @@ static int cnn__half(int d) { return d / 2 + (d % 2 && d / 2 % 2); }
 
 /* The picture as (channels,h,w): resized so that it is h x w or, with `shorter`, so that its shorter side has
    that many pixels and h x w are cut out of its middle. */
-static const char *cnn__fit_picture(unsigned char *to, const cnn_picture *p, int channels, int h, int w,
-                                    int shorter)
+static const char *cnn__fit_picture(unsigned char *to, const cnn_picture *p, const cnn_folder_args *a)
 {
-    int high = h, wide = w;                            /* the whole picture, resized */
+    const int channels = a->c, h = a->h, w = a->w, shorter = a->shorter;
+    int       high = h, wide = w;                      /* the whole picture, resized */
     if (shorter) {
         const double longer = p->h < p->w ? (double)shorter * p->w / p->h : (double)shorter * p->h / p->w;
         if (longer > 1 << 24) return "its sides are too unequal to be resized";
@@ -8388,34 +8409,31 @@ static const char *cnn__fit_picture(unsigned char *to, const cnn_picture *p, int
 
 /* ---- Folders: sorted names of what is in them ---- */
 
-typedef struct { char **name; int count, capacity; size_t text; } cnn__list;    /* text: bytes, with ends */
+/* class: the number of the folder that is listed; text: bytes of all names, with their ends. */
+typedef struct { char *name; int class; } cnn__listed;
+typedef struct { cnn__listed *at; int count, capacity, class; size_t text; } cnn__list;
 
 static void cnn__free_list(cnn__list *l)
 {
-    for (int i = 0; i < l->count; i++) CNN_FREE(l->name[i]);
-    CNN_FREE(l->name);
+    for (int i = 0; i < l->count; i++) CNN_FREE(l->at[i].name);
+    CNN_FREE(l->at);
     memset(l, 0, sizeof *l);
 }
 static int cnn__by_bytes(const void *a, const void *b)
 {
-    return strcmp(*(char *const *)a, *(char *const *)b);
+    return strcmp(((const cnn__listed *)a)->name, ((const cnn__listed *)b)->name);
 }
 
 /* Take up "dir/name". */
 static bool cnn__list_add(cnn_dataset *d, cnn__list *l, const char *dir, const char *name)
 {
     const size_t n = strlen(dir), m = strlen(name), slash = n > 0 && dir[n - 1] != '/';
-    if (l->count == l->capacity) {
-        const int capacity = l->capacity ? 2 * l->capacity : 16;
-        char    **more = l->capacity > INT_MAX / 16 ? NULL
-                       : CNN_REALLOC(l->name, (size_t)capacity * sizeof *more);
-        if (!more) return cnn__data_fail(d, "folder: out of memory: %d names", capacity);
-        l->name = more, l->capacity = capacity;
-    }
+    if (!cnn__grow(NULL, NULL, NULL, &l->at, l->count, &l->capacity, sizeof *l->at))
+        return cnn__data_fail(d, "folder: out of memory: %d names", l->count + 1);
     char *path = CNN_MALLOC(n + m + 2);
     if (!path) return cnn__data_fail(d, "folder: out of memory: %zu bytes", n + m + 2);
     memcpy(path, dir, n), path[n] = '/', memcpy(path + n + slash, name, m + 1);
-    l->name[l->count++] = path, l->text += n + slash + m + 1;
+    l->at[l->count++] = (cnn__listed){ path, l->class }, l->text += n + slash + m + 1;
     return true;
 }
 
@@ -8432,9 +8450,9 @@ static char cnn__kind_of(const char *path)
 static bool cnn__read_folder(cnn_dataset *d, cnn__list *l, const char *dir)
 {
     struct _finddata_t found;
-    cnn__list            pattern = { NULL, 0, 0, 0 };
+    cnn__list            pattern = { .count = 0 };
     bool                 good = cnn__list_add(d, &pattern, dir, "*");
-    const intptr_t       search = good ? _findfirst(pattern.name[0], &found) : -1;
+    const intptr_t       search = good ? _findfirst(pattern.at[0].name, &found) : -1;
     cnn__free_list(&pattern);
     if (search == -1) return cnn__data_fail(d, "folder %s: it cannot be opened", cnn__path_end(dir));
     do good = found.name[0] == '.' || cnn__list_add(d, l, dir, found.name);
@@ -8474,7 +8492,7 @@ static bool cnn__list_folder(cnn_dataset *d, cnn__list *l, const char *dir)
     const int before = l->count;
     if (!cnn__read_folder(d, l, dir)) return false;
     const size_t n = (size_t)(l->count - before);
-    if (n > 0) qsort(l->name + before, n, sizeof *l->name, cnn__by_bytes);
+    if (n > 0) qsort(l->at + before, n, sizeof *l->at, cnn__by_bytes);
     return true;
 }
 
@@ -8511,8 +8529,7 @@ static bool cnn__fill_folder(cnn_request *want, void *user)
                                       : cnn__decode_file(&p, path, a->c, why, sizeof why);
         if (!wrong && (!p.pixels || p.h < 1 || p.w < 1 || p.h > 65535 || p.w > 65535))
             wrong = "the decoder gave no picture with sides of 1 to 65535";
-        if (!wrong)
-            wrong = cnn__fit_picture(want->bytes + (size_t)i * each, &p, a->c, a->h, a->w, a->shorter);
+        if (!wrong) wrong = cnn__fit_picture(want->bytes + (size_t)i * each, &p, a);
         if (p.pixels && p.release) p.release(p.pixels);
         if (wrong) {
             cnn__format(want->error, sizeof want->error, "%s: %.70s", n > 50 ? shown + n - 50 : shown, wrong);
@@ -8523,38 +8540,35 @@ static bool cnn__fill_folder(cnn_request *want, void *user)
     return true;
 }
 
-/* List the classes, and the files of each: those of class k end at end[k]. */
-static bool cnn__list_classes(cnn_dataset *d, const char *path, cnn__list *class, cnn__list *file, int **end)
+/* List the classes, and the files of each. */
+static bool cnn__list_classes(cnn_dataset *d, const char *path, cnn__list *class, cnn__list *file)
 {
     int classes = 0;
     if (!cnn__list_folder(d, class, path)) return false;
-    class->text = 0;
     for (int i = 0; i < class->count; i++) {           /* files beside the folders do not count */
-        if (cnn__kind_of(class->name[i]) != 'd') { CNN_FREE(class->name[i]); continue; }
-        class->text += strlen(class->name[i]) + 1, class->name[classes++] = class->name[i];
+        if (cnn__kind_of(class->at[i].name) == 'd') class->at[classes++] = class->at[i];
+        else                                        CNN_FREE(class->at[i].name);
     }
     class->count = classes;
     if (classes == 0)
         return cnn__data_fail(d, "folder %s: it holds no folders: each class is one", cnn__path_end(path));
-    *end = CNN_MALLOC((size_t)classes * sizeof **end);
-    if (!*end) return cnn__data_fail(d, "folder: out of memory: %d classes", classes);
-    for (int k = 0; k < classes; k++) {
-        int i = file->count;
-        if (!cnn__list_folder(d, file, class->name[k])) return false;
+    for (; file->class < classes; file->class++) {
+        const char *folder = class->at[file->class].name;
+        int         i = file->count;
+        if (!cnn__list_folder(d, file, folder)) return false;
         if (file->count == i)
-            return cnn__data_fail(d, "folder %s: it holds no pictures", cnn__path_end(class->name[k]));
+            return cnn__data_fail(d, "folder %s: it holds no pictures", cnn__path_end(folder));
         for (; i < file->count; i++)
-            if (cnn__kind_of(file->name[i]) != 'f')
+            if (cnn__kind_of(file->at[i].name) != 'f')
                 return cnn__data_fail(d, "folder: %s is no file: a class holds nothing else",
-                                      cnn__path_end(file->name[i]));
-        (*end)[k] = file->count;
+                                      cnn__path_end(file->at[i].name));
     }
     return true;
 }
 
 /* Everything into the one block of the data set. */
 static cnn__folder *cnn__pack_folder(cnn_dataset *d, const cnn_folder_args *a, const cnn__list *class,
-                                     const cnn__list *file, const int *end)
+                                     const cnn__list *file)
 {
     const size_t files = (size_t)file->count, classes = (size_t)class->count;
     const size_t numbers = cnn__round_up(files * sizeof(int), sizeof(char *));
@@ -8566,16 +8580,10 @@ static cnn__folder *cnn__pack_folder(cnn_dataset *d, const cnn_folder_args *a, c
     f->label = (int *)(f + 1), f->file = (const char **)(void *)((char *)(f + 1) + numbers);
     f->names = f->file + files;
     char *text = (char *)(f->names + classes + 1);
-    for (size_t i = 0, k = 0; i < files; i++) {
-        while ((int)i >= end[k]) k++;
-        const size_t n = strlen(file->name[i]) + 1;
-        f->file[i] = memcpy(text, file->name[i], n), text += n, f->label[i] = (int)k;
-    }
-    for (size_t k = 0; k < classes; k++) {
-        const char  *name = strrchr(class->name[k], '/') + 1;
-        const size_t n = strlen(name) + 1;
-        f->names[k] = memcpy(text, name, n), text += n;
-    }
+    for (size_t i = 0; i < files; i++)
+        f->file[i] = cnn__put_text(&text, file->at[i].name), f->label[i] = file->at[i].class;
+    for (size_t k = 0; k < classes; k++)
+        f->names[k] = cnn__put_text(&text, strrchr(class->at[k].name, '/') + 1);
     f->names[classes] = NULL;
     if (f->file[0][f->skip] == '/') f->skip++;
     return f;
@@ -8597,14 +8605,13 @@ static bool cnn__check_folder(cnn_dataset *d, const cnn_folder_args *a)
 CNN_API cnn_dataset cnn_load_folder_(cnn_folder_args a)
 {
     cnn_dataset     d = { 0 };
-    cnn__list       class = { NULL, 0, 0, 0 }, file = { NULL, 0, 0, 0 };
+    cnn__list       class = { .count = 0 }, file = { .count = 0 };
     const cnn_shape s = { 1, a.c, a.h, a.w };
-    int            *end = NULL;
     cnn__folder    *f = NULL;
-    if (cnn__check_folder(&d, &a) && cnn__list_classes(&d, a.path, &class, &file, &end))
-        f = cnn__pack_folder(&d, &a, &class, &file, end);
+    if (cnn__check_folder(&d, &a) && cnn__list_classes(&d, a.path, &class, &file))
+        f = cnn__pack_folder(&d, &a, &class, &file);
     const int files = file.count, classes = class.count;
-    cnn__free_list(&class), cnn__free_list(&file), CNN_FREE(end);
+    cnn__free_list(&class), cnn__free_list(&file);
     d.type = CNN_U8, d.target_type = CNN_I32;
     if (!f || !cnn__set_samples(&d, NULL, NULL, files, s)) return d;
     d.names = f->names, d.classes = classes, d.target = cnn__vector(1);
@@ -8649,10 +8656,7 @@ CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
     memset(about, 0, head);
     about->classes = (int)n;
     char *to = (char *)about + head;
-    for (size_t k = 0; k < n; k++) {
-        const size_t length = strlen(d->names[k]) + 1;
-        about->name[k] = memcpy(to, d->names[k], length), to += length;
-    }
+    for (size_t k = 0; k < n; k++) about->name[k] = cnn__put_text(&to, d->names[k]);
     for (int k = 0; k < 4; k++) about->mean[k] = d->mean[k], about->deviation[k] = cnn__divisor(d, k);
     CNN_FREE(g->about);
     g->about = about;
@@ -8678,8 +8682,7 @@ CNN_API const char *cnn_class_name(const cnn_graph *g, int k)
 
 /* ---- Order and scale ---- */
 
-/* A whole number in [0,n), each equally likely: bits that fall into the incomplete last interval are drawn
-   again. */
+/* A whole number in [0,n), each equally likely: bits in the incomplete last interval are drawn again. */
 static uint32_t cnn__below(uint32_t n, uint64_t key, uint64_t stream, uint64_t *drawn)
 {
     uint32_t bits, end = UINT32_MAX - UINT32_MAX % n;
@@ -8688,8 +8691,7 @@ static uint32_t cnn__below(uint32_t n, uint64_t key, uint64_t stream, uint64_t *
 }
 
 /* Fisher and Yates 1938, after Durstenfeld 1964: each of the n! orders is equally likely. It starts from the
-   order that the data set was made with, so the result depends on the seed alone and not on earlier
-   shuffles. */
+   order that the data set was made with: so the seed alone counts, and not earlier shuffles. */
 CNN_API void cnn_shuffle(cnn_dataset *d, uint64_t seed)
 {
     const uint64_t stream = 0x73687566u;               /* "shuf": not a stream of weights or dropout */
@@ -8730,23 +8732,11 @@ typedef struct { void *p; } cnn__lock, cnn__bell;                   /* an SRWLOC
 #define CNN__WAIT(b, l)         SleepConditionVariableSRW((struct _RTL_CONDITION_VARIABLE *)(void *)(b), \
                                                           CNN__SRW(l), 0xFFFFFFFF, 0)
 #define CNN__RING(b)            WakeConditionVariable((struct _RTL_CONDITION_VARIABLE *)(void *)(b))
-typedef struct { uintptr_t handle; void (*run)(void *); void *with; } cnn__thread;
-static unsigned __stdcall cnn__run_thread(void *thread)
-{
-    cnn__thread *t = thread;
-    t->run(t->with);
-    return 0;
-}
-static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
-{
-    t->run = run, t->with = with;
-    return (t->handle = _beginthreadex(NULL, 0, cnn__run_thread, t, 0, NULL)) != 0;
-}
-static void cnn__join_thread(cnn__thread *t)
-{
-    WaitForSingleObject((void *)t->handle, 0xFFFFFFFF);
-    CloseHandle((void *)t->handle);
-}
+#define CNN__RUNS               unsigned __stdcall
+#define CNN__START(t)           (((t)->id = _beginthreadex(NULL, 0, cnn__run_thread, t, 0, NULL)) != 0)
+#define CNN__JOIN(t)            (WaitForSingleObject((void *)(t)->id, 0xFFFFFFFF), \
+                                 CloseHandle((void *)(t)->id))
+typedef uintptr_t cnn__thread_id;
 #elif defined(CNN__PTHREADS)
 typedef pthread_mutex_t cnn__lock;
 typedef pthread_cond_t  cnn__bell;
@@ -8756,27 +8746,30 @@ typedef pthread_cond_t  cnn__bell;
 #define CNN__UNLOCK(l)          pthread_mutex_unlock(l)
 #define CNN__WAIT(b, l)         pthread_cond_wait(b, l)
 #define CNN__RING(b)            pthread_cond_signal(b)
-typedef struct { pthread_t id; void (*run)(void *); void *with; } cnn__thread;
-static void *cnn__run_thread(void *thread)
+#define CNN__RUNS               void *
+#define CNN__START(t)           (pthread_create(&(t)->id, NULL, cnn__run_thread, t) == 0)
+#define CNN__JOIN(t)            pthread_join((t)->id, NULL)
+typedef pthread_t cnn__thread_id;
+#else
+#define CNN__START(t)           false
+#define CNN__JOIN(t)            ((void)(t))
+typedef int cnn__thread_id;
+#endif
+typedef struct { cnn__thread_id id; void (*run)(void *); void *with; } cnn__thread;
+#ifdef CNN__RUNS
+static CNN__RUNS cnn__run_thread(void *thread)
 {
     cnn__thread *t = thread;
     t->run(t->with);
-    return NULL;
+    return 0;
 }
+#endif
 static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
 {
     t->run = run, t->with = with;
-    return pthread_create(&t->id, NULL, cnn__run_thread, t) == 0;
+    return CNN__START(t);
 }
-static void cnn__join_thread(cnn__thread *t) { pthread_join(t->id, NULL); }
-#else
-typedef struct { int none; } cnn__thread;
-static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
-{
-    return (void)t, (void)run, (void)with, false;
-}
-static void cnn__join_thread(cnn__thread *t) { (void)t; }
-#endif
+static void cnn__join_thread(cnn__thread *t) { CNN__JOIN(t); }
 
 /* ---- Batches: read, then fed ----
 
@@ -8791,8 +8784,7 @@ typedef struct {
     int n;
 } cnn__batch;
 
-/* A pass over a data set. A stream is read into slots, in turn: while the net computes with one of them, a
-   thread fills the other. */
+/* A pass over a data set. While the net computes with one slot of a stream, a thread fills the other. */
 typedef struct { cnn_request want; const cnn_dataset *d; int first; bool good; } cnn__slot;
 typedef struct {
     const cnn_dataset *d;
@@ -8810,19 +8802,17 @@ static size_t cnn__target_size(const cnn_dataset *d)
     return d->target_type ? (size_t)cnn__sample(d->target) : 0;
 }
 
-/* most: samples of a batch; until: where the pass ends. Not copied or moved while it is open. */
-static bool cnn__open_reader(cnn__reader *r, const cnn_dataset *d, int most, int until, long epoch,
-                             bool ahead)
+/* most: samples of a batch; end: of the pass. Not copied or moved while it is open. */
+static bool cnn__open_reader(cnn__reader *r, const cnn_dataset *d, int most, int end, long epoch, bool ahead)
 {
     memset(r, 0, sizeof *r);
-    r->d = d, r->most = most < until ? most : until, r->until = until, r->epoch = epoch;
+    r->d = d, r->most = most < end ? most : end, r->until = end, r->epoch = epoch;
     if (!d->fill || r->most < 1) return true;
-    r->slots = ahead && most < until ? 2 : 1;
+    r->slots = ahead && most < end ? 2 : 1;
     const size_t n = (size_t)r->most, value = d->type == CNN_U8 ? 1 : sizeof(float);
     const size_t targets = cnn__mul_size(cnn__mul_size(n, cnn__target_size(d)), sizeof(float));
-    const size_t values = cnn__round_up(cnn__mul_size(cnn__mul_size(n, (size_t)cnn__sample(d->shape)), value),
-                                        sizeof(float));
-    const size_t slot = cnn__add_size(targets, values);
+    const size_t values = cnn__mul_size(cnn__mul_size(n, (size_t)cnn__sample(d->shape)), value);
+    const size_t slot = cnn__round_up(cnn__add_size(targets, values), sizeof(float));
     const size_t bytes = cnn__add_size(n * sizeof(int), cnn__mul_size(slot, (size_t)r->slots));
     r->places = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
     if (!r->places) return cnn__format(r->error, sizeof r->error, "out of memory: %zu bytes", bytes), false;
@@ -8969,13 +8959,11 @@ static cnn__view cnn__draw_view(uint64_t seed, cnn_shape s, const cnn_augment *a
     return v;
 }
 
-/* What is mixed into a sample: that at `at`, of which the sample keeps `share` or, in cutmix, all but a box.
-   */
+/* What is mixed into a sample: that at `at`; the sample keeps `share` or, in cutmix, all but a box. */
 typedef struct { int at; cnn__view view; bool boxed; float share; cnn__box box; } cnn__mix;
 
-/* Beta(alpha, alpha): for alpha <= 1 by Johnk (1964), else by von Neumann's rejection. Block k of the stream
-   belongs to attempt k; if all are in vain, alpha is so small that it is 0 or 1, or so large that it is 1/2.
-   */
+/* Beta(alpha, alpha): for alpha <= 1 by Johnk (1964), else by von Neumann's rejection. Attempt k has block k
+   of the stream; if all are in vain, alpha is so small that it is 0 or 1, or so large that it is 1/2. */
 static double cnn__draw_beta(double alpha, uint64_t seed, uint64_t stream, uint64_t block)
 {
     uint32_t r[4] = { 0 };
@@ -9078,6 +9066,7 @@ static bool cnn__check_feed(const char *at, const char *what, const cnn_tensor *
 typedef struct {
     const unsigned char *bytes; const float *floats; const int *labels;    /* one of them */
     cnn_shape    shape;
+    int          channels;                     /* of the tensor that they go to */
     bool         moves, cuts;                  /* seen through a view; 0 in its square */
     bool         hot;                          /* channel c is 1 where the label is c, else 0 */
     float        outside;
@@ -9112,20 +9101,8 @@ static void cnn__gather(float *out, const cnn__planes *s, size_t from, int c, co
     else             for (int j = 0; j < n; j++) out[j] = at[j] < 0 ? outside : (float)labels[at[j]];
 }
 
-/* All channels of one sample as they are. */
-static void cnn__feed_plain(float *out, const cnn__planes *s, int channels, size_t from)
-{
-    const size_t plane = (size_t)cnn__plane(s->shape);
-    for (int c = 0; c < channels; c++, out += plane, from += plane) {
-        const int k = c < 3 ? c : 3;
-        if (s->bytes)       for (size_t j = 0; j < plane; j++) out[j] = s->table[k][s->bytes[from + j]];
-        else if (s->labels) for (size_t j = 0; j < plane; j++) out[j] = (float)s->labels[from + j];
-        else for (size_t j = 0; j < plane; j++) out[j] = (s->floats[from + j] - s->mean[k]) / s->by[k];
-    }
-}
-
 /* All channels of one sample, seen through v, and mixed with another one unless m is NULL. */
-static void cnn__feed_seen(float *out, const cnn__planes *s, int channels, size_t from, const cnn__view *v,
+static void cnn__feed_seen(float *out, const cnn__planes *s, size_t from, const cnn__view *v,
                            const cnn__mix *m)
 {
     const size_t plane = (size_t)cnn__plane(s->shape), sample = (size_t)s->shape.c * plane;
@@ -9139,7 +9116,7 @@ static void cnn__feed_seen(float *out, const cnn__planes *s, int channels, size_
             const bool mixed = m && (!boxed || (y >= m->box.top && y < m->box.bottom));
             cnn__look(at[0], s, v, y, x0, n);
             if (mixed) cnn__look(at[1], s, &m->view, y, x0, n);
-            for (int c = 0; c < channels; c++) {
+            for (int c = 0; c < s->channels; c++) {
                 const size_t of = s->hot ? 0 : (size_t)c * plane;
                 float       *to = out + (size_t)c * plane + (size_t)y * (size_t)w + x0;
                 cnn__gather(to, s, from + of, c, at[0], n);
@@ -9153,19 +9130,27 @@ static void cnn__feed_seen(float *out, const cnn__planes *s, int channels, size_
 }
 
 /* v: NULL, or how it is seen; m: NULL, or what is mixed with it. */
-static void cnn__feed_one(float *out, const cnn__planes *s, int channels, int at, const cnn__view *v,
-                          const cnn__mix *m)
+static void cnn__feed_one(float *out, const cnn__planes *s, int at, const cnn__view *v, const cnn__mix *m)
 {
     static const cnn__view still = { .mirror = false };
-    const size_t from = (size_t)at * (size_t)cnn__sample(s->shape);
-    if (v || s->hot) cnn__feed_seen(out, s, channels, from, v ? v : &still, m);
-    else             cnn__feed_plain(out, s, channels, from);
+    const size_t plane = (size_t)cnn__plane(s->shape);
+    size_t       from = (size_t)at * (size_t)cnn__sample(s->shape);
+    if (v || s->hot) {
+        cnn__feed_seen(out, s, from, v ? v : &still, m);
+        return;
+    }
+    for (int c = 0; c < s->channels; c++, out += plane, from += plane) {          /* all as they are */
+        const int k = c < 3 ? c : 3;
+        if (s->bytes)       for (size_t j = 0; j < plane; j++) out[j] = s->table[k][s->bytes[from + j]];
+        else if (s->labels) for (size_t j = 0; j < plane; j++) out[j] = (float)s->labels[from + j];
+        else for (size_t j = 0; j < plane; j++) out[j] = (s->floats[from + j] - s->mean[k]) / s->by[k];
+    }
 }
 
 static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)
 {
-    cnn__planes s = { .bytes = b->bytes, .floats = b->floats, .shape = d->shape, .moves = true,
-                      .cuts = true };
+    cnn__planes s = { .bytes = b->bytes, .floats = b->floats, .shape = d->shape, .channels = d->shape.c,
+                      .moves = true, .cuts = true };
     for (int k = 0; k < 4; k++) {
         s.mean[k] = d->mean[k], s.by[k] = cnn__divisor(d, k);
         for (int v = 0; v < 256 && b->bytes; v++) s.table[k][v] = ((float)v / 255.0f - s.mean[k]) / s.by[k];
@@ -9174,15 +9159,11 @@ static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)
 }
 static cnn__planes cnn__targets_of(const cnn_dataset *d, const cnn__batch *b, const cnn_tensor *to)
 {
-    return (cnn__planes){ .floats = b->targets, .labels = b->labels, .shape = d->target, .by = { 1, 1, 1, 1 },
+    return (cnn__planes){ .floats = b->targets, .labels = b->labels, .by = { 1, 1, 1, 1 },
+                          .shape = d->target, .channels = to->shape.c,
                           .moves = d->target.h == d->shape.h && d->target.w == d->shape.w &&
                                    cnn__plane(d->shape) > 1,
                           .hot = d->target_type == CNN_I32 && to->shape.c != d->target.c };
-}
-
-static bool cnn__is_changed(const cnn_augment *a)
-{
-    return a->shift || a->flip || a->cutout || a->mixup > 0 || a->cutmix > 0;
 }
 
 /* Are the labels of a batch, which become channels, classes? */
@@ -9204,7 +9185,6 @@ typedef struct {
     uint64_t seed;
     cnn__batch batch;
     cnn__planes samples, targets;
-    int channels;                            /* of a target */
     size_t each, wide;                       /* values of a sample, of its target */
     float *values, *wanted;
     const cnn_augment *a;
@@ -9223,8 +9203,8 @@ static void cnn__feed_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thre
         if (mixed) mix = cnn__draw_mix(q->seed, q->d, b, a, q->epoch, b->number[i]);
         const cnn__view *v = a || q->mirror ? &view : NULL;
         const cnn__mix  *m = mixed ? &mix : NULL;
-        cnn__feed_one(q->values + i * q->each, &q->samples, q->d->shape.c, b->at[i], v, m);
-        if (q->wanted) cnn__feed_one(q->wanted + i * q->wide, &q->targets, q->channels, b->at[i], v, m);
+        cnn__feed_one(q->values + i * q->each, &q->samples, b->at[i], v, m);
+        if (q->wanted) cnn__feed_one(q->wanted + i * q->wide, &q->targets, b->at[i], v, m);
     }
 }
 
@@ -9239,11 +9219,11 @@ static int cnn__feed(cnn__reader *r, cnn_tensor *x, cnn_tensor *target, int firs
     const int          n = cnn__read_batch(r, first, &q.batch);
     if (r->error[0]) cnn__fail(g, NULL, "feed", "data set: %s", r->error);
     if (n == 0) return 0;
-    if (a && cnn__is_changed(a)) q.a = a;
+    if (a && (a->shift || a->flip || a->cutout || a->mixup > 0 || a->cutmix > 0)) q.a = a;
     q.samples = cnn__samples_of(d, &q.batch), q.each = (size_t)cnn__sample(d->shape);
     if (target) {
         q.targets = cnn__targets_of(d, &q.batch, target);
-        q.channels = target->shape.c, q.wide = (size_t)cnn__sample(target->shape);
+        q.wide = (size_t)cnn__sample(target->shape);
     }
     if (q.a) q.targets.outside = a->outside;
     if ((target && !cnn__check_hot(target, &q.targets, &q.batch)) || !cnn_set_batch(g, n)) return 0;
@@ -9343,9 +9323,13 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignor
     *right += count;
 }
 
+CNN__MILD_END
+
 /* ===========================================================================================================
    >>train ---- 11. Training loop: fit, evaluate, predict, progress and history
    ======================================================================================================== */
+
+CNN__COLD_BEGIN
 
 /* Seconds from some moment, for speeds and times left. C99 knows only time(), in whole seconds, and clock(),
    the processor time of all threads, which stands still while a device works. So: the clock that nobody sets
@@ -10453,7 +10437,8 @@ typedef struct {
     const char          *at, *what, *path;     /* for messages: main.c:7: load "net.safetensors": ... */
     char                *header, *end, *p;     /* p: where the reader is */
     cnn__entry          *entry;                /* sorted by name */
-    size_t               n, capacity;
+    size_t               n;
+    int                  capacity;
     const unsigned char *data;
     size_t               bytes;                /* of data; SIZE_MAX while they are not read yet */
     void                *own;                  /* the data, if it was read from a path */
@@ -10465,8 +10450,7 @@ typedef struct {
 
 static cnn__file cnn__file_of(cnn_graph *g, const char *at, const char *what, const char *path)
 {
-    cnn__file f = { .g = g, .at = at, .what = what, .path = path };
-    return f;
+    return (cnn__file){ .g = g, .at = at, .what = what, .path = path };
 }
 
 CNN__PRINTF(2, 3)
@@ -10514,24 +10498,20 @@ static double cnn__element(const cnn__file *f, const cnn__entry *e, size_t i)
     }
 }
 
-static int cnn__hex_digit(char c)
-{
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
 static bool cnn__read_hex(const char *s, int digits, uint32_t *value)
 {
+    static const char hex[] = "0123456789abcdefABCDEF";
     *value = 0;
     for (int i = 0; i < digits; i++) {
-        if (cnn__hex_digit(s[i]) < 0) return false;
-        *value = *value << 4 | (uint32_t)cnn__hex_digit(s[i]);
+        const char *digit = s[i] ? strchr(hex, s[i]) : NULL;
+        if (!digit) return false;
+        const uint32_t v = (uint32_t)(digit - hex);
+        *value = *value << 4 | (v < 16 ? v : v - 6);
     }
     return true;
 }
 
-/* A whole number as one would write it: no sign, no leading zero, at most `most`. Returns what follows, or
-   NULL. */
+/* A whole number as one would write it: no sign, no leading zero, at most `most`. What follows, or NULL. */
 static const char *cnn__read_whole(const char *s, uint64_t most, uint64_t *value)
 {
     *value = 0;
@@ -10600,7 +10580,7 @@ static uint32_t cnn__json_code(cnn__file *f)
     if (!cnn__read_hex(f->p, 4, &code) || (code & 0xFC00) == 0xDC00) return 0;
     f->p += 4;
     if ((code & 0xFC00) != 0xD800) return code;
-    if (f->p[0] != '\\' || f->p[1] != 'u' || !cnn__read_hex(f->p + 2, 4, &low) || (low & 0xFC00) != 0xDC00)
+    if (strncmp(f->p, "\\u", 2) != 0 || !cnn__read_hex(f->p + 2, 4, &low) || (low & 0xFC00) != 0xDC00)
         return 0;
     f->p += 6;
     return 0x10000 + ((code & 0x3FF) << 10) + (low & 0x3FF);
@@ -10782,12 +10762,8 @@ static bool cnn__read_header(cnn__file *f)
             if (!cnn__read_metadata(f)) return false;
             continue;
         }
-        if (f->n == f->capacity) {
-            const size_t capacity = f->capacity ? 2 * f->capacity : 32;
-            void *more = cnn__file_realloc(f, f->entry, cnn__mul_size(capacity, sizeof *f->entry));
-            if (!more) return false;
-            f->entry = more, f->capacity = capacity;
-        }
+        if (!cnn__grow(NULL, NULL, NULL, &f->entry, (int)f->n, &f->capacity, sizeof *f->entry))
+            return cnn__file_fail(f, "out of memory: %zu tensors", f->n + 1);
         cnn__entry *e = &f->entry[f->n];
         memset(e, 0, sizeof *e);
         e->name = name;
@@ -10864,6 +10840,12 @@ static cnn__entry *cnn__lookup(const cnn__file *f, const char *prefix, const cha
     return f->n ? bsearch(&key, f->entry, f->n, sizeof *f->entry, cnn__compare_entry) : NULL;
 }
 
+/* "conv1.weight", "conv1.bias": one name more. */
+static void cnn__say_name(cnn__page *list, const char *name)
+{
+    cnn__say(list, "%s\"%.40s\"", list->said ? ", " : "", name);
+}
+
 /* The first entry whose name ends in this one, as behind a prefix; NULL: none. */
 static const cnn__entry *cnn__longer_name(const cnn__file *f, const char *name)
 {
@@ -10875,18 +10857,15 @@ static const cnn__entry *cnn__longer_name(const cnn__file *f, const char *name)
     return NULL;
 }
 
-/* The entry that fits a tensor of this name and shape, whose extents of 1 may stand anywhere: (6,) is
-   (1,6,1,1). */
+/* The entry that fits a tensor's name and shape, whose extents of 1 may stand anywhere: (6,) is (1,6,1,1). */
 static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *prefix, const char *name,
                                          cnn_shape s)
 {
     cnn__entry *e = cnn__lookup(f, prefix, name);
     if (!e) {
-        char list[160] = "none";
-        int  n = 0;
-        for (size_t i = 0; i < f->n && i < 3; i++)
-            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", i ? ", " : "",
-                             f->entry[i].name);
+        char      list[160] = "none";
+        cnn__page names = { list, sizeof list, 0, 0 };
+        for (size_t i = 0; i < f->n && i < 3; i++) cnn__say_name(&names, f->entry[i].name);
         const cnn__entry *like = *prefix ? NULL : cnn__longer_name(f, name);
         const int n_like = like ? (int)(strlen(like->name) - strlen(name)) : 0;
         cnn__file_fail(f, "there is no tensor \"%s%.60s\"; the file has %zu: %s%s%s%.*s%s", prefix, name,
@@ -10979,12 +10958,11 @@ static bool cnn__is_extra(const cnn__file *f, const cnn__entry *e)
 }
 static bool cnn__check_extra(const cnn__file *f)
 {
-    char list[160] = "";
-    int  n = 0, extra = 0;
+    char      list[160] = "";
+    cnn__page names = { list, sizeof list, 0, 0 };
+    int       extra = 0;
     for (size_t i = 0; i < f->n; i++)
-        if (cnn__is_extra(f, &f->entry[i]) && extra++ < 3)
-            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", n ? ", " : "",
-                             f->entry[i].name);
+        if (cnn__is_extra(f, &f->entry[i]) && extra++ < 3) cnn__say_name(&names, f->entry[i].name);
     return !extra || cnn__file_fail(f, "the net has nothing for %d tensors of the file: %s%s (.extra_ok = 1 "
                                        "leaves them out)", extra, list, extra > 3 ? ", ..." : "");
 }
@@ -11190,8 +11168,9 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
     }
     /* The option struct, and behind it the options as the text of a call's arguments: ".pad=1,.pad_h=0". */
     const size_t bytes = op->args_size + (rest ? 2 * strlen(rest) : 0) + 2;
-    char *args = op->args_size ? CNN_MALLOC(bytes) : NULL, *said = args ? args + op->args_size : NULL;
-    if (op->args_size && !args) return cnn__file_fail(f, "out of memory: %zu bytes", bytes), nil;
+    char *args = op->args_size ? cnn__file_realloc(f, NULL, bytes) : NULL;
+    char *said = args ? args + op->args_size : NULL;
+    if (op->args_size && !args) return nil;
     if (args) memset(args, 0, bytes);
     if (args && op->fields) memcpy(args + sizeof said, &said, sizeof said);
     for (const char *c = rest; said && c && *c; c++) {
@@ -11210,8 +11189,7 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
     return y;
 }
 
-/* A constant takes its values where they are recorded: x3f80000040000000; NULL: of an older file, from the
-   tensor of its name. */
+/* The values of a constant: x3f80000040000000; NULL: of an older file, in the tensor of its name. */
 static bool cnn__read_values(const cnn__file *f, cnn_tensor *t, const char *word)
 {
     const size_t      n = cnn__checked_len(t->shape);
@@ -11294,9 +11272,8 @@ static cnn_tensor *cnn__read_nodes(const cnn__file *f, const cnn_load_args *a, c
 /* ---- The state of a training, beside the weights ---- */
 
 /* Call use with each array of the state. average, best: as cnn__copy_trained lays them out, or NULL. */
-typedef bool cnn__use_vector(void *user, const char *prefix, const cnn_tensor *t, float *values);
-static bool cnn__each_state(cnn_graph *g, int slots, float *average, float *best, cnn__use_vector *use,
-                            void *user)
+typedef bool cnn__use(void *user, const char *prefix, const cnn_tensor *t, float *values);
+static bool cnn__each_state(cnn_graph *g, int slots, float *average, float *best, cnn__use *use, void *user)
 {
     static const char *const slot[CNN_MAX_SLOTS] = { "cnn.slot0.", "cnn.slot1.", "cnn.slot2." };
     float *vectors = g->arena[CNN_ARENA_OPTIMIZER];
@@ -11453,13 +11430,6 @@ static void cnn__put_options(cnn__string *to, const cnn_tensor *y)
     }
 }
 
-static void cnn__put_values(cnn__string *to, cnn_tensor *t)
-{
-    const float *v = cnn_map_read(t);
-    cnn__put(to, " x", 2);
-    for (int i = 0; v && i < cnn__len(t->shape) && !to->g->error[0]; i++)
-        cnn__putf(to, "%08lx", (unsigned long)cnn__bits_of_float(v[i]));
-}
 static void cnn__put_graph(cnn__string *to)
 {
     const cnn_graph *g = to->g;
@@ -11478,7 +11448,10 @@ static void cnn__put_graph(cnn__string *to)
             if (!t->batched) cnn__putf(to, "%d,", t->shape.n);
             cnn__putf(to, "%d,%d,%d", t->shape.c, t->shape.h, t->shape.w);
         }
-        if (t->kind == CNN_CONST) cnn__put_values(to, &g->order[i]->t);
+        const float *value = t->kind == CNN_CONST ? cnn_map_read(&g->order[i]->t) : NULL;
+        if (value) cnn__put(to, " x", 2);
+        for (int k = 0; value && k < cnn__len(t->shape) && !g->error[0]; k++)
+            cnn__putf(to, "%08lx", (unsigned long)cnn__bits_of_float(value[k]));
         if (t->frozen)                  cnn__putf(to, " frozen");
         if (g->order[i]->wants_grad)    cnn__putf(to, " grad");
         if (t->kept)                    cnn__putf(to, " kept");
@@ -11507,10 +11480,10 @@ static int cnn__file_extents(const cnn_tensor *t, int extent[4])
 static cnn__text cnn__file_shape(const cnn_tensor *t)
 {
     cnn__text text;
-    int n = 0, extent[4], rank = cnn__file_extents(t, extent);
-    for (int k = 0; k < rank; k++)
-        n += cnn__format(text.s + n, sizeof text.s - (size_t)n, "%c%d", k ? ',' : '[', extent[k]);
-    cnn__format(text.s + n, sizeof text.s - (size_t)n, "]");
+    cnn__page page = { text.s, sizeof text.s, 0, 0 };
+    int       extent[4], rank = cnn__file_extents(t, extent);
+    for (int k = 0; k < rank; k++) cnn__say(&page, "%c%d", k ? ',' : '[', extent[k]);
+    cnn__say(&page, "]");
     return text;
 }
 
@@ -11783,14 +11756,13 @@ static bool cnn__read_about(cnn__file *f)
     size_t      n = 1;
     if (!line) return true;
     for (const char *s = line; *s; s++) n += *s == ' ';
-    const char **names = CNN_MALLOC(n * sizeof *names);
-    if (!names) return cnn__file_fail(f, "out of memory: %zu bytes", n * sizeof *names);
+    const char **names = cnn__file_realloc(f, NULL, n * sizeof *names);
+    if (!names) return false;
     bool good = n >= 8;
     for (size_t k = 0; k < n && good; k++) {
         word = cnn__word(&line);
         good = word && (k < 8 ? cnn__read_hex(word, 8, &bits[k]) && !word[8] : cnn__unescape(word));
-        if (k < 8) continue;
-        names[k - 8] = word;
+        if (k >= 8) names[k - 8] = word;
     }
     for (int k = 0; k < 4 && good; k++) {
         d.mean[k] = cnn__float_of_bits(bits[k]), d.deviation[k] = cnn__float_of_bits(bits[4 + k]);
@@ -11812,10 +11784,9 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
                                  "cnn_load_weights");
     size_t lines = 1;
     for (const char *s = f->graph; *s; s++) lines += *s == '\n';
-    size_t       bytes = cnn__mul_size(lines, sizeof(cnn_tensor *));
-    cnn_tensor **node = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
-    if (!node) return cnn__file_fail(f, "out of memory: %zu bytes", bytes);
-    cnn_tensor *root = cnn__read_nodes(f, a, node);
+    cnn_tensor **node = cnn__file_realloc(f, NULL, cnn__mul_size(lines, sizeof *node)), *root;
+    if (!node) return false;
+    root = cnn__read_nodes(f, a, node);
     CNN_FREE(node);
     if (g->error[0]) return false;
     if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* not a loss */
@@ -13132,6 +13103,8 @@ CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
     return c;
 }
 
+CNN__COLD_END
+
 /* ===========================================================================================================
 
    Part II. The engine: how the plain loops became fast. It knows no tensor and no graph.
@@ -13383,9 +13356,9 @@ static int cnn__processors(void)
    cnn__scatter4_ its inverse, y[l][i row[l] + e] = or, with add, += r[e] lane l
    cnn__clip_     (v, low, high): low where v < low, then high where that is more; NaN stays NaN
    cnn__even_     a[0], a[2] ... b[0], b[2] ...;  zip(t, a, b): a[0], b[0], a[1], b[1] ... in two vectors
-   cnn__split_    v[0] = p[0], p[2] ...; v[1] = p[1], p[3] ...
    cnn__larger_   lanes where v > most, or v is NaN, take v and its tag
-   cnn__m_        a mask;  mask(lanes);  masked(p, m): load, zeros elsewhere;  put(p, m, v): store those */
+   cnn__m_        a mask;  mask(lanes);  masked(p, m): load, zeros elsewhere;  put(p, m, v): store the
+                  bits of those */
 enum { CNN__MAX_MR = 14, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
 typedef struct { int images; ptrdiff_t length, lda, a_image, b_image; } cnn__runs;
 typedef struct { int h, w, oh, ow, ph, pw, s; } cnn__image;   /* of x (h,w), of y (oh,ow); padding, stride */
@@ -13449,11 +13422,11 @@ typedef struct {
                        const float *clip, float *const *y, const ptrdiff_t *row, bool add);
     void (*winograd_dy)(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
     void (*winograd_dw)(const float *u, ptrdiff_t step, float *g);
-    /* W windows of a pooling side by side, the first at x, each sw <= 2 further, with kw > 1 if sw is 2.
-       at NULL: y[l] = their sums, row by row. Otherwise y[l] = the largest, the first of equals, the last NaN
-       if there is one, and the bits of at[l] are its distance from the start of window l. Reads nothing
-       beyond the last window. */
-    void (*windows)(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y, float *at);
+    /* n windows of a pooling side by side, the first at x, each sw <= 2 further: y[l] = their sums, row by
+       row, or the largest, the first of equals, the last NaN if there is one. at, if not NULL: at[l] = its
+       place, where x has the place `first`. Reads nothing beyond the last window. */
+    void (*windows)(int kh, int kw, int sw, bool sum, int n, const float *x, ptrdiff_t w, float *y, int *at,
+                    int first);
     /* Windows of 3x3 on one plane, with stride 1 or 2: y = the largest of each, NaN if there is one. */
     void (*largest)(const cnn__image *, float *y, const float *x);
     /* 3x3 depthwise on one plane: y (+)= b + x * w with stride 1 or 2, then, if clip is not NULL, at least
@@ -13971,34 +13944,52 @@ static inline int cnn__tile_rows(int left, int tall)
         }                                                                                                    \
     }
 
-#define CNN__WINDOWS(isa)                                                                                    \
+/* m: the lanes of the first and the second vector that may be read, for every tap alike. */
+#define CNN__POOLED(isa)                                                                                     \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__window_##isa(const int kh, const int kw, const int sw, const bool sum, const float *x,         \
-                           ptrdiff_t w, float *y, float *at)                                                 \
+    void cnn__pooled_##isa(const int kh, const int kw, const int sw, const bool sum, int n, const float *x,  \
+                           ptrdiff_t w, float *y, int *at, int first)                                        \
     {                                                                                                        \
-        cnn__v_##isa r = cnn__set_##isa(0.0f), which = r, v[2];                                              \
-        CNN__UNROLL for (int i = 0; i < kh; i++)                                                             \
-            CNN__UNROLL for (int j = 0, n; j < kw; j += n) {                                                 \
-                n = sw == 2 && (kw - j) % 2 == 0 ? 2 : 1;                                                    \
-                if (sw == 2) cnn__split_##isa(v, x + i * w + j);                                             \
-                else         v[0] = cnn__load_##isa(x + i * w + j);                                          \
-                CNN__UNROLL for (int e = 0; e < n; e++) {                                                    \
-                    if (sum) { r = cnn__add_##isa(r, v[e]); continue; }                                      \
-                    const cnn__v_##isa tag = cnn__set_##isa(cnn__float_of_bits((uint32_t)(i * w + j + e)));  \
-                    if (i + j + e == 0) r = v[e], which = tag;                                               \
-                    else                cnn__larger_##isa(&r, &which, v[e], tag);                            \
+        enum { W = CNN__W_##isa };                                                                           \
+        float tags[W];                                                                                       \
+        int   place[W];                                                                                      \
+        for (; n > 0; n -= W, x += W * sw, y += W, first += W * sw) {                                        \
+            const int lanes = n < W ? n : W, floats = (lanes - 1) * sw + 1;                                  \
+            const bool whole = n > W || (n == W && sw == 1);                                                 \
+            const cnn__m_##isa m[2] = { cnn__mask_##isa(cnn__run_of(0, cnn__clamp(floats, W))),              \
+                                        cnn__mask_##isa(cnn__run_of(0, cnn__clamp(floats - W, W))) };        \
+            const cnn__m_##isa to = cnn__mask_##isa(cnn__run_of(0, lanes));                                  \
+            cnn__v_##isa r = cnn__set_##isa(0.0f), which = r;                                                \
+            CNN__UNROLL for (int i = 0; i < kh; i++)                                                         \
+                CNN__UNROLL for (int j = 0; j < kw; j++) {                                                   \
+                    const float *p = x + i * w + j;                                                          \
+                    cnn__v_##isa v = whole ? cnn__load_##isa(p) : cnn__masked_##isa(p, m[0]);                \
+                    if (sw == 2) v = cnn__even_##isa(v, whole ? cnn__load_##isa(p + W)                       \
+                                                              : cnn__masked_##isa(p + W, m[1]));             \
+                    const cnn__v_##isa tag = cnn__set_##isa(cnn__float_of_bits((uint32_t)(i * w + j)));      \
+                    if (sum)             r = cnn__add_##isa(r, v);                                           \
+                    else if (i + j == 0) r = v;                                                              \
+                    else                 cnn__larger_##isa(&r, &which, v, tag);                              \
                 }                                                                                            \
-            }                                                                                                \
-        cnn__store_##isa(y, r);                                                                              \
-        if (!sum) cnn__store_##isa(at, which);                                                               \
-    }                                                                                                        \
-    CNN__TARGET_##isa static void cnn__windows_##isa(int kh, int kw, int sw, const float *x, ptrdiff_t w,    \
-                                                     float *y, float *at)                                    \
+            if (n >= W) cnn__store_##isa(y, r);                                                              \
+            else        cnn__put_##isa(y, to, r);                                                            \
+            if (!at) continue;                                                                               \
+            cnn__store_##isa(tags, which);                                                                   \
+            memcpy(place, tags, sizeof place);                                                               \
+            for (int l = 0; l < W; l++) place[l] += first + l * sw;                                          \
+            memcpy(tags, place, sizeof place);                                                               \
+            cnn__put_##isa((float *)(void *)at, to, cnn__load_##isa(tags)), at += W;                         \
+        }                                                                                                    \
+    }
+#define CNN__WINDOWS(isa)                                                                                    \
+    CNN__TARGET_##isa static void cnn__windows_##isa(int kh, int kw, int sw, bool sum, int n, const float *x,\
+                                                     ptrdiff_t w, float *y, int *at, int first)              \
     {                                                                                                        \
-        if (kh == 2 && kw == 2 && sw == 2 && at)      cnn__window_##isa(2, 2, 2, false, x, w, y, at);        \
-        else if (kh == 3 && kw == 3 && sw == 2 && at) cnn__window_##isa(3, 3, 2, false, x, w, y, at);        \
-        else if (kh == 2 && kw == 2 && sw == 2)       cnn__window_##isa(2, 2, 2, true, x, w, y, at);         \
-        else                                          cnn__window_##isa(kh, kw, sw, !at, x, w, y, at);       \
+        const int k = kh == kw && sw == 2 ? kh : 0;                                                          \
+        if (k == 2 && !sum)      cnn__pooled_##isa(2, 2, 2, false, n, x, w, y, at, first);                   \
+        else if (k == 3 && !sum) cnn__pooled_##isa(3, 3, 2, false, n, x, w, y, at, first);                   \
+        else if (k == 2)         cnn__pooled_##isa(2, 2, 2, true, n, x, w, y, at, first);                    \
+        else                     cnn__pooled_##isa(kh, kw, sw, sum, n, x, w, y, at, first);                  \
     }
 
 /* A block of R rows of W windows of 3x3, stride s, at output (oy,ox): t = first + the sums with k or, most,
@@ -14190,8 +14181,8 @@ static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? mo
     CNN__TAKE_EVEN(isa) CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                        \
     CNN__WINOGRAD_G(isa) CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_X4(isa)                     \
     CNN__WINOGRAD_AT(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                                         \
-    CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__SLIDE(isa) CNN__OUTSIDE(isa) CNN__STRIPS(isa)               \
-    CNN__FLAT(isa) CNN__DEPTH(isa)                                                                           \
+    CNN__WINOGRAD_DW(isa) CNN__POOLED(isa) CNN__WINDOWS(isa) CNN__SLIDE(isa) CNN__OUTSIDE(isa)               \
+    CNN__STRIPS(isa) CNN__FLAT(isa) CNN__DEPTH(isa)                                                          \
     CNN__DEPTH_SUMS(isa) CNN__DEPTH_W(isa)
 
 #define CNN__ISA_ROW(number, isa)                                                                            \
@@ -14275,13 +14266,6 @@ CNN__TARGET_avx2 static CNN__INLINE __m256i cnn__mask_avx2(cnn__lanes lanes)
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)lanes), bit), bit);
 }
-/* v[0] = p[0], p[2], p[4] ...;  v[1] = p[1], p[3], p[5] ... */
-CNN__TARGET_avx2 static CNN__INLINE void cnn__split_avx2(__m256 *v, const float *p)
-{
-    const __m256 a = _mm256_loadu_ps(p), b = _mm256_loadu_ps(p + 8);
-    const __m256 c = _mm256_permute2f128_ps(a, b, 0x20), d = _mm256_permute2f128_ps(a, b, 0x31);
-    v[0] = _mm256_shuffle_ps(c, d, 0x88), v[1] = _mm256_shuffle_ps(c, d, 0xDD);
-}
 /* Where v > *most, or v is NaN, take v and its tag. */
 CNN__TARGET_avx2 static CNN__INLINE
 void cnn__larger_avx2(__m256 *most, __m256 *which, __m256 v, __m256 tag)
@@ -14351,13 +14335,6 @@ void cnn__scatter4_avx512(__m512 *r, float *const *y, const ptrdiff_t *row, int 
         cnn__put4_avx2(y[l + 12] + i * row[l + 12], _mm512_extractf32x4_ps(r[l], 3), add);
     }
 }
-CNN__TARGET_avx512 static CNN__INLINE void cnn__split_avx512(__m512 *v, const float *p)
-{
-    const __m512 a = _mm512_loadu_ps(p), b = _mm512_loadu_ps(p + 16);
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    v[0] = _mm512_permutex2var_ps(a, even, b);
-    v[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b);
-}
 CNN__TARGET_avx512 static CNN__INLINE
 void cnn__larger_avx512(__m512 *most, __m512 *which, __m512 v, __m512 tag)
 {
@@ -14369,8 +14346,8 @@ CNN__ISA_KERNELS(avx512)
 #endif
 
 #if CNN__ARM || CNN__WASM
-/* ---- Vectors of four floats, by four words of the sections below: low(a, b) = a[0], b[0], a[1], b[1];
-        high: a[2], b[2], a[3], b[3];  evens: a[0], a[2], b[0], b[2];  odds: a[1], a[3], b[1], b[3] ---- */
+/* ---- Vectors of four floats, by two words of the sections below: low(a, b) = a[0], b[0], a[1], b[1];
+        high: a[2], b[2], a[3], b[3] ---- */
 
 #define CNN__FOUR_LANES(isa)                                                                                 \
     static inline void cnn__transpose_##isa(cnn__v_##isa *r)                                                 \
@@ -14398,11 +14375,6 @@ CNN__ISA_KERNELS(avx512)
     static inline void cnn__zip_##isa(cnn__v_##isa *t, cnn__v_##isa a, cnn__v_##isa b)                       \
     {                                                                                                        \
         t[0] = cnn__low_##isa(a, b), t[1] = cnn__high_##isa(a, b);                                           \
-    }                                                                                                        \
-    static inline void cnn__split_##isa(cnn__v_##isa *v, const float *p)                                     \
-    {                                                                                                        \
-        const cnn__v_##isa a = cnn__load_##isa(p), b = cnn__load_##isa(p + 4);                               \
-        v[0] = cnn__even_##isa(a, b), v[1] = cnn__odd_##isa(a, b);                                           \
     }
 #define CNN__FOUR_MASKED(isa)                                                                                \
     static inline cnn__v_##isa cnn__masked_##isa(const float *p, cnn__lanes m)                               \
@@ -14415,7 +14387,7 @@ CNN__ISA_KERNELS(avx512)
     {                                                                                                        \
         float part[4];                                                                                       \
         cnn__store_##isa(part, v);                                                                           \
-        for (int l = 0; l < 4; l++) if (m >> l & 1) p[l] = part[l];                                          \
+        for (int l = 0; l < 4; l++) if (m >> l & 1) memcpy(p + l, part + l, sizeof *p);                      \
     }                                                                                                        \
     static inline cnn__v_##isa cnn__few_##isa(const float *p, int n)                                         \
     {                                                                                                        \
@@ -14440,7 +14412,6 @@ typedef cnn__lanes  cnn__m_neon;
 #define cnn__low_neon   vzip1q_f32
 #define cnn__high_neon  vzip2q_f32
 #define cnn__even_neon  vuzp1q_f32
-#define cnn__odd_neon   vuzp2q_f32
 #define cnn__fma_neon(a, b, c) vfmaq_f32(c, a, b)
 #define cnn__sum4_neon(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
 static inline float32x4_t cnn__clip_neon(float32x4_t v, float32x4_t low, float32x4_t high)
@@ -14474,7 +14445,6 @@ typedef cnn__lanes cnn__m_wasm;
 #define cnn__low_wasm(a, b)    wasm_i32x4_shuffle(a, b, 0, 4, 1, 5)
 #define cnn__high_wasm(a, b)   wasm_i32x4_shuffle(a, b, 2, 6, 3, 7)
 #define cnn__even_wasm(a, b)   wasm_i32x4_shuffle(a, b, 0, 2, 4, 6)
-#define cnn__odd_wasm(a, b)    wasm_i32x4_shuffle(a, b, 1, 3, 5, 7)
 #define cnn__fma_wasm(a, b, c) wasm_f32x4_add(wasm_f32x4_mul(a, b), c)
 #define cnn__clip_wasm(v, low, high) wasm_f32x4_pmin(wasm_f32x4_pmax(v, low), high)
 static inline void cnn__larger_wasm(v128_t *most, v128_t *which, v128_t v, v128_t tag)
@@ -14544,7 +14514,9 @@ static CNN__NOINLINE cnn__v_c cnn__masked_c(const float *p, cnn__lanes m)
 }
 static CNN__NOINLINE void cnn__put_c(float *p, cnn__lanes m, cnn__v_c v)
 {
-    for (int l = 0; l < 4; l++) if (m >> l & 1) p[l] = CNN__LANE(v, l);
+    float part[4];
+    cnn__store_c(part, v);
+    for (int l = 0; l < 4; l++) if (m >> l & 1) memcpy(p + l, part + l, sizeof *p);
 }
 static inline cnn__v_c cnn__few_c(const float *p, int n) { return cnn__masked_c(p, cnn__run_of(0, n)); }
 static CNN__NOINLINE void cnn__sum4_c(float *sum, cnn__v_c a, cnn__v_c b, cnn__v_c c, cnn__v_c d)
@@ -14577,10 +14549,6 @@ static inline void cnn__zip_c(cnn__v_c *t, cnn__v_c a, cnn__v_c b)
         CNN__LANE(t[l / 2], l % 2 * 2) = CNN__LANE(a, l);
         CNN__LANE(t[l / 2], l % 2 * 2 + 1) = CNN__LANE(b, l);
     }
-}
-static inline void cnn__split_c(cnn__v_c *v, const float *p)
-{
-    for (int l = 0; l < 4; l++) CNN__LANE(v[0], l) = p[2 * l], CNN__LANE(v[1], l) = p[2 * l + 1];
 }
 static inline void cnn__larger_c(cnn__v_c *most, cnn__v_c *which, cnn__v_c v, cnn__v_c tag)
 {
@@ -14726,7 +14694,7 @@ static void cnn__gemm_part(const cnn__kernels *isa, float *c, ptrdiff_t ldc, boo
 {
     const int mr = isa->mr, nr = isa->nr;
     const ptrdiff_t mc = mr * CNN__MC_PANELS, nc = nr * CNN__NC_PANELS, kb = cnn__k_block(k);
-    const bool in_place = b.si == 1 && m <= 3 * mr;
+    const bool in_place = b.si == 1 && m <= 3 * mr, all_in_place = in_place && n >= nr;
     float tile[CNN__MAX_MR * CNN__MAX_NR], *pb = pack, *pa = pack + kb * cnn__min(cnn__ceil(n, nr) * nr, nc);
     ptrdiff_t packed[CNN__KC], rows[CNN__KC];
     for (ptrdiff_t p = 0; p < kb; p++) packed[p] = p * nr, rows[p] = p * b.sp;
@@ -14734,7 +14702,7 @@ static void cnn__gemm_part(const cnn__kernels *isa, float *c, ptrdiff_t ldc, boo
         for (ptrdiff_t p = 0; p < k; p += kb) {
             const ptrdiff_t jn = cnn__min(nc, n - jc), kc = cnn__min(kb, k - p);
             const bool add = accumulate || p > 0;
-            for (ptrdiff_t j = 0; j < jn; j += nr)
+            for (ptrdiff_t j = 0; j < jn && !all_in_place; j += nr)
                 if (b.si == 1 && j + nr <= jn) {
                     if (!in_place) isa->panel(pb + j * kc, b.x + jc + j + p * b.sp, rows, kc);
                 } else
@@ -14747,17 +14715,20 @@ static void cnn__gemm_part(const cnn__kernels *isa, float *c, ptrdiff_t ldc, boo
                     cnn__pack(isa, pa + i * kc, ni, a.x + (ic + i) * a.si + p * a.sp, a.si, a.sp, ni, kc);
                 }
                 for (ptrdiff_t j = 0; j < jn; j += nr) {
-                    const bool whole = j + nr <= jn, direct = in_place && whole;
-                    const float *from = direct ? b.x + jc + j + p * b.sp : pb + j * kc;
+                    /* The last columns: in place, those before them are computed once more. */
+                    const bool whole = j + nr <= jn, direct = in_place && (whole || all_in_place);
+                    const ptrdiff_t rest = jn - j, wide = rest <= nr / 2 ? nr / 2 : nr;
+                    const ptrdiff_t back = direct && !whole ? wide - rest : 0;
+                    const float *from = direct ? b.x + jc + j - back + p * b.sp : pb + j * kc;
                     for (ptrdiff_t i = 0; i < in; i += mr) {
                         const int ni = (int)cnn__min(mr, in - i);
                         float *y = c + (ic + i) * ldc + jc + j;
-                        isa->micro(ni, (int)cnn__min(nr, jn - j), kc, pa + i * kc, from,
-                                   direct ? rows : packed,
-                                 whole ? y : tile, whole ? ldc : nr, NULL, whole && add, NULL, 0);
+                        isa->micro(ni, (int)cnn__min(nr, rest), kc, pa + i * kc, from,
+                                   direct ? rows : packed, whole ? y : tile, whole ? ldc : nr, NULL,
+                                   whole && add, NULL, 0);
                         for (ptrdiff_t s = 0; !whole && s < ni; s++)
-                            for (ptrdiff_t q = 0; q < jn - j; q++)
-                                y[s * ldc + q] = add ? y[s * ldc + q] + tile[s * nr + q] : tile[s * nr + q];
+                            for (ptrdiff_t q = 0, t = s * nr + back; q < rest; q++, t++)
+                                y[s * ldc + q] = add ? y[s * ldc + q] + tile[t] : tile[t];
                     }
                 }
             }
@@ -15112,25 +15083,24 @@ static double cnn__conv_work(const cnn__conv *conv)
 }
 
 /* Rows of the output that are worked on at a time, at most so many: fewer if there would be too few units for
-   the threads. Where S is the image itself, they fill vectors. */
+   the threads, or of more pixels than channels: then these, which another thread may have written, should be
+   met by one. */
 static int cnn__unit_rows(const cnn__shifted *shifted, ptrdiff_t most)
 {
-    const ptrdiff_t least = cnn__conv_work(shifted->t) < 2 * CNN__SERIAL_WORK ? 1 : shifted->borrow
-                            && !shifted->turned ? 8 : 4;
-    const ptrdiff_t units = (ptrdiff_t)shifted->t->n * shifted->t->groups * cnn__ceil(shifted->m,
-                                                                                      shifted->high);
-    ptrdiff_t fair = cnn__ceil(shifted->rows, cnn__ceil(least, units)), step = 1;
-    while (shifted->borrow && !shifted->turned && step * shifted->t->ow % shifted->u->nr) step++;
-    fair = cnn__ceil(fair, step) * step;
+    const bool flat = shifted->borrow && !shifted->turned;
+    const ptrdiff_t least = cnn__conv_work(shifted->t) < 2 * CNN__SERIAL_WORK ? 1 : flat ? 8 : 4;
+    const ptrdiff_t panels = flat && shifted->out_plane > shifted->m ? 1 : cnn__ceil(shifted->m,
+                                                                                     shifted->high);
+    const ptrdiff_t units = (ptrdiff_t)shifted->t->n * shifted->t->groups * panels;
+    const ptrdiff_t fair = cnn__ceil(shifted->rows, cnn__ceil(least, units));
     most = cnn__min(most < 1 ? 1 : most, fair);
-    return step > 1 ? (int)cnn__min(shifted->rows, most) : (int)cnn__ceil(shifted->rows,
-                                                                          cnn__ceil(shifted->rows, most));
+    return (int)cnn__ceil(shifted->rows, cnn__ceil(shifted->rows, most));
 }
 
 /* Turned: pixels whose sums are kept: of a tile or, where the terms come in blocks, of the rows. */
 static ptrdiff_t cnn__turned_pixels(const cnn__shifted *shifted, ptrdiff_t k)
 {
-    return k > cnn__shifted_k(shifted, k) ? (ptrdiff_t)shifted->block * shifted->t->ow : shifted->u->tall;
+    return k > cnn__shifted_k(shifted, k) ? shifted->block * shifted->row : shifted->u->tall;
 }
 
 /* Turned: the pixels of each tile lie in one row of S, nx to a row, so that they need not be packed. */
@@ -15155,21 +15125,25 @@ CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__
         shifted.high) * shifted.high : shifted.m;
     shifted.n_phases = backward ? (int)(cnn__min(conv->sh, conv->h) * cnn__min(conv->sw, conv->w)) : 1;
     shifted.rows = backward ? (conv->h + conv->sh - 1) / conv->sh : conv->oh;
+    shifted.out_plane = backward ? (ptrdiff_t)conv->h * conv->w : (ptrdiff_t)conv->oh * conv->ow;
+    shifted.out_planes = backward ? conv->ic : conv->oc;
+    shifted.row = backward ? (ptrdiff_t)conv->sh * conv->w : conv->ow, shifted.col = backward ? conv->sw : 1;
     shifted.borrow = cnn__pointwise_fits(cpu, conv, 0);
+    if (shifted.borrow) {               /* a row is what fills the registers */
+        shifted.s.width = turned ? shifted.u->tall : shifted.u->nr, shifted.row = shifted.s.width;
+        shifted.rows = (int)cnn__ceil(shifted.out_plane, shifted.row);
+    }
     shifted.rows_first = backward || (conv->ow >= shifted.u->nr && !turned);
     /* in the order (c,i,j) it is the planes of one k block that should stay in the cache */
     const ptrdiff_t k_blocks = shifted.rows_first ? 1 : cnn__ceil((ptrdiff_t)k, CNN__KC);
     const ptrdiff_t cached = shifted.m > 1 ? k_blocks * CNN__SPREAD_FLOATS : CNN__PLANE_FLOATS;
     shifted.block = cnn__unit_rows(&shifted, !shifted.borrow ? cnn__block_rows(&shifted.s, shifted.rows,
                                                                                cached)
-                                 : turned ? CNN__TURNED_PIXELS / conv->ow : shifted.rows);
+                                 : turned ? CNN__TURNED_PIXELS / shifted.row : shifted.rows);
     shifted.blocks = (int)cnn__ceil(shifted.rows, shifted.block);
     shifted.once = !shifted.packed && !backward && shifted.m > 1 && conv->n == 1 && shifted.blocks == 1;
     shifted.plane = shifted.borrow ? (ptrdiff_t)conv->h * conv->w : cnn__spread_plane(&shifted.s,
                                                                                       shifted.block);
-    shifted.out_plane = backward ? (ptrdiff_t)conv->h * conv->w : (ptrdiff_t)conv->oh * conv->ow;
-    shifted.out_planes = backward ? conv->ic : conv->oc;
-    shifted.row = backward ? (ptrdiff_t)conv->sh * conv->w : conv->ow, shifted.col = backward ? conv->sw : 1;
     shifted.phase = cnn__take(base, used, (size_t)shifted.n_phases, sizeof *shifted.phase);
     shifted.at = cnn__take(base, used, k, sizeof *shifted.at);
     shifted.wat = cnn__take(base, used, k, sizeof *shifted.wat);
@@ -15178,7 +15152,7 @@ CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__
                                                             sizeof *shifted.a);
     const ptrdiff_t kb = cnn__shifted_k(&shifted, (ptrdiff_t)k),
                     most = cnn__min(shifted.all, cnn__shifted_rows(&shifted));
-    shifted.panel = (size_t)cnn__round_up(turned ? (size_t)(kb * shifted.block * conv->ow + 16
+    shifted.panel = (size_t)cnn__round_up(turned ? (size_t)(kb * shifted.block * shifted.row + 16
                                                       + cnn__turned_pixels(&shifted, (ptrdiff_t)k) * most)
                                     : shifted.m == 1 ? (size_t)shifted.block * (size_t)shifted.s.width
                                     : (size_t)((CNN__KC + 1) * shifted.u->nr), 16);
@@ -15237,16 +15211,20 @@ static void cnn__phase_of(const cnn__shifted *shifted, cnn__phase *p, int f, ptr
                        shifted->a + done * shifted->all * conv->groups, shifted->at + done,
                        shifted->wat + done, v.start, v.step,
                        shifted->rows_first ? v.count : 1, (ptrdiff_t)spread->c * h.count };
+    if (shifted->borrow) p->ny = shifted->rows;
     const int outer = p->k ? (shifted->rows_first ? v.count : spread->c) : 0, inner = shifted->rows_first
                       ? spread->c : v.count;
+    const ptrdiff_t back = (shifted->rows_first ? 1 : v.count) * h.count;        /* terms to the next plane */
+    const ptrdiff_t plane = cnn__place(spread, shifted->plane, 1, 0, 0);
     ptrdiff_t *at = p->at, *wat = p->wat;
     for (int o = 0; o < outer; o++)
         for (int n = 0; n < inner; n++)
-            for (int j = 0; j < h.count; j++) {
+            for (int j = 0; j < h.count; j++, at++, wat++) {
                 const int i = shifted->rows_first ? o : n, c = shifted->rows_first ? n : o;
+                if (c) { *at = at[-back] + plane, *wat = wat[-back] + w_plane; continue; }
                 const int y = v.start + i * v.step - spread->y0, x = h.start + j * h.step - spread->x0;
-                *at++ = cnn__place(spread, shifted->plane, c, y, x);
-                *wat++ = c * w_plane + (v.first + (ptrdiff_t)i * v.q) * conv->kw + h.first + j * h.q;
+                *at = cnn__place(spread, shifted->plane, 0, y, x);
+                *wat = (v.first + (ptrdiff_t)i * v.q) * conv->kw + h.first + j * h.q;
             }
 }
 
@@ -15383,7 +15361,8 @@ static void cnn__cut_block(cnn__area *d)
     const cnn__shifted *shifted = d->q;
     const cnn__phase *p = d->p;
     const int rows = (int)cnn__min(p->ny - d->from, shifted->block), nr = shifted->u->nr;
-    const int width = shifted->borrow ? rows * p->nx : shifted->s.width;
+    const int width = shifted->borrow ? (int)cnn__min(rows * shifted->row, shifted->out_plane
+                                                      - d->from * shifted->row) : shifted->s.width;
     d->nx = shifted->borrow ? width : p->nx, d->ny = shifted->borrow ? 1 : rows;
     const bool dense = shifted->col == 1;
     const bool sets = dense && !shifted->add && cnn__shifted_k(shifted, p->k) == p->k;
@@ -17547,64 +17526,57 @@ static void cnn__share_planes(cnn__job *job, const cnn__pooling *q)
                    pool->planes, job, q);
 }
 
-/* Windows ox .. ox+n of a row, as many as one vector holds, if they lie inside the plane from left to right:
-   their sums, or with at the largest elements and the places of these. Returns n, or 0 if this cannot be
-   done, as with a dilation. A vector that is not full goes on into the next row of windows, as far as the
-   array x reaches. */
-static int cnn__pool_some(const cnn__kernels *isa, const cnn__pool *pool, const float *plane,
-                          const float *end,
-                          int y0, int y1, int ox, float *v, float *at)
+/* What lies j columns behind the start of its window: inside the plane for the windows *from <= ox < *to. */
+static void cnn__column(const cnn__pool *pool, int j, int *from, int *to)
 {
-    const int x0 = ox * pool->sw - pool->pw, rest = pool->w - x0 - pool->kw;
-    if (x0 < 0 || rest < 0 || pool->sw > 2 || (pool->sw == 2 && pool->kw < 2)) return 0;
-    if (pool->dh > 1 || pool->dw > 1) return 0;
-    const int n = (int)cnn__min(cnn__min(isa->lanes, (rest >> (pool->sw - 1)) + 1), pool->ow - ox);
-    const ptrdiff_t last = (ptrdiff_t)(y1 - 1) * pool->w + x0 + (isa->lanes - 1) * pool->sw + pool->kw - 1;
-    if (last >= end - plane) return 0;
-    isa->windows(y1 - y0, pool->kw, pool->sw, plane + (ptrdiff_t)y0 * pool->w + x0, pool->w, v, at);
-    return n;
+    const int last = pool->w - 1 + pool->pw - j;              /* ox sw <= last */
+    *from = j >= pool->pw ? 0 : (pool->pw - j + pool->sw - 1) / pool->sw;
+    *to = last >= (pool->ow - 1) * pool->sw ? pool->ow : last < 0 ? 0 : last / pool->sw + 1;
+}
+
+/* The windows *from <= ox < *to lie inside the plane from left to right, and the kernel can do them. */
+static void cnn__whole_windows(const cnn__pool *pool, int *from, int *to)
+{
+    int first, last;
+    cnn__column(pool, 0, from, &last);
+    cnn__column(pool, pool->kw - 1, &first, to);
+    if (pool->sw > 2 || pool->dh > 1 || pool->dw > 1 || *from >= *to) *from = *to = pool->ow;
 }
 
 static void cnn__max_pool_job(const void *of, ptrdiff_t first_plane, ptrdiff_t planes, int thread CNN__UNUSED)
 {
     const cnn__pooling *q = of;
     const cnn__pool    *pool = q->pool;
-    float              *y = q->to;
-    int                *at = q->at;
+    int                *at = q->at, y0, y1, x0, x1, from, to;
     const float        *x = q->from;
     const cnn__kernels *isa = cnn__kernels_of(q->cpu);
-    const float *end = x + (ptrdiff_t)pool->planes * pool->h * pool->w;
     const cnn__image image = { pool->h, pool->w, pool->oh, pool->ow, pool->ph, pool->pw, pool->sh };
     const bool all = !at && pool->kh == 3 && pool->kw == 3 && pool->sh == pool->sw && pool->sh <= 2
                      && pool->dh * pool->dw == 1;
+    cnn__whole_windows(pool, &from, &to);
     for (ptrdiff_t plane = first_plane; plane < planes; plane++) {
         const float *in = x + plane * pool->h * pool->w;
-        if (all) {
-            isa->largest(&image, y + plane * pool->oh * pool->ow, in);
-            continue;
-        }
-        ptrdiff_t    to = plane * pool->oh * pool->ow;
-        float        v[CNN__MAX_LANES], which[CNN__MAX_LANES];
-        for (int oy = 0; oy < pool->oh; oy++) {
-            int y0, y1, x0, x1;
+        float       *y = q->to + plane * pool->oh * pool->ow;
+        if (all) isa->largest(&image, y, in);
+        for (int oy = 0; oy < pool->oh && !all; oy++, y += pool->ow) {
             cnn__window(oy, pool->h, pool->kh, pool->sh, pool->ph, pool->dh, &y0, &y1);
-            for (int ox = 0, n; ox < pool->ow; ox += n, to += n) {
-                n = cnn__pool_some(isa, pool, in, end, y0, y1, ox, v, which);
-                cnn__copy(y + to, v, n);
-                for (int i = 0, first = y0 * pool->w + ox * pool->sw - pool->pw; at && i < n; i++,
-                     first += pool->sw) {
-                    at[to + i] = first + (int)cnn__bits_of_float(which[i]);
+            int *place = at ? at + (y - q->to) : NULL;
+            for (int ox = 0; ox < pool->ow; ox++) {
+                const int first = y0 * pool->w + ox * pool->sw - pool->pw;
+                if (ox == from) {
+                    isa->windows(y1 - y0, pool->kw, pool->sw, false, to - from, in + first, pool->w, y + ox,
+                                 place ? place + ox : NULL, first);
+                    ox = to - 1;
+                    continue;
                 }
-                if (n) continue;
-                n = 1;
                 cnn__window(ox, pool->w, pool->kw, pool->sw, pool->pw, pool->dw, &x0, &x1);
                 int   best = y0 * pool->w + x0;
                 float most = in[best];
                 for (int iy = y0; iy < y1; iy += pool->dh)
                     for (int i = iy * pool->w + x0; i < iy * pool->w + x1; i += pool->dw)
                         if (in[i] > most || in[i] != in[i]) best = i, most = in[i];
-                y[to] = most;
-                if (at) at[to] = best;
+                y[ox] = most;
+                if (place) place[ox] = best;
             }
         }
     }
@@ -17612,14 +17584,6 @@ static void cnn__max_pool_job(const void *of, ptrdiff_t first_plane, ptrdiff_t p
 static void cnn__fast_max_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *y, int *at, const float *x)
 {
     cnn__share_planes(cnn__max_pool_job, &(cnn__pooling){ cpu, pool, y, at, x, NULL, false });
-}
-
-/* What lies j columns behind the start of its window: inside the plane for the windows *from <= ox < *to. */
-static void cnn__column(const cnn__pool *pool, int j, int *from, int *to)
-{
-    const int last = pool->w - 1 + pool->pw - j;              /* ox sw <= last */
-    *from = j >= pool->pw ? 0 : (pool->pw - j + pool->sw - 1) / pool->sw;
-    *to = last >= (pool->ow - 1) * pool->sw ? pool->ow : last < 0 ? 0 : last / pool->sw + 1;
 }
 
 /* The sum of a window, however large it is. */
@@ -17642,19 +17606,22 @@ static void cnn__avg_pool_job(const void *of, ptrdiff_t first, ptrdiff_t planes,
     const float        *x = q->from, *share = q->share;
     const bool few = (double)pool->kh * pool->kw <= 256;              /* few enough for a sum in float */
     const cnn__kernels *isa = cnn__kernels_of(q->cpu);
-    const float *end = x + (ptrdiff_t)pool->planes * pool->h * pool->w;
+    int from, end;
+    cnn__whole_windows(pool, &from, &end);
     for (ptrdiff_t plane = first; plane < planes; plane++)
         for (int oy = 0; oy < pool->oh; oy++) {
             float *restrict to = q->to + (plane * pool->oh + oy) * pool->ow;
-            float  v[CNN__MAX_LANES];
             int    y0, y1, x0, x1;
             cnn__window(oy, pool->h, pool->kh, pool->sh, pool->ph, pool->dh, &y0, &y1);
             const float *restrict in = x + plane * pool->h * pool->w;
-            for (int ox = 0, n; ox < pool->ow; ox += n) {
-                n = few ? cnn__pool_some(isa, pool, in, end, y0, y1, ox, v, NULL) : 0;
-                cnn__copy(to + ox, v, n);
-                if (n) continue;
-                n = 1, to[ox] = 0;
+            for (int ox = 0; ox < pool->ow; ox++) {
+                if (few && ox == from) {
+                    isa->windows(y1 - y0, pool->kw, pool->sw, true, end - from,
+                                 in + y0 * pool->w + ox * pool->sw - pool->pw, pool->w, to + ox, NULL, 0);
+                    ox = end - 1;
+                    continue;
+                }
+                to[ox] = 0;
                 cnn__window(ox, pool->w, pool->kw, pool->sw, pool->pw, pool->dw, &x0, &x1);
                 if (!few) to[ox] = (float)cnn__window_sum(q->cpu, pool, in, y0, y1, x0, x1);
                 for (int iy = y0; few && iy < y1; iy += pool->dh)
@@ -17833,7 +17800,7 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
 }
 
 /* ===========================================================================================================
-   >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory
+   >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory; portions of a batch
 
    Nodes with a formula that run in place of conv2d, batch_norm or an operation of two operands (CNN_JOINABLE)
    join it: their formulas are applied to each piece of its result while that is in the L1 cache, and their
@@ -17910,6 +17877,108 @@ static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
     return tail;
 }
 
+/* ---- Portions of a batch ----
+
+   What a convolution of many pixels leaves for a batch is larger than any cache. Where a max pooling alone
+   reads it, behind formulas that join the convolution, the nodes run for 16 samples (as many as a vector has
+   lanes), then for the next ones: values, and gradients on the way back, are read while the cache holds them,
+   and the memory of the first portion serves all. Backward so only where the convolution's input wants no
+   gradient, as in the first layer of a net. */
+enum { CNN__PORTION = 16, CNN__PORTION_BYTES = 1 << 21,         /* most for one: that fits the L2 cache */
+       CNN__BATCH_BYTES = 1 << 22 };                            /* least for all */
+
+/* Nodes head .. v-1 run in place of each other. Nobody but v may read what they leave, and nobody take the
+   memory of head's operands before v, whose result is begun early, is done. */
+static void cnn__plan_portions(cnn_graph *g, cnn_mode mode)
+{
+    const bool never = g->config.keep_grads || g->config.backend || g->cpu.isa == CNN_ISA_PLAIN;
+    for (int i = 0; i < g->n_order; i++) {
+        cnn__node *v = g->order[i], *u = v->t.n_in ? cnn__of(v->t.in[0]) : v, *head = u;
+        int        length = 1;
+        v->ends[mode] = NULL;
+        if (never || !v->t.op || !(v->t.op->flags & CNN_SELECTS)) continue;
+        for (; head->alias[mode] && head->t.n_in == 1 && head->t.op->formula; length++)
+            head = head->alias[mode];
+        const bool gated = mode == CNN_TRAIN && u->gate == v;
+        if (!(v->t.op->flags & CNN_PORTIONS) || v->kernel || u->users > 1) continue;
+        if (!head->t.op || !(head->t.op->flags & CNN_PORTIONS) || head->kernel) continue;
+        if (!head->t.in[0]->batched || head->t.index + length != i) continue;
+        if (u->last[mode] != (gated ? cnn__backward_time(g, u->t.index) : i)) continue;
+        if (mode == CNN_TRAIN && u != head && !gated) continue;
+        head->ends[mode] = v;
+        for (int k = 0; k < head->t.n_in; k++) {
+            cnn__node *x = cnn__of(head->t.in[k]);
+            if (x->last[mode] < i) x->last[mode] = i;
+        }
+    }
+}
+
+/* Samples of a portion in this run; 0: all at once. */
+static int cnn__portion(const cnn__node *head, bool back)
+{
+    const cnn_graph *g = head->t.graph;
+    const cnn__node *v = head->ends[g->mode];
+    const size_t     bytes = (size_t)cnn__sample(head->t.shape) * sizeof(float);
+    if (!v || v->mark != g->walk || g->probe || (back && head->t.in[0]->needs_grad)) return 0;
+    return CNN__PORTION * bytes <= CNN__PORTION_BYTES && (size_t)g->batch * bytes > CNN__BATCH_BYTES
+           ? CNN__PORTION : 0;
+}
+
+/* Show v n samples, at their own place or at that of the first ones. */
+static void cnn__bind_samples(cnn__node *v, int n, int place)
+{
+    const ptrdiff_t at = (ptrdiff_t)place * cnn__sample(v->t.shape);
+    cnn__bind(v, v->t.graph->mode);
+    v->t.shape.n = n, v->t.data += at;
+    if (v->t.grad)  v->t.grad += at;
+    if (v->t.saved) v->t.saved = (float *)v->t.saved + at;
+}
+static void cnn__run_portions(cnn__node *head, bool back, int samples)
+{
+    cnn_graph  *g = head->t.graph;
+    cnn__node  *x = cnn__of(head->t.in[0]), *v = head->ends[g->mode];
+    cnn_tensor *a = &head->t, *b = &v->t;
+    for (int from = 0, n; from < g->batch; from += n) {
+        n = samples < g->batch - from ? samples : g->batch - from;
+        cnn__bind_samples(x, n, from), cnn__bind_samples(v, n, from);
+        for (int i = a->index; i < b->index; i++) cnn__bind_samples(g->order[i], n, 0);
+        if (back) b->op->backward(b), a->op->backward(a);
+        else      a->op->forward(a, g->mode), b->op->forward(b, g->mode);
+    }
+    cnn__bind(x, g->mode), cnn__bind(v, g->mode), v->stamp = g->run;
+    for (int i = a->index; i < b->index; i++) cnn__bind(g->order[i], g->mode), g->order[i]->portion = true;
+}
+
+/* Run v and what follows up to the pooling, or, back, the pooling v and what it follows, in portions; or say
+   no. A sum of several gradients cannot be mended after an infinity (see >>conv), that of all samples can. */
+static bool cnn__in_portions(cnn__node *v, bool back)
+{
+    cnn_graph *g = v->t.graph;
+    cnn__node *head = v;
+    if (back && !(v->t.op->flags & CNN_SELECTS)) return false;
+    if (back) for (head = cnn__of(v->t.in[0]); head->gate == v; ) head = cnn__of(head->t.in[0]);
+    const int samples = cnn__portion(head, back);
+    if (!samples || (back && head->ends[g->mode] != v)) return false;
+    const cnn__node *u = cnn__of(head->ends[g->mode]->t.in[0]);
+    if (!back && u != head && u->stamp != g->run) return false;             /* not all of them have joined */
+    const bool from_zero = g->from_zero;
+    bool       fine = true;
+    g->from_zero = false;
+    cnn__run_portions(head, back, samples);
+    g->from_zero = from_zero;
+    for (int k = 1; back && from_zero && k < head->t.n_in; k++) {
+        const cnn_tensor *w = head->t.in[k];
+        if (w->grad && cnn__of(head->t.in[k])->grad_first != head->t.index) return true;
+        for (ptrdiff_t i = 0; w->grad && i < cnn__len(w->shape); i++) fine = isfinite(w->grad[i]) && fine;
+    }
+    for (int k = 1; !fine && k < head->t.n_in; k++) {
+        const cnn_tensor *w = head->t.in[k];
+        if (w->grad) memset(w->grad, 0, (size_t)cnn__len(w->shape) * sizeof *w->grad);
+    }
+    if (!fine) cnn__run_portions(head, true, g->batch);
+    return true;
+}
+
 /* ===========================================================================================================
 
    Part III. Devices: the same arenas elsewhere.
@@ -17919,6 +17988,8 @@ static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
 /* ===========================================================================================================
    >>devices ---- 20. Devices: where the newest copy is, rows that replace rooms, leaving
    ======================================================================================================== */
+
+CNN__COLD_BEGIN
 
 /* ---- Where the newest copy is: host, device, or both ----
 
@@ -18300,6 +18371,8 @@ CNN_API bool cnn_leave_device(cnn_graph *g)
     g->can_backward = g->has_grads = false;
     return true;
 }
+
+CNN__COLD_END
 
 #undef  CNN_AT_
 #define CNN_AT_(kind, x) cnn_at_##kind(CNN_HERE, x)

@@ -88,6 +88,13 @@ static double counts__some(const cnncl_launch *l, const char *name)         /* i
     if (at) memcpy(&f, at, sizeof f);
     return f != 0;
 }
+static double counts__given(const cnncl_launch *l, const char *name)        /* is there such an array? */
+{
+    const unsigned char *at = counts__value(l, name);
+    cl_mem               array = NULL;
+    if (at) memcpy(&array, at, sizeof array);
+    return array != NULL;
+}
 static double counts__length(const cnncl_launch *l, const char *name)
 {
     const unsigned char *at = counts__value(l, name);
@@ -112,15 +119,14 @@ static double counts__length(const cnncl_launch *l, const char *name)
     X("stretch_back", L(ys) + L(as) + L(bs) + I(n) * (1 + b)) X("stretch", L(as) + L(bs) + I(n))             \
     X("norm_statistics", e) X("fold", L(xs) + (I(how) > 2) * L(us) + L(ys) * (1 + b))                        \
     X("move", I(n) * (2 + b)) X("fill", I(n)) X("pad", L(xs) + L(ys))                                        \
-    X("max_pool_forward", x + y * (1 + I(save))) X("max_pool_backward", 2 * y + x * (1 + b))                 \
-    X("avg_pool_forward", x + y) X("avg_pool_backward", y + x * (1 + b)) X("adaptive", L(xs) + L(ys))        \
+    X("pool_forward", x + y * (1 + A(saved))) X("pool_backward", y * (1 + A(saved)) + x * (1 + b))           \
     X("upsample", L(xs) + L(ys)) X("map_forward", 2 * I(n))                                                  \
     X("map_backward", I(n) * (2 + (I(how) != 0) + b))                                                        \
     X("dropout", I(n) * (2 + b)) X("softmax_forward", 2 * I(n) * I(channels))                                \
-    X("softmax_backward", I(n) * I(channels) * (3 + b)) X("norm_forward", e * (2 + F(sign_)))                \
-    X("norm_sums", e * (2 + (I(how) != 0) + F(sign_) * (1 + b)))                                             \
-    X("norm_backward", e * (2 + (I(how) != 0) + I(want_dx) * (1 + b)))                                       \
-    X("lrn_forward", I(n) * (2 + I(save))) X("lrn_backward", I(n) * (5 + b))                                 \
+    X("softmax_backward", I(n) * I(channels) * (3 + b)) X("norm_forward", e * (2 + A(other)))                \
+    X("norm_sums", e * (2 + (I(how) != 0) + A(dother) * (1 + b)))                                            \
+    X("norm_backward", e * (2 + (I(how) != 0) + A(dx) * (1 + b))) X("norm_weight", 2 * e)                    \
+    X("lrn_forward", I(n) * (2 + A(saved))) X("lrn_backward", I(n) * (5 + b))                                 \
     X("label_rows", I(n) * (I(channels) + 4)) X("label_loss_backward", I(n) * (2 + b))                       \
     X("label_end", 2 * I(count)) X("correct", I(n) * (I(channels) + 1))                                      \
     X("sgd", I(n) * (F(momentum) != 0 ? 5 : 3)) X("adam", I(n) * 7) X("pair_loss_forward", 2 * I(n))         \
@@ -131,6 +137,7 @@ static counted count_launch(const cnncl_launch *l, const size_t *global, const s
 #define I(name) counts__int(l, #name)
 #define F(name) counts__some(l, #name)
 #define L(name) counts__length(l, #name)
+#define A(name) counts__given(l, #name)
     static const int sides[] = { 128, 64, 32, 4 };
     counted     c = { counts__names[l->kernel], false, 1, 0, 0, 0 };
     cnncl_conv  g = { 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1 };
@@ -163,6 +170,7 @@ static counted count_launch(const cnncl_launch *l, const size_t *global, const s
 #undef I
 #undef F
 #undef L
+#undef A
 }
 
 /* Dry runs: from dry_begin to dry_end kernels are counted, buffers hold next to nothing, and copies copy
