@@ -1819,8 +1819,7 @@ typedef struct cnn__node {
     int               fed;              /* inputs and labels: how many samples were written */
     bool              wants_grad;       /* inputs: the gradient is asked for */
     int               last[2];          /* memory plan, per mode: the time of the last read of the value */
-    int               span_last;        /* memory plan: the last read of the place, by it or who runs in place
-                                           of it */
+    int               span_last;        /* memory plan: the last read of its place, by whoever is there */
     int               grad_first;       /* index of the user whose backward is the first to write it */
     struct cnn__node *alias[2];         /* memory plan, per mode: it runs in place of this operand */
     struct cnn__node *joined[2];        /* memory plan, per mode: this one runs in place of it */
@@ -1891,8 +1890,7 @@ struct cnn_graph {
     bool         can_backward;          /* the last run was a forward of the loss for training */
     bool         from_zero;             /* backward runs, and the gradients of parameters began at 0 */
     bool         has_grads;             /* some backward has run */
-    unsigned char optimizer_on;         /* CNN__HOST | CNN__DEVICE: where the newest optimizer state is; 0 =
-                                           all zero */
+    unsigned char optimizer_on;         /* CNN__HOST | CNN__DEVICE: where its state is newest; 0: all zero */
     long         step;                  /* updates so far */
     float       *average;               /* of parameters and running statistics; NULL = none: cnn_average */
     void        *average_buffer;        /* the same on the device, which mixes it; NULL = none */
@@ -3593,6 +3591,23 @@ CNN_API bool  cnn_grad_is_first(const cnn_tensor *y, int i)
 CNN_API bool  cnn_grad_is_new(const cnn_tensor *y) { return cnn_grad_is_first(y, 0); }
 CNN_API bool  cnn_is_exact(const cnn_tensor *y)    { return y->graph->cpu.exact; }
 
+/* The stream of a node in this training step. */
+static uint64_t cnn__stream(const cnn_tensor *y)
+{
+    return ((uint64_t)(y->graph->draw + 1u) << 32) | (uint32_t)y->index;
+}
+
+CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
+{
+    return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
+}
+CNN_API void cnn_random_key(const cnn_tensor *y, uint64_t *key, uint64_t *stream)
+{
+    *key = y->graph->config.seed, *stream = cnn__stream(y);
+}
+
+/* ---- What many rooms have in common: one loop for both ways, and names after the operation ---- */
+
 /* Forward and backward of a room with one loop for both, cnn__NAME_job: see cnn__pass. */
 #define CNN__PASSES(op_name, steps, units)                                                                   \
     static void cnn__##op_name##_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)                           \
@@ -3614,21 +3629,6 @@ CNN_API bool  cnn_is_exact(const cnn_tensor *y)    { return y->graph->cpu.exact;
 #define CNN__LAYER(op_name, shape_rule, options, ...)                                                        \
     CNN__ROW(op_name, shape_rule, options, __VA_ARGS__)                                                      \
     CNN__UNARY(cnn_##op_name##_, op_name, cnn_##options##_args)
-
-/* The stream of a node in this training step. */
-static uint64_t cnn__stream(const cnn_tensor *y)
-{
-    return ((uint64_t)(y->graph->draw + 1u) << 32) | (uint32_t)y->index;
-}
-
-CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
-{
-    return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
-}
-CNN_API void cnn_random_key(const cnn_tensor *y, uint64_t *key, uint64_t *stream)
-{
-    *key = y->graph->config.seed, *stream = cnn__stream(y);
-}
 
 /* ---- Windows: what convolution and pooling share, along one axis ---- */
 
@@ -4252,6 +4252,7 @@ typedef struct {
     bool        centred;
     float       eps;
     cnn_tensor *w, *b;
+    float      *saved, *rest;           /* for each group: mean and rstd; what the mean is too coarse for */
 } cnn__sample_norm;
 static cnn__sample_norm cnn__sample_norm_of(const cnn_tensor *y)
 {
@@ -4261,9 +4262,10 @@ static cnn__sample_norm cnn__sample_norm_of(const cnn_tensor *y)
     const cnn_norm_args       *a = y->args;
     const int groups = group ? group->groups : (a->axes & CNN_C ? 1 : x.c) * (a->axes & CNN_H ? 1 : x.h);
     const int k = cnn__sample(x) / groups;
+    float    *saved = y->saved;
     return (cnn__sample_norm){ groups, k, layer ? 1 : cnn__plane(x), layer ? k : cnn__sample(x), !rms,
-                               group ? group->eps : a->eps,
-                               cnn_operand(y, "weight"), cnn_operand(y, "bias") };
+                               group ? group->eps : a->eps, cnn_operand(y, "weight"), cnn_operand(y, "bias"),
+                               saved, saved ? saved + 2 * (ptrdiff_t)x.n * groups : NULL };
 }
 static bool cnn__layer_norm_shape(cnn_tensor *y)
 {
@@ -4285,8 +4287,6 @@ static void cnn__sample_norm_job(const void *of, ptrdiff_t from, ptrdiff_t to, i
     const cnn_tensor      *y = ((const cnn__pass *)of)->y;
     const cnn__sample_norm norm = cnn__sample_norm_of(y);
     const float *w = cnn__data(norm.w), *b = cnn__data(norm.b);
-    float       *saved = y->saved;
-    const ptrdiff_t rows = (ptrdiff_t)y->shape.n * norm.groups;
     const cnn__cpu one = { y->graph->cpu.isa, 1, false, NULL };
     for (ptrdiff_t row = from; row < to; row++) {
         const float *x = y->in[0]->data + row * norm.k;
@@ -4294,7 +4294,7 @@ static void cnn__sample_norm_job(const void *of, ptrdiff_t from, ptrdiff_t to, i
         if (norm.centred) cnn__fast_channel_moments(&one, &mean, &rest, &variance, x, 1, 1, norm.k);
         else           variance = (float)(cnn__sum_squares(&one, x, NULL, 0, norm.k) / (double)norm.k);
         const float rstd = 1 / sqrtf(variance + norm.eps);
-        if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd, saved[2 * rows + row] = rest;
+        if (norm.saved) norm.saved[2 * row] = mean, norm.saved[2 * row + 1] = rstd, norm.rest[row] = rest;
         ptrdiff_t weight = row * norm.k % norm.period / norm.share;
         for (ptrdiff_t i = 0; i < norm.k; weight++) {
             const float factor = w ? rstd * w[weight] : rstd;
@@ -4323,7 +4323,7 @@ static void cnn__sample_norm_dx_job(const void *of, ptrdiff_t from, ptrdiff_t to
 {
     const cnn_tensor      *y = ((const cnn__pass *)of)->y;
     const cnn__sample_norm norm = cnn__sample_norm_of(y);
-    const float *saved = y->saved, *rest = saved + 2 * (ptrdiff_t)y->shape.n * norm.groups;
+    const float *saved = norm.saved, *rest = norm.rest;
     const float *w = cnn__data(norm.w), *x = y->in[0]->data, *dy = y->grad;
     float       *dx = y->in[0]->grad;
     for (ptrdiff_t row = from; row < to; row++) {
@@ -4350,7 +4350,7 @@ static void cnn__sample_norm_dw_job(const void *of, ptrdiff_t from, ptrdiff_t to
 {
     const cnn_tensor      *y = ((const cnn__pass *)of)->y;
     const cnn__sample_norm norm = cnn__sample_norm_of(y);
-    const float *saved = y->saved, *rest = saved + 2 * (ptrdiff_t)y->shape.n * norm.groups;
+    const float *saved = norm.saved, *rest = norm.rest;
     float       *dw = cnn__grad(norm.w), *db = cnn__grad(norm.b);
     for (ptrdiff_t i = from; i < to; i++) {
         double sum = 0, moment = 0;
@@ -5658,15 +5658,16 @@ static const cnn_field cnn__softmax_cross_entropy_fields[] = {
     CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing, .range = "[0,1)"),
     CNN__IGNORES(cnn_softmax_cross_entropy_args),
     CNN__REDUCTION(cnn_softmax_cross_entropy_args), { 0 } };
-CNN__ROW(softmax_cross_entropy, cnn__labelled_shape, softmax_cross_entropy,
-         .scratch = cnn__label_scratch, .saved = cnn__label_saved,
-         .flags = CNN_READS_X | CNN_LOSS, .expects = "logits: leave that out", .weight = cnn__labels_weigh)
-
-CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args a)
-{
-    cnn_tensor *in[3] = { a.logits, a.labels, a.class_weights };
-    return cnn_layer(&cnn_op_softmax_cross_entropy, in, in[2] ? 3 : 2, &a, a.at, a.name);
-}
+#define CNN__LABELLED_LOSS(op_name, input, ...)                                                              \
+    CNN__ROW(op_name, cnn__labelled_shape, op_name, .scratch = cnn__label_scratch,                           \
+             .flags = CNN_READS_X | CNN_LOSS, .weight = cnn__labels_weigh, __VA_ARGS__)                      \
+    CNN_API cnn_tensor *cnn_##op_name##_(cnn_##op_name##_args a)                                             \
+    {                                                                                                        \
+        cnn_tensor *in[3] = { a.input, a.labels, a.class_weights };                                          \
+        return cnn_layer(&cnn_op_##op_name, in, in[2] ? 3 : 2, &a, a.at, a.name);                            \
+    }
+CNN__LABELLED_LOSS(softmax_cross_entropy, logits, .saved = cnn__label_saved,
+                   .expects = "logits: leave that out")
 
 /* ---- nll: negative log-likelihood -------------------------------------------------------------------------
  *   J = - 1/M sum of v_label x_label,   dx_label = - dJ v_label / M
@@ -5699,15 +5700,7 @@ static void cnn__nll_backward(cnn_tensor *y)
 }
 static const cnn_field cnn__nll_fields[] = {
     CNN__IGNORES(cnn_nll_args), CNN__REDUCTION(cnn_nll_args), { 0 } };
-CNN__ROW(nll, cnn__labelled_shape, nll, .scratch = cnn__label_scratch,
-         .flags = CNN_READS_X | CNN_LOSS, .expects = "log-probabilities: use cnn_log_softmax",
-         .weight = cnn__labels_weigh)
-
-CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
-{
-    cnn_tensor *in[3] = { a.log_probabilities, a.labels, a.class_weights };
-    return cnn_layer(&cnn_op_nll, in, in[2] ? 3 : 2, &a, a.at, a.name);
-}
+CNN__LABELLED_LOSS(nll, log_probabilities, .expects = "log-probabilities: use cnn_log_softmax")
 
 /* ---- l1, huber, bce_with_logits, sigmoid_focal -----------------------------------------------------------
  *   J = 1/K sum of f over all K elements,   d = x - t
