@@ -89,16 +89,16 @@
 
    >>usage >>manual >>map >>api: to use the library, 70 minutes of reference
    Part I, the net
-       >>base 12          configuration, sizes, shapes, bits, random numbers
+       >>base 13          configuration, sizes, shapes, bits, random numbers
        >>graph 35         what a graph is made of: nodes, errors, leaves, options
-       >>kernels 16       what rooms call: formulas of one number, sums, the contracts of all kernels
+       >>kernels 15       what rooms call: formulas of one number, sums, the contracts of all kernels
        >>hour 39          START HERE: record, order, forward, backward, three rooms, SGD
-       >>rooms 124        all other operations, by chapters    >>loops 29    the plain loops that they run on
+       >>rooms 118        all other operations, by chapters    >>loops 19    the plain loops that they run on
        >>optim 21         Adam and the others, clipping, averages
-       >>plan 31          names, the memory plan, cnn_compile  >>values 12   set, get, map; views
-       >>data 90          >>train 53          >>files 90       >>inspect 49
+       >>plan 32          names, the memory plan, cnn_compile  >>values 12   set, get, map; views
+       >>data 87          >>train 52          >>files 89       >>inspect 49
    Part II, the engine    >>threads 11        >>simd 65        >>gemm 8      >>conv 122
-                          >>elementwise 30    >>fusion 4
+                          >>elementwise 29    >>fusion 9
    Part III               >>devices 20        >>licence
 
    Words. Room: all about one operation: formula, shape rule, forward, backward. Row: a struct of functions
