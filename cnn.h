@@ -13758,24 +13758,26 @@ static int cnn__processors(void)
    micro-kernel for AVX2, written in the words that the section "AVX2" below defines, which end in _avx2:
 
    CNN__TARGET_   how the compiler is told;  CNN__W_, _MR_, _NV_: floats in a vector; tiles of micro have MR
-                  rows and NV vectors;  _TALL_: the most rows that registers hold;  _DEEP_: rows of depth
+                  rows and NV vectors;  _TALL_: the most rows that registers hold
    cnn__v_        a vector;  set(a): a in all lanes;  load(p), store(p, v), add(a, b);  fma(a, b, c) = a b + c
-   cnn__few_      load(p) where only n < W floats may be read, then zeros;  sum4(s, a, b, c, d): s[0] = the
-                  sum of the lanes of a, ...
+   cnn__sum4_     (s, a, b, c, d): s[0] = the sum of the lanes of a, ...
    cnn__gather4_  four floats of each of W rows, transposed to four vectors:
                   r[e] lane l = x[l][i row[l] + j + e]
    cnn__scatter4_ its inverse, y[l][i row[l] + e] = or, with add, += r[e] lane l
    cnn__clip_     (v, low, high): low where v < low, then high where that is more; NaN stays NaN
-   cnn__even_     a[0], a[2] ... b[0], b[2] ...;  zip(t, a, b): a[0], b[0], a[1], b[1] ... in two vectors
-   cnn__split_    v[0] = p[0], p[2] ...; v[1] = p[1], p[3] ...
+   cnn__split_    (v, a, b): v[0] = a[0], a[2] ... b[0], b[2] ...;  v[1] = a[1], a[3] ... b[1], b[3] ...
+   cnn__zip_      (t, a, b): a[0], b[0], a[1], b[1] ... in two vectors
    cnn__larger_   lanes where v > most, or v is NaN, take v and its tag
-   cnn__m_        a mask;  mask(lanes);  masked(p, m): load, zeros elsewhere;  put(p, m, v): store those */
+   cnn__m_        a mask;  mask(lanes);  masked(p, m, v): load those lanes, of v the
+                  others;  put(p, m, v): store those */
 enum { CNN__MAX_MR = 14, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
 typedef struct { int images; ptrdiff_t length, lda, a_image, b_image; } cnn__runs;
 typedef struct { int h, w, oh, ow, ph, pw, s; } cnn__image;   /* of x (h,w), of y (oh,ow); padding, stride */
 /* What follows a sum, each NULL if it does not: + bias[i], of row i; + more[0], then + more[1], laid out as
    the result, which may be one of them; at least clip[0], at most clip[1]. */
 typedef struct { const float *bias, *more[2], *clip; } cnn__ends;
+
+static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? most : v; }
 
 /* Lanes of a vector: bit l is set if lane l is one of them. From <= l < to: */
 typedef unsigned cnn__lanes;
@@ -13871,12 +13873,14 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
         cnn__v_##isa t[CNN__MAX_MR][CNN__NV_##isa], v[CNN__NV_##isa];                                        \
-        CNN__UNROLL for (int i = 0; i < mr; i++) {                                                           \
+        static const float none[CNN__MAX_MR];                                                                \
+        const float *bias = ends->bias ? ends->bias + i0 : none;                                             \
+        for (int i = 0; i < mr; i++) {                                                                       \
             CNN__PREFETCH(c + i * ldc);                                                                      \
             CNN__PREFETCH(c + i * ldc + nv * W - 1);                                                         \
-            v[0] = cnn__set_##isa(ends->bias ? ends->bias[i0 + i] : 0.0f);                                   \
-            CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = v[0];                                         \
         }                                                                                                    \
+        CNN__UNROLL for (int i = 0; i < mr; i++)                                                             \
+            CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = cnn__set_##isa(bias[i]);                      \
         for (; k > 0; k--, a += lda, ahead += step) {                                                        \
             const float *row = b + *at++, *terms = col ? a + *col++ : a;                                     \
             CNN__PREFETCH_L2(ahead);                                                                         \
@@ -13888,17 +13892,17 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
         }                                                                                                    \
         for (int e = 0; e < 2; e++) {                                                                        \
             const float *more = ends->more[e] ? ends->more[e] + i0 * ldc : NULL;                             \
-            if (more) CNN__UNROLL for (int i = 0; i < mr; i++)                                               \
+            if (more) CNN__UNROLL for (int i = 0; i < mr; i++, more += ldc)                                  \
                 CNN__UNROLL for (int j = 0; j < nv; j++)                                                     \
-                    t[i][j] = cnn__add_##isa(cnn__load_##isa(more + i * ldc + j * W), t[i][j]);              \
+                    t[i][j] = cnn__add_##isa(cnn__load_##isa(more + j * W), t[i][j]);                        \
         }                                                                                                    \
         if (ends->clip) {                                                                                    \
             const cnn__v_##isa low = cnn__set_##isa(ends->clip[0]), high = cnn__set_##isa(ends->clip[1]);    \
             CNN__UNROLL for (int i = 0; i < mr; i++)                                                         \
                 CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = cnn__clip_##isa(t[i][j], low, high);      \
         }                                                                                                    \
-        CNN__UNROLL for (int i = 0; i < mr; i++)                                                             \
-            CNN__UNROLL for (int j = 0; j < nv; j++) cnn__store_##isa(c + i * ldc + j * W, t[i][j]);         \
+        CNN__UNROLL for (int i = 0; i < mr; i++, c += ldc)                                                   \
+            CNN__UNROLL for (int j = 0; j < nv; j++) cnn__store_##isa(c + j * W, t[i][j]);                   \
     }
 
 /* Tiles of 14, 12, 8, 7, 6, 4, 3, 2 and 1 rows have code of their own; 5 rows are tiles of 3 and 2. */
@@ -14026,12 +14030,13 @@ static inline int cnn__tile_rows(int left, int tall)
             const int from = (int)cnn__min(left > j ? left - j : 0, W);                                      \
             const int end = (int)cnn__min(left + n > j ? left + n - j : 0, W);                               \
             const bool inside = from == 0 && end == W, whole = j + W <= width;                               \
+            const cnn__v_##isa none = cnn__set_##isa(0.0f);                                                  \
             const cnn__m_##isa m = cnn__mask_##isa(cnn__run_of(from, end));                                  \
             const cnn__m_##isa put = cnn__mask_##isa(cnn__run_of(0, (int)cnn__min(width - j, W)));           \
             const float *row = x - left + j;                                                                 \
             float *at = to + j;                                                                              \
             for (ptrdiff_t r = 0; r < rows; r++, row += step, at += width) {                                 \
-                const cnn__v_##isa v = inside ? cnn__load_##isa(row) : cnn__masked_##isa(row, m);            \
+                const cnn__v_##isa v = inside ? cnn__load_##isa(row) : cnn__masked_##isa(row, m, none);      \
                 if (whole) cnn__store_##isa(at, v);                                                          \
                 else       cnn__put_##isa(at, put, v);                                                       \
             }                                                                                                \
@@ -14042,18 +14047,19 @@ static inline int cnn__tile_rows(int left, int tall)
     CNN__TARGET_##isa static void cnn__take_even_##isa(float *to, const float *x, ptrdiff_t n)               \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
-        cnn__v_##isa a, b = cnn__set_##isa(0.0f);                                                            \
+        cnn__v_##isa v[2], a, b = cnn__set_##isa(0.0f);                                                      \
         float last[W];                                                                                       \
         ptrdiff_t i = 0;                                                                                     \
-        for (; i + W < n; i += W)                                                                            \
-            cnn__store_##isa(to + i, cnn__even_##isa(cnn__load_##isa(x + 2 * i),                             \
-                                                     cnn__load_##isa(x + 2 * i + W)));                       \
+        for (; i + W < n; i += W) {                                                                          \
+            cnn__split_##isa(v, cnn__load_##isa(x + 2 * i), cnn__load_##isa(x + 2 * i + W));                 \
+            cnn__store_##isa(to + i, v[0]);                                                                  \
+        }                                                                                                    \
         if (i == n) return;                                                                                  \
         const int left = (int)(2 * (n - i) - 1);        /* a whole vector would read one float too many */   \
-        if (left < W) a = cnn__few_##isa(x + 2 * i, left);                                                   \
-        else          a = cnn__load_##isa(x + 2 * i);                                                        \
-        if (left > W) b = cnn__few_##isa(x + 2 * i + W, left - W);                                           \
-        cnn__store_##isa(last, cnn__even_##isa(a, b));                                                       \
+        a = cnn__masked_##isa(x + 2 * i, cnn__mask_##isa(cnn__run_of(0, cnn__clamp(left, W))), b);           \
+        if (left > W) b = cnn__masked_##isa(x + 2 * i + W, cnn__mask_##isa(cnn__run_of(0, left - W)), b);    \
+        cnn__split_##isa(v, a, b);                                                                           \
+        cnn__store_##isa(last, v[0]);                                                                        \
         for (int e = 0; i < n; i++, e++) to[i] = last[e];                                                    \
     }
 
@@ -14079,12 +14085,13 @@ static inline int cnn__tile_rows(int left, int tall)
     void cnn__dots_##isa(const int rows, int cols, const cnn__runs *r, const float *a, const float *b,       \
                          const ptrdiff_t *at, float *c, ptrdiff_t ldc)                                       \
     {                                                                                                        \
+        const cnn__v_##isa none = cnn__set_##isa(0.0f);                                                      \
         cnn__v_##isa t[3][4], u[3];                                                                          \
         CNN__UNROLL for (int i = 0; i < rows; i++)                                                           \
-            CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = cnn__set_##isa(0.0f);                          \
+            CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = none;                                          \
         enum { W = CNN__W_##isa };                                                                           \
         const ptrdiff_t whole = r->length / W * W, b0 = at[0], b1 = at[1], b2 = at[2], b3 = at[3];           \
-        const int few = (int)(r->length - whole);                                                            \
+        const cnn__m_##isa few = cnn__mask_##isa(cnn__run_of(0, (int)(r->length - whole)));                  \
         for (int n = 0; n < r->images; n++) {                                                                \
             const float *p = a + n * r->a_image, *q = b + n * r->b_image;                                    \
             for (const float *end = p + whole; p < end; p += W, q += W) {                                    \
@@ -14092,10 +14099,10 @@ static inline int cnn__tile_rows(int left, int tall)
                 CNN__DOT_STEP(isa, cnn__load_##isa(q + b0), cnn__load_##isa(q + b1),                         \
                               cnn__load_##isa(q + b2), cnn__load_##isa(q + b3))                              \
             }                                                                                                \
-            if (!few) continue;                                                                              \
-            CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__few_##isa(p + i * r->lda, few);           \
-            CNN__DOT_STEP(isa, cnn__few_##isa(q + b0, few), cnn__few_##isa(q + b1, few),                     \
-                          cnn__few_##isa(q + b2, few), cnn__few_##isa(q + b3, few))                          \
+            if (whole == r->length) continue;                                                                \
+            CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__masked_##isa(p + i * r->lda, few, none);  \
+            CNN__DOT_STEP(isa, cnn__masked_##isa(q + b0, few, none), cnn__masked_##isa(q + b1, few, none),   \
+                          cnn__masked_##isa(q + b2, few, none), cnn__masked_##isa(q + b3, few, none))        \
         }                                                                                                    \
         CNN__UNROLL for (int i = 0; i < rows; i++) {                                                         \
             float sum[4];                                                                                    \
@@ -14221,10 +14228,9 @@ static inline int cnn__tile_rows(int left, int tall)
     }
 
 #define CNN__WINOGRAD_Y(isa)                                                                                 \
-    CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__winograd_at_##isa(const int points, const int side, const float *m, ptrdiff_t step,            \
-                                const float *bias, const float *clip, float *const *y,                       \
-                                const ptrdiff_t *row, bool add)                                              \
+    CNN__TARGET_##isa static                                                                                 \
+    void cnn__winograd_y_##isa(int points, int side, const float *m, ptrdiff_t step, const float *bias,      \
+                               const float *clip, float *const *y, const ptrdiff_t *row, bool add)           \
     {                                                                                                        \
         cnn__v_##isa t[36], two[4];                                                                          \
         const cnn__v_##isa b = cnn__load_##isa(bias);                                                        \
@@ -14236,18 +14242,9 @@ static inline int cnn__tile_rows(int left, int tall)
             for (int j = 0; j < side; j++) line[j] = cnn__add_##isa(line[j], b);                             \
             for (int j = 0; clip && j < side; j++)                                                           \
                 line[j] = cnn__clip_##isa(line[j], cnn__set_##isa(clip[0]), cnn__set_##isa(clip[1]));        \
-            if (side == 4) cnn__scatter4_##isa(line, y, row, i, add);                                        \
-            else           two[2 * i] = line[0], two[2 * i + 1] = line[1];                                   \
+            two[2 * i % 4] = line[0], two[2 * i % 4 + 1] = line[1];                                          \
+            if (side == 4 || i) cnn__scatter4_##isa(side == 4 ? line : two, y, row, side == 4 ? i : 0, add); \
         }                                                                                                    \
-        if (side == 2) cnn__scatter4_##isa(two, y, row, 0, add);                                             \
-    }                                                                                                        \
-    CNN__TARGET_##isa static                                                                                 \
-    void cnn__winograd_y_##isa(int points, int side, const float *m, ptrdiff_t step, const float *bias,      \
-                               const float *clip, float *const *y, const ptrdiff_t *row, bool add)           \
-    {                                                                                                        \
-        if (points == 4)    cnn__winograd_at_##isa(4, 2, m, step, bias, clip, y, row, add);                  \
-        else if (side == 4) cnn__winograd_at_##isa(6, 4, m, step, bias, clip, y, row, add);                  \
-        else                cnn__winograd_at_##isa(6, 2, m, step, bias, clip, y, row, add);                  \
     }
 
 #define CNN__WINOGRAD_G(isa)                                                                                 \
@@ -14286,26 +14283,18 @@ static inline int cnn__tile_rows(int left, int tall)
         o[2 * s] = cnn__fma_##isa(cnn__set_##isa(-0.5f), one, even);                                         \
         o[3 * s] = last;                                                                                     \
     }                                                                                                        \
-    CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__winograd_g_##isa(const int points, const int k, const float *g, ptrdiff_t from, float *u,      \
-                               ptrdiff_t step)                                                               \
-    {                                                                                                        \
-        cnn__v_##isa t[36], w[25];                                                                           \
-        CNN__UNROLL for (int i = 0; i < k * k; i++) w[i] = cnn__load_##isa(g + i * from);                    \
-        CNN__UNROLL for (int j = 0; j < k; j++)                                                              \
-            if (points == 4) cnn__times_g4_##isa(t + j, 4, w + j, k);                                        \
-            else             cnn__times_g_##isa(k, t + j, 6, w + j, k);                                      \
-        CNN__UNROLL for (int i = 0; i < points; i++)                                                         \
-            if (points == 4) cnn__times_g4_##isa(t + 4 * i, 1, t + 4 * i, 1);                                \
-            else             cnn__times_g_##isa(k, t + 6 * i, 1, t + 6 * i, 1);                              \
-        for (int i = 0; i < points * points; i++) cnn__store_##isa(u + i * step, t[i]);                      \
-    }                                                                                                        \
     CNN__TARGET_##isa static void cnn__winograd_w_##isa(int points, int k, const float *g, ptrdiff_t from,   \
                                                         float *u, ptrdiff_t step)                            \
     {                                                                                                        \
-        if (points == 4) cnn__winograd_g_##isa(4, 3, g, from, u, step);                                      \
-        else if (k == 3) cnn__winograd_g_##isa(6, 3, g, from, u, step);                                      \
-        else             cnn__winograd_g_##isa(6, 5, g, from, u, step);                                      \
+        cnn__v_##isa t[36], w[25];                                                                           \
+        for (int i = 0; i < k * k; i++) w[i] = cnn__load_##isa(g + i * from);                                \
+        for (int j = 0; j < k; j++)                                                                          \
+            if (points == 4) cnn__times_g4_##isa(t + j, 4, w + j, k);                                        \
+            else             cnn__times_g_##isa(k, t + j, 6, w + j, k);                                      \
+        for (int i = 0; i < points; i++)                                                                     \
+            if (points == 4) cnn__times_g4_##isa(t + 4 * i, 1, t + 4 * i, 1);                                \
+            else             cnn__times_g_##isa(k, t + 6 * i, 1, t + 6 * i, 1);                              \
+        for (int i = 0; i < points * points; i++) cnn__store_##isa(u + i * step, t[i]);                      \
     }
 
 #define CNN__WINOGRAD_DY(isa)                                                                                \
@@ -14360,12 +14349,13 @@ static inline int cnn__tile_rows(int left, int tall)
     void cnn__window_##isa(const int kh, const int kw, const int sw, const bool sum, const float *x,         \
                            ptrdiff_t w, float *y, float *at)                                                 \
     {                                                                                                        \
+        enum { W = CNN__W_##isa };                                                                           \
         cnn__v_##isa r = cnn__set_##isa(0.0f), which = r, v[2];                                              \
         CNN__UNROLL for (int i = 0; i < kh; i++)                                                             \
             CNN__UNROLL for (int j = 0, n; j < kw; j += n) {                                                 \
                 n = sw == 2 && (kw - j) % 2 == 0 ? 2 : 1;                                                    \
-                if (sw == 2) cnn__split_##isa(v, x + i * w + j);                                             \
-                else         v[0] = cnn__load_##isa(x + i * w + j);                                          \
+                v[0] = cnn__load_##isa(x + i * w + j);                                                       \
+                if (sw == 2) cnn__split_##isa(v, v[0], cnn__load_##isa(x + i * w + j + W));                  \
                 CNN__UNROLL for (int e = 0; e < n; e++) {                                                    \
                     if (sum) { r = cnn__add_##isa(r, v[e]); continue; }                                      \
                     const cnn__v_##isa tag = cnn__set_##isa(cnn__float_of_bits((uint32_t)(i * w + j + e)));  \
@@ -14385,94 +14375,85 @@ static inline int cnn__tile_rows(int left, int tall)
         else                                          cnn__window_##isa(kh, kw, sw, !at, x, w, y, at);       \
     }
 
-/* A block of R rows of W windows of 3x3, stride s, at output (oy,ox): t = first + the sums with k or, most,
-   the largest of first and the window. m are the lanes inside the image of the three taps and, for s 2, of
-   the W behind them; outside: -inf where lanes are not, else -0. With stride 1, 9 R multiply-adds in 3 R + 6
-   loads. */
-#define CNN__SLIDE(isa)                                                                                      \
+/* The three taps of W windows side by side in one row of x; lanes outside the image, of which m are inside,
+   are `rest`. */
+#define CNN__TAPS(isa)                                                                                       \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__slide_##isa(const int s, const bool most, const bool inside, const cnn__image *p,              \
-                          const cnn__v_##isa *k, cnn__v_##isa first, const cnn__m_##isa *m,                  \
-                          const cnn__v_##isa *outside, int oy, int ox, const float *x, cnn__v_##isa *t)      \
+    void cnn__taps_##isa(const int s, bool inside, const float *row, const cnn__m_##isa *m,                  \
+                         const cnn__v_##isa rest, cnn__v_##isa *v)                                           \
     {                                                                                                        \
-        enum { W = CNN__W_##isa, R = CNN__DEEP_##isa };                                                      \
-        const int iy = oy * s - p->ph;                                                                       \
-        const float *row = x + (ptrdiff_t)iy * p->w + ox * s - p->pw;                                        \
-        CNN__UNROLL for (int e = 0; e < R; e++) t[e] = first;                                                \
-        CNN__UNROLL for (int r = 0; r < (R - 1) * s + 3; r++, row += p->w) {                                 \
-            if ((unsigned)(iy + r) >= (unsigned)p->h) continue;                                              \
-            cnn__v_##isa line;                      /* most: of the three of this row */                     \
-            CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
-                cnn__v_##isa v = inside ? cnn__load_##isa(row + j) : cnn__masked_##isa(row + j, m[j]);       \
-                if (s == 2)                                                                                  \
-                    v = cnn__even_##isa(v, inside ? cnn__load_##isa(row + j + W)                             \
-                                                  : cnn__masked_##isa(row + j + W, m[3 + j]));               \
-                if (most && !inside) v = cnn__add_##isa(v, outside[j]);                                      \
-                if (most && j) cnn__larger_##isa(&line, &first, v, first);                                   \
-                else           line = v;                                                                     \
-                if (most && j < 2) continue;                                                                 \
-                CNN__UNROLL for (int i = 0; i < 3; i++) {                                                    \
-                    const int e = (r - i + s) / s - 1;                                                       \
-                    if (e < 0 || e >= R || e * s + i != r) continue;                                         \
-                    if (most) cnn__larger_##isa(&t[e], &first, line, first);                                 \
-                    else      t[e] = cnn__fma_##isa(k[3 * i + j], v, t[e]);                                  \
-                }                                                                                            \
-            }                                                                                                \
+        enum { W = CNN__W_##isa };                                                                           \
+        cnn__v_##isa t[4];                                                                                   \
+        CNN__UNROLL for (int j = 0; j < 2 + s; j++) {                                                        \
+            const float *p = row + (s == 1 ? j : j / 2 * 2 + j % 2 * W);                                     \
+            t[j] = inside ? cnn__load_##isa(p) : cnn__masked_##isa(p, m[j], rest);                           \
         }                                                                                                    \
+        v[0] = t[0], v[1] = t[1], v[2] = t[2];                                                               \
+        if (s == 1) return;                                                                                  \
+        cnn__split_##isa(v, t[0], t[1]);                                                                     \
+        cnn__split_##isa(t, t[2], t[3]);                                                                     \
+        v[2] = t[0];                                                                                         \
     }
 
-/* The blocks of a plane, from left to right, then down. What lies some blocks further is fetched meanwhile:
-   the next planes, in the end. */
+/* The windows of a plane, in strips of W columns from top to bottom: a row of x goes into the up to three rows
+   of y that are in work, t[0] the oldest. With k, t are their sums; most: t are the largest of the last three
+   rows of x. What lies some rows further is fetched meanwhile: the next planes, in the end. */
 #define CNN__STRIPS(isa)                                                                                     \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__strip_##isa(const int s, const bool most, const cnn__image *p, int oy, int ox, int rows,       \
+                          float *y, const float *x, const cnn__v_##isa *k, cnn__v_##isa first, bool add,     \
+                          const float *clip)                                                                 \
+    {                                                                                                        \
+        enum { W = CNN__W_##isa };                                                                           \
+        const int ix = ox * s - p->pw, iy = oy * s - p->ph;                                            \
+        const bool inside = ix >= 0 && ix + 2 + s * W <= p->w, whole = ox + W <= p->ow;                   \
+        const cnn__v_##isa none = cnn__set_##isa(0.0f), rest = most ? first : none;                          \
+        const cnn__v_##isa low  = cnn__set_##isa(clip ? clip[0] : -INFINITY);                                \
+        const cnn__v_##isa high = cnn__set_##isa(clip ? clip[1] : INFINITY);                                 \
+        const cnn__m_##isa some = cnn__mask_##isa(cnn__run_of(0, cnn__clamp(p->ow - ox, W)));                \
+        cnn__m_##isa m[4];                                                                                   \
+        for (int j = 0; j < 4; j++) {                                                                        \
+            const int from = ix + (s == 1 ? j : j / 2 * 2 + j % 2 * W);                                   \
+            m[j] = cnn__mask_##isa(cnn__run_of(cnn__clamp(-from, W), cnn__clamp(p->w - from, W)));           \
+        }                                                                                                    \
+        x += (ptrdiff_t)iy * p->w + ix, y += (ptrdiff_t)oy * p->ow + ox;                                     \
+        cnn__v_##isa t[3] = { first, first, first }, v[3];                                                   \
+        for (int r = 0; r < (rows - 1) * s + 3; r++, x += p->w, t[0] = t[1], t[1] = t[2]) {               \
+            const bool odd = s == 2 && r & 1;                                                             \
+            CNN__PREFETCH(x + CNN__ROWS_AHEAD * p->w);                                                       \
+            t[2] = first;                                                                                    \
+            if ((unsigned)(iy + r) < (unsigned)p->h) {                                                       \
+                if (s == 1) cnn__taps_##isa(1, inside, x, m, rest, v);                                    \
+                else           cnn__taps_##isa(2, inside, x, m, rest, v);                                    \
+                CNN__UNROLL for (int j = 0; j < 3; j++) {                                                    \
+                    if (most && !j)               t[2] = v[0];                                               \
+                    if (most && j)                cnn__larger_##isa(&t[2], &v[0], v[j], v[j]);               \
+                    if (!most && !odd)            t[0] = cnn__fma_##isa(k[6 + j], v[j], t[0]);               \
+                    if (!most && s == 1 + odd) t[1] = cnn__fma_##isa(k[3 + j], v[j], t[1]);               \
+                    if (!most && !odd)            t[2] = cnn__fma_##isa(k[j], v[j], t[2]);                   \
+                }                                                                                            \
+            }                                                                                                \
+            if (r < 2 || odd) continue;                                                                      \
+            v[0] = t[0];                                                                                     \
+            CNN__UNROLL for (int i = 1; i < 3; i++)                                                          \
+                if (most) cnn__larger_##isa(&v[0], &t[0], t[i], t[i]);                                       \
+            if (add) v[0] = cnn__add_##isa(cnn__masked_##isa(y, some, none), v[0]);                          \
+            if (!most) v[0] = cnn__clip_##isa(v[0], low, high);                                              \
+            if (whole) cnn__store_##isa(y, v[0]);                                                            \
+            else       cnn__put_##isa(y, some, v[0]);                                                        \
+            y += p->ow;                                                                                      \
+        }                                                                                                    \
+    }                                                                                                        \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__strips_##isa(const int s, const bool most, const cnn__image *p, float *y, const float *x,      \
                            const cnn__v_##isa *k, cnn__v_##isa first, bool add, const float *clip)           \
     {                                                                                                        \
-        enum { W = CNN__W_##isa, R = CNN__DEEP_##isa };                                                      \
-        const cnn__v_##isa low  = cnn__set_##isa(clip ? clip[0] : -INFINITY);                                \
-        const cnn__v_##isa high = cnn__set_##isa(clip ? clip[1] : INFINITY);                                 \
-        cnn__v_##isa t[R], outside[3];                                                                       \
-        for (int oy = 0; oy < p->oh; oy += R) for (int ox = 0; ox < p->ow; ox += W) {                        \
-            const int ix = ox * s - p->pw, whole = ox + W <= p->ow;                                          \
-            const bool inside = ix >= 0 && ix + 2 + s * W <= p->w;                                           \
-            const cnn__m_##isa some = cnn__mask_##isa(cnn__run_of(0, cnn__clamp(p->ow - ox, W)));            \
-            if (inside) cnn__slide_##isa(s, most, true, p, k, first, NULL, outside, oy, ox, x, t);           \
-            else {                                                                                           \
-                cnn__m_##isa m[6];                                                                           \
-                CNN__UNROLL for (int j = 0; j < 3 * s; j++) {                                                \
-                    const int from = ix + j % 3 + j / 3 * W;                                                 \
-                    m[j] = cnn__mask_##isa(cnn__run_of(cnn__clamp(-from, W), cnn__clamp(p->w - from, W)));   \
-                }                                                                                            \
-                if (most) cnn__outside_##isa(s, p, ix, outside);                                             \
-                cnn__slide_##isa(s, most, false, p, k, first, m, outside, oy, ox, x, t);                     \
-            }                                                                                                \
-            float *to = y + (ptrdiff_t)oy * p->ow + ox;                                                      \
-            for (ptrdiff_t e = 0; e < R * s; e++) {                                                          \
-                const float *next = x + ((ptrdiff_t)(oy + 2 * R) * s + e) * p->w + ox * s;                   \
-                CNN__PREFETCH(next);                                                                         \
-                if (s == 2) CNN__PREFETCH(next + W);                                                         \
-                if (e < R)  CNN__PREFETCH(to + (R + e) * p->ow);                                             \
-            }                                                                                                \
-            CNN__UNROLL for (int e = 0; e < R; e++, to += p->ow) {                                           \
-                if (oy + e >= p->oh) break;                                                                  \
-                if (add) t[e] = cnn__add_##isa(cnn__masked_##isa(to, some), t[e]);                           \
-                t[e] = cnn__clip_##isa(t[e], low, high);                                                     \
-                if (whole) cnn__store_##isa(to, t[e]);                                                       \
-                else       cnn__put_##isa(to, some, t[e]);                                                   \
-            }                                                                                                \
-        }                                                                                                    \
+        for (int oy = 0; oy < p->oh; oy += CNN__ROWS_AHEAD)                                                  \
+            for (int ox = 0; ox < p->ow; ox += CNN__W_##isa)                                                 \
+                cnn__strip_##isa(s, most, p, oy, ox, (int)cnn__min(CNN__ROWS_AHEAD, p->oh - oy), y, x, k,    \
+                                 first, add, clip);                                                          \
     }
-
-#define CNN__OUTSIDE(isa)                                                                                    \
-    CNN__TARGET_##isa static void cnn__outside_##isa(int s, const cnn__image *p, int ix, cnn__v_##isa *v)    \
-    {                                                                                                        \
-        float edge[CNN__W_##isa];                                                                            \
-        for (int j = 0; j < 3; j++) {                                                                        \
-            for (int l = 0; l < CNN__W_##isa; l++)                                                           \
-                edge[l] = (unsigned)(ix + j + l * s) < (unsigned)p->w ? -0.0f : -INFINITY;                   \
-            v[j] = cnn__load_##isa(edge);                                                                    \
-        }                                                                                                    \
-    }
+enum { CNN__ROWS_AHEAD = 32 };
 
 /* Stride 1, y as wide as x, at most half a vector: vectors of several rows. Those number n have bits[n]: the
    lanes of the nine taps that are inside, then the lanes of y. */
@@ -14484,6 +14465,7 @@ static inline int cnn__tile_rows(int left, int tall)
         const cnn__v_##isa low  = cnn__set_##isa(clip ? clip[0] : -INFINITY);                                \
         const cnn__v_##isa high = cnn__set_##isa(clip ? clip[1] : INFINITY);                                 \
         const int rows = CNN__W_##isa / p->w;                                                                \
+        const cnn__v_##isa none = cnn__set_##isa(0.0f);                                                      \
         x -= p->ph * p->w + p->pw;                                                                           \
         for (int oy = 0; oy < p->oh; oy += rows, bits++, x += rows * p->w, y += rows * p->w) {               \
             cnn__v_##isa t = first;                                                                          \
@@ -14491,9 +14473,9 @@ static inline int cnn__tile_rows(int left, int tall)
             CNN__UNROLL for (int i = 0; i < 3; i++)                                                          \
                 CNN__UNROLL for (int j = 0; j < 3; j++) {                                                    \
                     const cnn__m_##isa m = cnn__mask_##isa((*bits)[3 * i + j]);                              \
-                    t = cnn__fma_##isa(k[3 * i + j], cnn__masked_##isa(x + i * p->w + j, m), t);             \
+                    t = cnn__fma_##isa(k[3 * i + j], cnn__masked_##isa(x + i * p->w + j, m, none), t);       \
                 }                                                                                            \
-            if (add) t = cnn__add_##isa(cnn__masked_##isa(y, to), t);                                        \
+            if (add) t = cnn__add_##isa(cnn__masked_##isa(y, to, none), t);                                  \
             cnn__put_##isa(y, to, cnn__clip_##isa(t, low, high));                                            \
         }                                                                                                    \
     }
@@ -14508,35 +14490,12 @@ static inline int cnn__tile_rows(int left, int tall)
         if (bits)           cnn__flat_##isa(p, bits, y, x, k, first, add, clip);                             \
         else if (p->s == 1) cnn__strips_##isa(1, false, p, y, x, k, first, add, clip);                       \
         else                cnn__strips_##isa(2, false, p, y, x, k, first, add, clip);                       \
-    }                                                                                                        \
-    CNN__TARGET_##isa static void cnn__largest_##isa(const cnn__image *p, float *y, const float *x)          \
-    {                                                                                                        \
-        const cnn__v_##isa first = cnn__set_##isa(-INFINITY);                                                \
-        if (p->s == 1) cnn__strips_##isa(1, true, p, y, x, NULL, first, false, NULL);                        \
-        else           cnn__strips_##isa(2, true, p, y, x, NULL, first, false, NULL);                        \
     }
 
-#define CNN__DEPTH_SUMS(isa)                                                                                 \
-    CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__depth_sums_##isa(const int rows, const bool inside, const cnn__image *p, cnn__v_##isa *t,      \
-                               const cnn__m_##isa *m, int oy, int ox, const float *x, const float *dy)       \
+#define CNN__LARGEST(isa)                                                                                    \
+    CNN__TARGET_##isa static void cnn__largest_##isa(const cnn__image *p, float *y, const float *x)          \
     {                                                                                                        \
-        cnn__v_##isa d[4];                                                                                   \
-        const int iy = oy - p->ph;                                                                           \
-        const ptrdiff_t w = p->w, step = p->ow;                                                              \
-        const float *row = x + iy * w + ox - p->pw;                                                          \
-        dy += oy * step + ox;                                                                                \
-        CNN__UNROLL for (int r = 0; r < rows; r++, dy += step)                                               \
-            d[r] = inside ? cnn__load_##isa(dy) : cnn__masked_##isa(dy, m[3]);                               \
-        CNN__UNROLL for (int r = 0; r < rows + 2; r++, row += w) {                                           \
-            if ((unsigned)(iy + r) >= (unsigned)p->h) continue;                                              \
-            CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
-                const cnn__v_##isa v = inside ? cnn__load_##isa(row + j)                                     \
-                                              : cnn__masked_##isa(row + j, m[j]);                            \
-                CNN__UNROLL for (int i = 0, e = r; i < 3; i++, e--)                                          \
-                    if (e >= 0 && e < rows) t[3 * i + j] = cnn__fma_##isa(d[e], v, t[3 * i + j]);            \
-            }                                                                                                \
-        }                                                                                                    \
+        cnn__strips_##isa(p->s, true, p, y, x, NULL, cnn__set_##isa(-INFINITY), false, NULL);                \
     }
 
 #define CNN__DEPTH_W(isa)                                                                                    \
@@ -14544,8 +14503,9 @@ static inline int cnn__tile_rows(int left, int tall)
                                                      const float *dy)                                        \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
+        const cnn__v_##isa none = cnn__set_##isa(0.0f);                                                      \
         cnn__v_##isa t[9];              /* the nine sums */                                                  \
-        CNN__UNROLL for (int i = 0; i < 9; i++) t[i] = cnn__set_##isa(0.0f);                                 \
+        CNN__UNROLL for (int i = 0; i < 9; i++) t[i] = none;                                                 \
         for (int ox = 0; ox < p->ow; ox += W) {                                                              \
             const int ix = ox - p->pw;                                                                       \
             const bool inside = ix >= 0 && ix + 2 + W <= p->w && ox + W <= p->ow;                            \
@@ -14553,11 +14513,15 @@ static inline int cnn__tile_rows(int left, int tall)
             CNN__UNROLL for (int j = 0; j < 3; j++)                                                          \
                 m[j] = cnn__mask_##isa(cnn__run_of(cnn__clamp(-ix - j, W), cnn__clamp(p->w - ix - j, W)));   \
             m[3] = cnn__mask_##isa(cnn__run_of(0, cnn__clamp(p->ow - ox, W)));                               \
-            int oy = 0;                                                                                      \
-            for (; oy + 4 <= p->oh; oy += 4)                                                                 \
-                if (inside) cnn__depth_sums_##isa(4, true, p, t, m, oy, ox, x, dy);                          \
-                else        cnn__depth_sums_##isa(4, false, p, t, m, oy, ox, x, dy);                         \
-            for (; oy < p->oh; oy++) cnn__depth_sums_##isa(1, false, p, t, m, oy, ox, x, dy);                \
+            const float *row = x - p->ph * p->w + ix, *from = dy + ox;                                       \
+            cnn__v_##isa d[3] = { none, none, none }, v[3];     /* of the rows of dy that meet a row of x */ \
+            for (int r = 0; r < p->oh + 2; r++, row += p->w, from += p->ow) {                                \
+                d[2] = d[1], d[1] = d[0], d[0] = none;                                                       \
+                if (r < p->oh) d[0] = inside ? cnn__load_##isa(from) : cnn__masked_##isa(from, m[3], none);  \
+                if ((unsigned)(r - p->ph) >= (unsigned)p->h) continue;                                       \
+                cnn__taps_##isa(1, inside, row, m, none, v);                                                 \
+                CNN__UNROLL for (int i = 0; i < 9; i++) t[i] = cnn__fma_##isa(d[i / 3], v[i % 3], t[i]);     \
+            }                                                                                                \
         }                                                                                                    \
         CNN__UNROLL for (int i = 0; i < 3; i++) {       /* all of t stays in registers */                    \
             float sum[4];                                                                                    \
@@ -14566,17 +14530,14 @@ static inline int cnn__tile_rows(int left, int tall)
         }                                                                                                    \
     }
 
-static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? most : v; }
-
 /* All kernels of an instruction set, and its row of the table. */
 #define CNN__ISA_KERNELS(isa)                                                                                \
     CNN__TILE(isa) CNN__MICRO(isa) CNN__TURN(isa) CNN__PACK_ROWS(isa) CNN__PANEL(isa) CNN__FRAME(isa)        \
     CNN__TAKE_EVEN(isa) CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                        \
     CNN__WINOGRAD_G(isa) CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_X4(isa)                     \
     CNN__WINOGRAD_AT(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                                         \
-    CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__SLIDE(isa) CNN__OUTSIDE(isa) CNN__STRIPS(isa)               \
-    CNN__FLAT(isa) CNN__DEPTH(isa)                                                                           \
-    CNN__DEPTH_SUMS(isa) CNN__DEPTH_W(isa)
+    CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__TAPS(isa) CNN__STRIPS(isa) CNN__FLAT(isa)                   \
+    CNN__DEPTH(isa) CNN__LARGEST(isa) CNN__DEPTH_W(isa)
 
 #define CNN__ISA_ROW(number, isa)                                                                            \
     { number, #isa, cnn__has_##isa, CNN__W_##isa, CNN__MR_##isa, CNN__NV_##isa * CNN__W_##isa,               \
@@ -14591,7 +14552,7 @@ static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? mo
 /* ---- AVX2 ---- */
 
 static bool cnn__has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-enum { CNN__W_avx2 = 8, CNN__MR_avx2 = 6, CNN__NV_avx2 = 2, CNN__TALL_avx2 = 6, CNN__DEEP_avx2 = 4 };
+enum { CNN__W_avx2 = 8, CNN__MR_avx2 = 6, CNN__NV_avx2 = 2, CNN__TALL_avx2 = 6 };
 typedef __m256  cnn__v_avx2;
 typedef __m256i cnn__m_avx2;
 #define cnn__set_avx2    _mm256_set1_ps
@@ -14599,7 +14560,6 @@ typedef __m256i cnn__m_avx2;
 #define cnn__store_avx2  _mm256_storeu_ps
 #define cnn__add_avx2    _mm256_add_ps
 #define cnn__fma_avx2    _mm256_fmadd_ps
-#define cnn__masked_avx2 _mm256_maskload_ps
 #define cnn__put_avx2    _mm256_maskstore_ps
 #define cnn__clip_avx2(v, low, high) _mm256_min_ps(high, _mm256_max_ps(low, v)) /* NaN: the second operand */
 /* Inlined: gcc 12 leaves vzeroupper out behind a call that is given vectors, and SSE code waits for it. */
@@ -14608,18 +14568,6 @@ void cnn__sum4_avx2(float *sum, __m256 a, __m256 b, __m256 c, __m256 d)
 {
     const __m256 t = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     _mm_storeu_ps(sum, _mm_add_ps(_mm256_castps256_ps128(t), _mm256_extractf128_ps(t, 1)));
-}
-/* n < 8 values, then zeros */
-CNN__TARGET_avx2 static CNN__INLINE __m256 cnn__few_avx2(const float *p, int n)
-{
-    static const int mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1 };
-    return _mm256_maskload_ps(p, _mm256_loadu_si256((const __m256i *)(const void *)(mask + 8 - n)));
-}
-/* even: a[0], a[2] ... b[0], b[2] ...; zip: a[0], b[0], a[1], b[1] ... in two vectors */
-CNN__TARGET_avx2 static CNN__INLINE __m256 cnn__even_avx2(__m256 a, __m256 b)
-{
-    const __m256d t = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
-    return _mm256_castpd_ps(_mm256_permute4x64_pd(t, 0xD8));
 }
 CNN__TARGET_avx2 static CNN__INLINE
 void cnn__zip_avx2(__m256 *t, __m256 a, __m256 b)
@@ -14654,15 +14602,18 @@ void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row, int i,
         cnn__put4_avx2(y[l + 4] + i * row[l + 4], _mm256_extractf128_ps(r[l], 1), add);
     }
 }
+CNN__TARGET_avx2 static CNN__INLINE __m256 cnn__masked_avx2(const float *p, __m256i m, __m256 rest)
+{
+    const __m256i others = _mm256_andnot_si256(m, _mm256_castps_si256(rest));
+    return _mm256_castsi256_ps(_mm256_or_si256(_mm256_castps_si256(_mm256_maskload_ps(p, m)), others));
+}
 CNN__TARGET_avx2 static CNN__INLINE __m256i cnn__mask_avx2(cnn__lanes lanes)
 {
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)lanes), bit), bit);
 }
-/* v[0] = p[0], p[2], p[4] ...;  v[1] = p[1], p[3], p[5] ... */
-CNN__TARGET_avx2 static CNN__INLINE void cnn__split_avx2(__m256 *v, const float *p)
+CNN__TARGET_avx2 static CNN__INLINE void cnn__split_avx2(__m256 *v, __m256 a, __m256 b)
 {
-    const __m256 a = _mm256_loadu_ps(p), b = _mm256_loadu_ps(p + 8);
     const __m256 c = _mm256_permute2f128_ps(a, b, 0x20), d = _mm256_permute2f128_ps(a, b, 0x31);
     v[0] = _mm256_shuffle_ps(c, d, 0x88), v[1] = _mm256_shuffle_ps(c, d, 0xDD);
 }
@@ -14678,8 +14629,7 @@ CNN__ISA_KERNELS(avx2)
 /* ---- AVX-512 ---- */
 
 static bool cnn__has_avx512(void) { return __builtin_cpu_supports("avx512f"); }
-enum { CNN__W_avx512 = 16, CNN__MR_avx512 = 12, CNN__NV_avx512 = 2, CNN__TALL_avx512 = 14,
-       CNN__DEEP_avx512 = 8 };
+enum { CNN__W_avx512 = 16, CNN__MR_avx512 = 12, CNN__NV_avx512 = 2, CNN__TALL_avx512 = 14 };
 typedef __m512    cnn__v_avx512;
 typedef __mmask16 cnn__m_avx512;
 #define cnn__set_avx512          _mm512_set1_ps
@@ -14687,7 +14637,7 @@ typedef __mmask16 cnn__m_avx512;
 #define cnn__store_avx512        _mm512_storeu_ps
 #define cnn__add_avx512          _mm512_add_ps
 #define cnn__fma_avx512          _mm512_fmadd_ps
-#define cnn__masked_avx512(p, m) _mm512_maskz_loadu_ps(m, p)
+#define cnn__masked_avx512(p, m, rest) _mm512_mask_loadu_ps(rest, m, p)
 #define cnn__put_avx512          _mm512_mask_storeu_ps
 #define cnn__mask_avx512(lanes)  (__mmask16)(lanes)
 #define cnn__clip_avx512(v, low, high) _mm512_min_ps(high, _mm512_max_ps(low, v))
@@ -14696,15 +14646,6 @@ void cnn__sum4_avx512(float *sum, __m512 a, __m512 b, __m512 c, __m512 d)
 {
     sum[0] = _mm512_reduce_add_ps(a), sum[1] = _mm512_reduce_add_ps(b);
     sum[2] = _mm512_reduce_add_ps(c), sum[3] = _mm512_reduce_add_ps(d);
-}
-CNN__TARGET_avx512 static CNN__INLINE __m512 cnn__few_avx512(const float *p, int n)
-{
-    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
-}
-CNN__TARGET_avx512 static CNN__INLINE __m512 cnn__even_avx512(__m512 a, __m512 b)
-{
-    const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    return _mm512_permutex2var_ps(a, at, b);
 }
 CNN__TARGET_avx512 static CNN__INLINE
 void cnn__zip_avx512(__m512 *t, __m512 a, __m512 b)
@@ -14735,9 +14676,8 @@ void cnn__scatter4_avx512(__m512 *r, float *const *y, const ptrdiff_t *row, int 
         cnn__put4_avx2(y[l + 12] + i * row[l + 12], _mm512_extractf32x4_ps(r[l], 3), add);
     }
 }
-CNN__TARGET_avx512 static CNN__INLINE void cnn__split_avx512(__m512 *v, const float *p)
+CNN__TARGET_avx512 static CNN__INLINE void cnn__split_avx512(__m512 *v, __m512 a, __m512 b)
 {
-    const __m512 a = _mm512_loadu_ps(p), b = _mm512_loadu_ps(p + 16);
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     v[0] = _mm512_permutex2var_ps(a, even, b);
     v[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b);
@@ -14783,16 +14723,16 @@ CNN__ISA_KERNELS(avx512)
     {                                                                                                        \
         t[0] = cnn__low_##isa(a, b), t[1] = cnn__high_##isa(a, b);                                           \
     }                                                                                                        \
-    static inline void cnn__split_##isa(cnn__v_##isa *v, const float *p)                                     \
+    static inline void cnn__split_##isa(cnn__v_##isa *v, cnn__v_##isa a, cnn__v_##isa b)                     \
     {                                                                                                        \
-        const cnn__v_##isa a = cnn__load_##isa(p), b = cnn__load_##isa(p + 4);                               \
         v[0] = cnn__even_##isa(a, b), v[1] = cnn__odd_##isa(a, b);                                           \
     }
 #define CNN__FOUR_MASKED(isa)                                                                                \
-    static inline cnn__v_##isa cnn__masked_##isa(const float *p, cnn__lanes m)                               \
+    static inline cnn__v_##isa cnn__masked_##isa(const float *p, cnn__lanes m, cnn__v_##isa rest)            \
     {                                                                                                        \
         float part[4];                                                                                       \
-        for (int l = 0; l < 4; l++) part[l] = m >> l & 1 ? p[l] : 0.0f;                                      \
+        cnn__store_##isa(part, rest);                                                                        \
+        for (int l = 0; l < 4; l++) if (m >> l & 1) part[l] = p[l];                                          \
         return cnn__load_##isa(part);                                                                        \
     }                                                                                                        \
     static inline void cnn__put_##isa(float *p, cnn__lanes m, cnn__v_##isa v)                                \
@@ -14800,11 +14740,6 @@ CNN__ISA_KERNELS(avx512)
         float part[4];                                                                                       \
         cnn__store_##isa(part, v);                                                                           \
         for (int l = 0; l < 4; l++) if (m >> l & 1) p[l] = part[l];                                          \
-    }                                                                                                        \
-    static inline cnn__v_##isa cnn__few_##isa(const float *p, int n)                                         \
-    {                                                                                                        \
-        const float few[4] = { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f };                       \
-        return cnn__load_##isa(few);                                                                         \
     }
 #endif
 
@@ -14812,7 +14747,7 @@ CNN__ISA_KERNELS(avx512)
 /* ---- NEON ---- */
 
 static bool cnn__has_neon(void) { return true; }
-enum { CNN__W_neon = 4, CNN__MR_neon = 6, CNN__NV_neon = 4, CNN__TALL_neon = 6, CNN__DEEP_neon = 4 };
+enum { CNN__W_neon = 4, CNN__MR_neon = 6, CNN__NV_neon = 4, CNN__TALL_neon = 6 };
 typedef float32x4_t cnn__v_neon;
 typedef cnn__lanes  cnn__m_neon;
 #define CNN__TARGET_neon
@@ -14846,7 +14781,7 @@ CNN__ISA_KERNELS(neon)
 /* ---- WebAssembly, -msimd128: without a fused multiply-add, so it has the bits of "c" ---- */
 
 static bool cnn__has_wasm(void) { return true; }
-enum { CNN__W_wasm = 4, CNN__MR_wasm = 6, CNN__NV_wasm = 2, CNN__TALL_wasm = 6, CNN__DEEP_wasm = 4 };
+enum { CNN__W_wasm = 4, CNN__MR_wasm = 6, CNN__NV_wasm = 2, CNN__TALL_wasm = 6 };
 typedef v128_t     cnn__v_wasm;
 typedef cnn__lanes cnn__m_wasm;
 #define CNN__TARGET_wasm
@@ -14880,7 +14815,7 @@ CNN__ISA_KERNELS(wasm)
 /* ---- Portable C: a vector is four floats, which the compiler maps to registers if it can ---- */
 
 static bool cnn__has_c(void) { return true; }
-enum { CNN__W_c = 4, CNN__MR_c = 4, CNN__NV_c = 2, CNN__TALL_c = 4, CNN__DEEP_c = 4 };
+enum { CNN__W_c = 4, CNN__MR_c = 4, CNN__NV_c = 2, CNN__TALL_c = 4 };
 typedef cnn__lanes cnn__m_c;
 #define CNN__TARGET_c
 #define cnn__mask_c(lanes) (lanes)
@@ -14920,17 +14855,15 @@ static inline cnn__v_c cnn__clip_c(cnn__v_c v, cnn__v_c low, cnn__v_c high)
     }
     return v;
 }
-static CNN__NOINLINE cnn__v_c cnn__masked_c(const float *p, cnn__lanes m)
+static CNN__NOINLINE cnn__v_c cnn__masked_c(const float *p, cnn__lanes m, cnn__v_c rest)
 {
-    float part[4];
-    for (int l = 0; l < 4; l++) part[l] = m >> l & 1 ? p[l] : 0.0f;
-    return cnn__load_c(part);
+    for (int l = 0; l < 4; l++) if (m >> l & 1) CNN__LANE(rest, l) = p[l];
+    return rest;
 }
 static CNN__NOINLINE void cnn__put_c(float *p, cnn__lanes m, cnn__v_c v)
 {
     for (int l = 0; l < 4; l++) if (m >> l & 1) p[l] = CNN__LANE(v, l);
 }
-static inline cnn__v_c cnn__few_c(const float *p, int n) { return cnn__masked_c(p, cnn__run_of(0, n)); }
 static CNN__NOINLINE void cnn__sum4_c(float *sum, cnn__v_c a, cnn__v_c b, cnn__v_c c, cnn__v_c d)
 {
     const cnn__v_c t[4] = { a, b, c, d };
@@ -14950,11 +14883,6 @@ static inline void cnn__scatter4_c(const cnn__v_c *r, float *const *y, const ptr
             *to = add ? *to + CNN__LANE(r[e], l) : CNN__LANE(r[e], l);
         }
 }
-static inline cnn__v_c cnn__even_c(cnn__v_c a, cnn__v_c b)
-{
-    const float even[4] = { CNN__LANE(a, 0), CNN__LANE(a, 2), CNN__LANE(b, 0), CNN__LANE(b, 2) };
-    return cnn__load_c(even);
-}
 static inline void cnn__zip_c(cnn__v_c *t, cnn__v_c a, cnn__v_c b)
 {
     for (int l = 0; l < 4; l++) {
@@ -14962,9 +14890,11 @@ static inline void cnn__zip_c(cnn__v_c *t, cnn__v_c a, cnn__v_c b)
         CNN__LANE(t[l / 2], l % 2 * 2 + 1) = CNN__LANE(b, l);
     }
 }
-static inline void cnn__split_c(cnn__v_c *v, const float *p)
+static inline void cnn__split_c(cnn__v_c *v, cnn__v_c a, cnn__v_c b)
 {
-    for (int l = 0; l < 4; l++) CNN__LANE(v[0], l) = p[2 * l], CNN__LANE(v[1], l) = p[2 * l + 1];
+    const float even[4] = { CNN__LANE(a, 0), CNN__LANE(a, 2), CNN__LANE(b, 0), CNN__LANE(b, 2) };
+    const float odd[4]  = { CNN__LANE(a, 1), CNN__LANE(a, 3), CNN__LANE(b, 1), CNN__LANE(b, 3) };
+    v[0] = cnn__load_c(even), v[1] = cnn__load_c(odd);
 }
 static inline void cnn__larger_c(cnn__v_c *most, cnn__v_c *which, cnn__v_c v, cnn__v_c tag)
 {
@@ -17949,6 +17879,18 @@ static int cnn__pool_some(const cnn__kernels *isa, const cnn__pool *pool, const 
     return n;
 }
 
+/* The largest of a window: its place in the plane. */
+static int cnn__pool_one(const cnn__pool *pool, const float *plane, int y0, int y1, int ox)
+{
+    int x0, x1;
+    cnn__window(ox, pool->w, pool->kw, pool->sw, pool->pw, pool->dw, &x0, &x1);
+    int best = y0 * pool->w + x0;
+    for (int iy = y0; iy < y1; iy += pool->dh)
+        for (int i = iy * pool->w + x0; i < iy * pool->w + x1; i += pool->dw)
+            if (plane[i] > plane[best] || plane[i] != plane[i]) best = i;
+    return best;
+}
+
 static void cnn__max_pool_job(const void *of, ptrdiff_t first_plane, ptrdiff_t planes, int thread CNN__UNUSED)
 {
     const cnn__pooling *q = of;
@@ -17970,7 +17912,7 @@ static void cnn__max_pool_job(const void *of, ptrdiff_t first_plane, ptrdiff_t p
         ptrdiff_t    to = plane * pool->oh * pool->ow;
         float        v[CNN__MAX_LANES], which[CNN__MAX_LANES];
         for (int oy = 0; oy < pool->oh; oy++) {
-            int y0, y1, x0, x1;
+            int y0, y1;
             cnn__window(oy, pool->h, pool->kh, pool->sh, pool->ph, pool->dh, &y0, &y1);
             for (int ox = 0, n; ox < pool->ow; ox += n, to += n) {
                 n = cnn__pool_some(isa, pool, in, end, y0, y1, ox, v, which);
@@ -17981,13 +17923,8 @@ static void cnn__max_pool_job(const void *of, ptrdiff_t first_plane, ptrdiff_t p
                 }
                 if (n) continue;
                 n = 1;
-                cnn__window(ox, pool->w, pool->kw, pool->sw, pool->pw, pool->dw, &x0, &x1);
-                int   best = y0 * pool->w + x0;
-                float most = in[best];
-                for (int iy = y0; iy < y1; iy += pool->dh)
-                    for (int i = iy * pool->w + x0; i < iy * pool->w + x1; i += pool->dw)
-                        if (in[i] > most || in[i] != in[i]) best = i, most = in[i];
-                y[to] = most;
+                const int best = cnn__pool_one(pool, in, y0, y1, ox);
+                y[to] = in[best];
                 if (at) at[to] = best;
             }
         }
