@@ -1661,6 +1661,27 @@ __declspec(dllimport) void __stdcall WakeConditionVariable(struct _RTL_CONDITION
 #define CNN__PREFETCH_L2(p) ((void)0)
 #endif
 
+/* How whole sections are compiled, for two fifths of the time of compiling all of them for speed. COLD: what
+   runs once a call or a node, to be small. MILD: what has loops, without the costliest passes. The kernels and
+   what they call are compiled as the program is. */
+#if defined(__clang__) && defined(__OPTIMIZE__)
+#define CNN__COLD_BEGIN _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)") \
+                        _Pragma("clang attribute push(__attribute__((noinline)), apply_to = function)")
+#define CNN__COLD_END   _Pragma("clang attribute pop") _Pragma("clang attribute pop")
+#define CNN__MILD_BEGIN
+#define CNN__MILD_END
+#elif defined(__GNUC__) && defined(__OPTIMIZE__)
+#define CNN__COLD_BEGIN _Pragma("GCC push_options") _Pragma("GCC optimize(\"Og\")")
+#define CNN__COLD_END   _Pragma("GCC pop_options")
+#define CNN__MILD_BEGIN _Pragma("GCC push_options") _Pragma("GCC optimize(\"O1\")")
+#define CNN__MILD_END   _Pragma("GCC pop_options")
+#else
+#define CNN__COLD_BEGIN
+#define CNN__COLD_END
+#define CNN__MILD_BEGIN
+#define CNN__MILD_END
+#endif
+
 enum { CNN__ALIGN = 64,                 /* bytes: a cache line, and the widest vector */
        CNN__MOST_THREADS = 1024 };
 
@@ -1773,6 +1794,8 @@ static float cnn__uniform(uint32_t bits) { return (float)(bits >> 8) * (1.0f / 1
 /* ===========================================================================================================
    >>graph ---- 2. The graph: record, order, run forward, run backward
    ======================================================================================================== */
+
+CNN__COLD_BEGIN
 
 /* The head of each piece; what follows it is aligned for all that is kept there. */
 typedef union cnn__block { union cnn__block *next; double d; void *p; long long l; } cnn__block;
@@ -2461,6 +2484,8 @@ static bool cnn__resolve(const cnn_field *fields, void *args, char why[CNN_ERROR
     return true;
 }
 
+CNN__COLD_END
+
 /* ===========================================================================================================
    >>kernels ---- 3. What rooms call: formulas element by element, sums, and the contracts of all kernels
 
@@ -2784,6 +2809,8 @@ CNN__KERNEL(add_product, const cnn__cpu *cpu, float *y, const float *a, const fl
    One piece, to be read from top to bottom: how a net is recorded, put in order, run forward and backward,
    and improved. What follows is more rooms and rules of the same kind, comfort, and speed.
    ======================================================================================================== */
+
+CNN__MILD_BEGIN
 
 /* ---- Record: y = op(in...), its shape, and the parameters that it owns ---- */
 
@@ -7036,9 +7063,13 @@ CNN_API bool cnn_swap_average(cnn_graph *g)
     return cnn__copy_trained(g, g->average, CNN__EXCHANGE, 0);
 }
 
+CNN__MILD_END
+
 /* ===========================================================================================================
    >>plan ---- 8. The memory plan, and cnn_compile
    ======================================================================================================== */
+
+CNN__COLD_BEGIN
 
 /* ---- Names, and whose parameter is whose ---- */
 
@@ -7895,12 +7926,16 @@ CNN_API cnn_tensor *cnn_node(const cnn_graph *g, int i)
     return g && g->compiled && i >= 0 && i < g->n_order ? &g->order[i]->t : NULL;
 }
 
+CNN__COLD_END
+
 /* ===========================================================================================================
    >>data ---- 10. Data: samples and targets, files, folders, streams, shuffling, splits, batches
 
    A data set never belongs to a graph. So its errors are its own: a message in d.error, and count 0. Files
    are hostile: nothing that a header promises is used before it is compared with the bytes that are there.
    ======================================================================================================== */
+
+CNN__MILD_BEGIN
 
 CNN__PRINTF(2, 3)
 static bool cnn__data_fail(cnn_dataset *d, const char *format, ...)
@@ -9688,9 +9723,13 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignor
     *right += count;
 }
 
+CNN__MILD_END
+
 /* ===========================================================================================================
    >>train ---- 11. Training loop: fit, evaluate, predict, progress and history
    ======================================================================================================== */
+
+CNN__COLD_BEGIN
 
 /* Seconds from some moment, for speeds and times left. C99 knows only time(), in whole seconds, and clock(),
    the processor time of all threads, which stands still while a device works. So: the clock that nobody sets
@@ -13515,6 +13554,8 @@ CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
     c.report = g->check, c.checked = checked;
     return c;
 }
+
+CNN__COLD_END
 
 /* ===========================================================================================================
 
@@ -18241,6 +18282,8 @@ static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
    >>devices ---- 20. Devices: where the newest copy is, rows that replace rooms, leaving
    ======================================================================================================== */
 
+CNN__COLD_BEGIN
+
 /* ---- Where the newest copy is: host, device, or both ----
 
    Only the executor moves arrays; rooms never know. */
@@ -18632,6 +18675,8 @@ CNN_API bool cnn_leave_device(cnn_graph *g)
     g->can_backward = g->has_grads = false;
     return true;
 }
+
+CNN__COLD_END
 
 #undef  CNN_AT_
 #define CNN_AT_(kind, x) cnn_at_##kind(CNN_HERE, x)
