@@ -14097,7 +14097,8 @@ static inline int cnn__tile_rows(int left, int tall)
         }                                                                                                    \
         if (i == n) return;                                                                                  \
         const int left = (int)(2 * (n - i) - 1);        /* a whole vector would read one float too many */   \
-        a = cnn__masked_##isa(x + 2 * i, cnn__mask_##isa(cnn__run_of(0, cnn__clamp(left, W))), b);           \
+        if (left < W) a = cnn__masked_##isa(x + 2 * i, cnn__mask_##isa(cnn__run_of(0, left)), b);            \
+        else          a = cnn__load_##isa(x + 2 * i);                                                        \
         if (left > W) b = cnn__masked_##isa(x + 2 * i + W, cnn__mask_##isa(cnn__run_of(0, left - W)), b);    \
         cnn__split_##isa(v, a, b);                                                                           \
         cnn__store_##isa(last, v[0]);                                                                        \
@@ -14269,9 +14270,10 @@ static inline int cnn__tile_rows(int left, int tall)
     }
 
 #define CNN__WINOGRAD_Y(isa)                                                                                 \
-    CNN__TARGET_##isa static                                                                                 \
-    void cnn__winograd_y_##isa(int points, int side, const float *m, ptrdiff_t step, const float *bias,      \
-                               const float *clip, float *const *y, const ptrdiff_t *row, bool add)           \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__winograd_at_##isa(const int points, const int side, const float *m, ptrdiff_t step,            \
+                                const float *bias, const float *clip, float *const *y,                       \
+                                const ptrdiff_t *row, bool add)                                              \
     {                                                                                                        \
         cnn__v_##isa t[36], two[4];                                                                          \
         const cnn__v_##isa b = cnn__load_##isa(bias);                                                        \
@@ -14283,9 +14285,18 @@ static inline int cnn__tile_rows(int left, int tall)
             for (int j = 0; j < side; j++) line[j] = cnn__add_##isa(line[j], b);                             \
             for (int j = 0; clip && j < side; j++)                                                           \
                 line[j] = cnn__clip_##isa(line[j], cnn__set_##isa(clip[0]), cnn__set_##isa(clip[1]));        \
-            two[2 * i % 4] = line[0], two[2 * i % 4 + 1] = line[1];                                          \
-            if (side == 4 || i) cnn__scatter4_##isa(side == 4 ? line : two, y, row, side == 4 ? i : 0, add); \
+            if (side == 4) cnn__scatter4_##isa(line, y, row, i, add);                                        \
+            else           two[2 * i] = line[0], two[2 * i + 1] = line[1];                                   \
         }                                                                                                    \
+        if (side == 2) cnn__scatter4_##isa(two, y, row, 0, add);                                             \
+    }                                                                                                        \
+    CNN__TARGET_##isa static                                                                                 \
+    void cnn__winograd_y_##isa(int points, int side, const float *m, ptrdiff_t step, const float *bias,      \
+                               const float *clip, float *const *y, const ptrdiff_t *row, bool add)           \
+    {                                                                                                        \
+        if (points == 4)    cnn__winograd_at_##isa(4, 2, m, step, bias, clip, y, row, add);                  \
+        else if (side == 4) cnn__winograd_at_##isa(6, 4, m, step, bias, clip, y, row, add);                  \
+        else                cnn__winograd_at_##isa(6, 2, m, step, bias, clip, y, row, add);                  \
     }
 
 #define CNN__WINOGRAD_G(isa)                                                                                 \
@@ -14324,18 +14335,26 @@ static inline int cnn__tile_rows(int left, int tall)
         o[2 * s] = cnn__fma_##isa(cnn__set_##isa(-0.5f), one, even);                                         \
         o[3 * s] = last;                                                                                     \
     }                                                                                                        \
-    CNN__TARGET_##isa static void cnn__winograd_w_##isa(int points, int k, const float *g, ptrdiff_t from,   \
-                                                        float *u, ptrdiff_t step)                            \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__winograd_g_##isa(const int points, const int k, const float *g, ptrdiff_t from, float *u,      \
+                               ptrdiff_t step)                                                               \
     {                                                                                                        \
         cnn__v_##isa t[36], w[25];                                                                           \
-        for (int i = 0; i < k * k; i++) w[i] = cnn__load_##isa(g + i * from);                                \
-        for (int j = 0; j < k; j++)                                                                          \
+        CNN__UNROLL for (int i = 0; i < k * k; i++) w[i] = cnn__load_##isa(g + i * from);                    \
+        CNN__UNROLL for (int j = 0; j < k; j++)                                                              \
             if (points == 4) cnn__times_g4_##isa(t + j, 4, w + j, k);                                        \
             else             cnn__times_g_##isa(k, t + j, 6, w + j, k);                                      \
-        for (int i = 0; i < points; i++)                                                                     \
+        CNN__UNROLL for (int i = 0; i < points; i++)                                                         \
             if (points == 4) cnn__times_g4_##isa(t + 4 * i, 1, t + 4 * i, 1);                                \
             else             cnn__times_g_##isa(k, t + 6 * i, 1, t + 6 * i, 1);                              \
         for (int i = 0; i < points * points; i++) cnn__store_##isa(u + i * step, t[i]);                      \
+    }                                                                                                        \
+    CNN__TARGET_##isa static void cnn__winograd_w_##isa(int points, int k, const float *g, ptrdiff_t from,   \
+                                                        float *u, ptrdiff_t step)                            \
+    {                                                                                                        \
+        if (points == 4) cnn__winograd_g_##isa(4, 3, g, from, u, step);                                      \
+        else if (k == 3) cnn__winograd_g_##isa(6, 3, g, from, u, step);                                      \
+        else             cnn__winograd_g_##isa(6, 5, g, from, u, step);                                      \
     }
 
 #define CNN__WINOGRAD_DY(isa)                                                                                \
@@ -14864,6 +14883,10 @@ typedef cnn__lanes cnn__m_c;
 typedef float cnn__v_c __attribute__((vector_size(16)));
 #define CNN__LANE(v, l) (v)[l]
 static inline cnn__v_c cnn__set_c(float a) { return (cnn__v_c){ a, a, a, a }; }
+static inline void cnn__split_c(cnn__v_c *v, cnn__v_c a, cnn__v_c b)
+{
+    v[0] = (cnn__v_c){ a[0], a[2], b[0], b[2] }, v[1] = (cnn__v_c){ a[1], a[3], b[1], b[3] };
+}
 #define cnn__add_c(a, b)    ((a) + (b))
 #define cnn__fma_c(a, b, c) ((a) * (b) + (c))
 #else
@@ -14879,6 +14902,13 @@ static inline cnn__v_c cnn__fma_c(cnn__v_c a, cnn__v_c b, cnn__v_c c)
 {
     for (int l = 0; l < 4; l++) c.v[l] = a.v[l] * b.v[l] + c.v[l];
     return c;
+}
+static inline void cnn__split_c(cnn__v_c *v, cnn__v_c a, cnn__v_c b)
+{
+    for (int l = 0; l < 2; l++) {
+        CNN__LANE(v[0], l) = CNN__LANE(a, 2 * l), CNN__LANE(v[0], l + 2) = CNN__LANE(b, 2 * l);
+        CNN__LANE(v[1], l) = CNN__LANE(a, 2 * l + 1), CNN__LANE(v[1], l + 2) = CNN__LANE(b, 2 * l + 1);
+    }
 }
 #endif
 static inline cnn__v_c cnn__load_c(const float *p)
@@ -14930,12 +14960,6 @@ static inline void cnn__zip_c(cnn__v_c *t, cnn__v_c a, cnn__v_c b)
         CNN__LANE(t[l / 2], l % 2 * 2) = CNN__LANE(a, l);
         CNN__LANE(t[l / 2], l % 2 * 2 + 1) = CNN__LANE(b, l);
     }
-}
-static inline void cnn__split_c(cnn__v_c *v, cnn__v_c a, cnn__v_c b)
-{
-    const float even[4] = { CNN__LANE(a, 0), CNN__LANE(a, 2), CNN__LANE(b, 0), CNN__LANE(b, 2) };
-    const float odd[4]  = { CNN__LANE(a, 1), CNN__LANE(a, 3), CNN__LANE(b, 1), CNN__LANE(b, 3) };
-    v[0] = cnn__load_c(even), v[1] = cnn__load_c(odd);
 }
 static inline void cnn__larger_c(cnn__v_c *most, cnn__v_c *which, cnn__v_c v, cnn__v_c tag)
 {
