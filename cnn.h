@@ -182,7 +182,7 @@ enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 #define CNN_CALL(function, args, first, ...) function((args){ CNN_SAID(__VA_ARGS__), .first = __VA_ARGS__ })
 #define CNN_OPTIONS(function, args, ...)     function((args){ CNN_SAID(__VA_ARGS__), __VA_ARGS__ })
 #define CNN_OPTION(word, value)              .word = value
-#define CNN_TENSORS(...) (cnn_tensor *[]){ __VA_ARGS__ }, \
+#define CNN_TENSORS(...) (cnn_tensor *[]){ __VA_ARGS__ },                                                    \
     (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *))
 #endif
 
@@ -372,7 +372,7 @@ CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args);
 /* The same along W alone, for signals (N,C,1,W), with the options of conv2d; kernel_h is 1. In files the
    weight is that of PyTorch's Conv1d, (channels,C/groups,kernel). */
 #define cnn_conv1d(...) cnn_conv2d(__VA_ARGS__, CNN_ALONG_W, CNN_OPTION(one_d, 1))
-#define CNN_ALONG_W \
+#define CNN_ALONG_W                                                                                          \
     CNN_OPTION(kernel_h, 1), CNN_OPTION(stride_h, 1), CNN_OPTION(pad_h, 0), CNN_OPTION(dilation_h, 1)
 
 /* The same connections walked backwards (Zeiler et al. 2010): y is about stride times as large as x, OH =
@@ -426,7 +426,7 @@ typedef struct { const char *at, *said; cnn_tensor *x;
                  int height, width; /* of y: height required; width: height */
                  const char *name; } cnn_adaptive_avg_pool_args;
 CNN_API cnn_tensor *cnn_adaptive_avg_pool_(cnn_adaptive_avg_pool_args);
-#define cnn_adaptive_avg_pool(...) \
+#define cnn_adaptive_avg_pool(...)                                                                           \
     CNN_CALL(cnn_adaptive_avg_pool_, cnn_adaptive_avg_pool_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) (Lin et al. 2013) */
 #define cnn_global_avg_pool(x) cnn_global_avg_pool_(CNN_HERE, x)
@@ -658,7 +658,7 @@ typedef struct { const char *at, *said; cnn_tensor *logits, *labels; /* required
                  int reduction;
                  const char *name; } cnn_softmax_cross_entropy_args;
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);
-#define cnn_softmax_cross_entropy(...) \
+#define cnn_softmax_cross_entropy(...)                                                                       \
     CNN_CALL(cnn_softmax_cross_entropy_, cnn_softmax_cross_entropy_args, logits, __VA_ARGS__)
 /* The same after log_softmax, with the same options. */
 typedef struct { const char *at, *said; cnn_tensor *log_probabilities, *labels, *class_weights;
@@ -1172,7 +1172,7 @@ typedef struct cnn_field {
 /* CNN_FIELD('f', my_args, slope, .preset = 0.01, .range = "(0,inf)"); the last row of a list is { 0 } */
 #define CNN_REQUIRED 1e300               /* a preset: there is no default */
 #define CNN_FIELD(letter, args, ...) CNN_FIELD_(letter, args, __VA_ARGS__, )
-#define CNN_FIELD_(letter, args, member, ...) \
+#define CNN_FIELD_(letter, args, member, ...)                                                                \
     { .name = #member, .type = letter, .offset = offsetof(args, member), __VA_ARGS__ }
 
 /* A parameter or buffer of an operation: cnn_layer makes it, with the name y.suffix. These operands follow
@@ -1348,15 +1348,15 @@ CNN_API bool        cnn_on_device(const cnn_tensor *); /* a row of the backend c
 CNN_API bool        cnn_leave_device(cnn_graph *);
 
 /* One word per operation, in the order of the chapters. The list feeds cnn_load and the tests. */
-#define CNN_OPS(X) X(conv2d) X(conv_transpose2d) X(dense) X(matmul) \
-    X(max_pool) X(avg_pool) X(adaptive_avg_pool) X(global_avg_pool) X(global_max_pool) \
-    X(batch_norm) X(layer_norm) X(rms_norm) X(group_norm) X(instance_norm) X(lrn) \
-    X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) \
-    X(selu) X(mish) X(hard_sigmoid) X(softsign) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(erf) X(power) \
-    X(softmax) X(log_softmax) X(dropout) \
-    X(reshape) X(concat) X(pad) X(slice) X(permute) X(depth_to_space) X(space_to_depth) \
-    X(channel_shuffle) X(upsample) X(add) X(sub) X(mul) X(div) X(maximum) X(minimum) X(pow) X(scale) X(sum) \
-    X(mean) X(amax) X(amin) \
+#define CNN_OPS(X) X(conv2d) X(conv_transpose2d) X(dense) X(matmul)                                          \
+    X(max_pool) X(avg_pool) X(adaptive_avg_pool) X(global_avg_pool) X(global_max_pool)                       \
+    X(batch_norm) X(layer_norm) X(rms_norm) X(group_norm) X(instance_norm) X(lrn)                            \
+    X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish)       \
+    X(selu) X(mish) X(hard_sigmoid) X(softsign) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(erf) X(power)        \
+    X(softmax) X(log_softmax) X(dropout)                                                                     \
+    X(reshape) X(concat) X(pad) X(slice) X(permute) X(depth_to_space) X(space_to_depth)                      \
+    X(channel_shuffle) X(upsample) X(add) X(sub) X(mul) X(div) X(maximum) X(minimum) X(pow) X(scale) X(sum)  \
+    X(mean) X(amax) X(amin)                                                                                  \
     X(softmax_cross_entropy) X(nll) X(mse) X(l1) X(huber) X(bce_with_logits) X(sigmoid_focal) X(dice)
 /* Each is an object: cnn_op_conv2d, ... A backend's rows name them. cnn_ops lists them all. */
 #if defined(CNN_STATIC) && !defined(__cplusplus)
@@ -1416,30 +1416,30 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
        cnn_tensor *y = CNN_WITH(cnn_conv2d, .x = x, .channels = 16, .kernel = 5, .pad = 2, .name = "conv1");
 
    The words of all options; one that is missing here stops nobody from filling the struct. */
-#define CNN_WITH(function, ...) /* a lambda, as a pragma must not stand within an expression */ \
-    [&] { \
-        _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmissing-field-initializers\"") \
-        return function##_({ CNN_SAID(__VA_ARGS__), __VA_ARGS__ }); \
-        _Pragma("GCC diagnostic pop") \
+#define CNN_WITH(function, ...) /* a lambda, as a pragma must not stand within an expression */              \
+    [&] {                                                                                                    \
+        _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmissing-field-initializers\"")    \
+        return function##_({ CNN_SAID(__VA_ARGS__), __VA_ARGS__ });                                          \
+        _Pragma("GCC diagnostic pop")                                                                        \
     }()
-#define CNN_WORDS(X) \
-    X(max_batch) X(seed) X(threads) X(isa) X(backend) X(optimizer) X(exact) X(inference) X(no_packed) \
-    X(keep_grads) X(rows) X(c) X(h) X(w) X(grad) X(name) X(shape) X(init) X(gain) X(fan_in) X(fan_out) \
-    X(channels) X(kernel) X(kernel_h) X(kernel_w) X(stride) X(stride_h) X(stride_w) X(pad) X(pad_h) \
-    X(pad_w) X(pad_top) X(pad_bottom) X(pad_left) X(pad_right) X(causal) X(one_d) X(mode) X(block) \
-    X(dilation) X(dilation_h) X(dilation_w) X(groups) X(no_bias) X(weight) X(bias) X(output_pad) \
-    X(output_pad_h) X(output_pad_w) X(units) X(ceil_mode) X(no_count_pad) X(momentum) X(eps) X(no_affine) \
-    X(affine) X(size) X(alpha) X(beta) X(k) X(slope) X(low) X(high) X(tanh) X(threshold) X(per_channel) \
-    X(start) X(p) X(left) X(right) X(top) X(bottom) X(front) X(back) X(value) X(axis) X(from) X(to) X(step) \
-    X(scale) X(scale_h) X(scale_w) X(bilinear) X(align_corners) X(height) X(width) X(factor) X(offset) \
-    X(smoothing) X(class_weights) X(ignore_index) X(delta) X(smooth_l1) X(pos_weight) X(lr) X(weight_decay) \
-    X(nesterov) X(beta1) X(beta2) X(dampening) X(epochs) X(lr_end) X(schedule) X(schedule_user) X(warmup) \
-    X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) \
-    X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
-    X(max_bytes) X(extra_ok) X(missing_ok) X(only) X(skip) X(renames) X(report) X(report_size) X(values) \
-    X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) X(without) X(cache) X(tune) \
-    X(data) X(prefix) X(softmax) X(exponent) X(per_update) X(eval) X(frozen) X(bytes) X(floats) X(labels) \
-    X(target) X(targets) X(target_c) X(target_h) X(target_w) X(fill) X(target_type) X(label) X(separator) \
+#define CNN_WORDS(X)                                                                                         \
+    X(max_batch) X(seed) X(threads) X(isa) X(backend) X(optimizer) X(exact) X(inference) X(no_packed)        \
+    X(keep_grads) X(rows) X(c) X(h) X(w) X(grad) X(name) X(shape) X(init) X(gain) X(fan_in) X(fan_out)       \
+    X(channels) X(kernel) X(kernel_h) X(kernel_w) X(stride) X(stride_h) X(stride_w) X(pad) X(pad_h)          \
+    X(pad_w) X(pad_top) X(pad_bottom) X(pad_left) X(pad_right) X(causal) X(one_d) X(mode) X(block)           \
+    X(dilation) X(dilation_h) X(dilation_w) X(groups) X(no_bias) X(weight) X(bias) X(output_pad)             \
+    X(output_pad_h) X(output_pad_w) X(units) X(ceil_mode) X(no_count_pad) X(momentum) X(eps) X(no_affine)    \
+    X(affine) X(size) X(alpha) X(beta) X(k) X(slope) X(low) X(high) X(tanh) X(threshold) X(per_channel)      \
+    X(start) X(p) X(left) X(right) X(top) X(bottom) X(front) X(back) X(value) X(axis) X(from) X(to) X(step)  \
+    X(scale) X(scale_h) X(scale_w) X(bilinear) X(align_corners) X(height) X(width) X(factor) X(offset)       \
+    X(smoothing) X(class_weights) X(ignore_index) X(delta) X(smooth_l1) X(pos_weight) X(lr) X(weight_decay)  \
+    X(nesterov) X(beta1) X(beta2) X(dampening) X(epochs) X(lr_end) X(schedule) X(schedule_user) X(warmup)    \
+    X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate)  \
+    X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops)             \
+    X(max_bytes) X(extra_ok) X(missing_ok) X(only) X(skip) X(renames) X(report) X(report_size) X(values)     \
+    X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) X(without) X(cache) X(tune)         \
+    X(data) X(prefix) X(softmax) X(exponent) X(per_update) X(eval) X(frozen) X(bytes) X(floats) X(labels)    \
+    X(target) X(targets) X(target_c) X(target_h) X(target_w) X(fill) X(target_type) X(label) X(separator)    \
     X(shorter) X(decode) X(stream) X(count) X(reduction) X(gamma) X(smooth) X(axes)
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
@@ -1476,14 +1476,14 @@ public:
         return args;
     }
 };
-#define CNN_WORD_(word) \
-    template <class V> struct word##_ { \
-        V v; \
-        template <class T> operator T() const { return T(); } \
-        template <class A> const char *put(A &a) const { \
-            return a.word = static_cast<decltype(a.word)>(v), "." #word "=,"; \
-        } \
-    }; \
+#define CNN_WORD_(word)                                                                                      \
+    template <class V> struct word##_ {                                                                      \
+        V v;                                                                                                 \
+        template <class T> operator T() const { return T(); }                                                \
+        template <class A> const char *put(A &a) const {                                                     \
+            return a.word = static_cast<decltype(a.word)>(v), "." #word "=,";                                \
+        }                                                                                                    \
+    };                                                                                                       \
     template <class V> word##_<V> word(V v) { return word##_<V>{ v }; }
 CNN_WORDS(CNN_WORD_)
 
@@ -1595,7 +1595,7 @@ __declspec(dllimport) int __stdcall SleepConditionVariableSRW(struct _RTL_CONDIT
                                                               struct _RTL_SRWLOCK *, unsigned long,
                                                               unsigned long);
 __declspec(dllimport) void __stdcall WakeConditionVariable(struct _RTL_CONDITION_VARIABLE *);
-#elif defined(__APPLE__) || (defined(__unix__) && (defined(_REENTRANT) || defined(_OPENMP))) || \
+#elif defined(__APPLE__) || (defined(__unix__) && (defined(_REENTRANT) || defined(_OPENMP))) ||              \
       (defined(__linux__) && (!defined(__GLIBC__) || __GLIBC__ > 2 || __GLIBC_MINOR__ >= 34))
 #include <pthread.h>
 #define CNN__PTHREADS 1
@@ -1625,7 +1625,7 @@ __declspec(dllimport) void __stdcall WakeConditionVariable(struct _RTL_CONDITION
 #endif
 
 /* Which instruction sets this translation unit can hold; which one runs is decided in cnn_new. */
-#if !defined(CNN_NO_SIMD) && (defined(__x86_64__) || defined(__amd64__)) && \
+#if !defined(CNN_NO_SIMD) && (defined(__x86_64__) || defined(__amd64__)) &&                                  \
     (defined(__GNUC__) || defined(__clang__))
 #define CNN__X86 1
 #include <immintrin.h>
@@ -1665,7 +1665,7 @@ __declspec(dllimport) void __stdcall WakeConditionVariable(struct _RTL_CONDITION
    runs once a call or a node, to be small. MILD: what has loops, without the costliest passes. The kernels and
    what they call are compiled as the program is. */
 #if defined(__clang__) && defined(__OPTIMIZE__)
-#define CNN__COLD_BEGIN _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)") \
+#define CNN__COLD_BEGIN _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)")       \
                         _Pragma("clang attribute push(__attribute__((noinline)), apply_to = function)")
 #define CNN__COLD_END   _Pragma("clang attribute pop") _Pragma("clang attribute pop")
 #define CNN__MILD_BEGIN
@@ -2644,7 +2644,7 @@ CNN__EACH(cnn__each_standardize_back, v[i] = ((v[i] - k[0]) - (a[i] - k[1]) * k[
     __attribute__((target("avx2"))) CNN__SUM_TEXT(name##_avx2, __VA_ARGS__)                                  \
     static double name(const cnn__cpu *cpu, const float *x, const float *a, float m, ptrdiff_t n)            \
     {                                                                                                        \
-        return cnn__loops_avx2(cpu) ? name##_avx2(x, a, m, n) : name##_c(x, a, m, n);                    \
+        return cnn__loops_avx2(cpu) ? name##_avx2(x, a, m, n) : name##_c(x, a, m, n);                        \
     }
 #else
 #define CNN__SUM(name, ...)                                                                                  \
@@ -3285,10 +3285,10 @@ static void cnn__elementwise_backward(cnn_tensor *y)
         .name = #op_name, .forward = cnn__elementwise_forward, .backward = cnn__elementwise_backward,        \
         .flags = CNN_INPLACE | CNN_INPLACE_GRAD | (op_flags), .formula = &cnn__##op_name##_formula,          \
         __VA_ARGS__ };
-#define CNN__FORMULA(op_name, op_flags, doctor)                                                             \
+#define CNN__FORMULA(op_name, op_flags, doctor)                                                              \
     CNN__ELEMENTWISE(op_name, op_flags, 0, 0, .shape = cnn__as_input, .hint = doctor)                        \
     CNN__PLAIN_1(cnn_##op_name##_, op_name)
-#define CNN__FORMULA_OF(op_name, op_flags, shape_rule, k0, k1)                                              \
+#define CNN__FORMULA_OF(op_name, op_flags, shape_rule, k0, k1)                                               \
     CNN__ELEMENTWISE(op_name, op_flags, k0, k1, .shape = shape_rule,                                         \
                      .args_size = sizeof(cnn_##op_name##_args), .fields = cnn__##op_name##_fields)           \
     CNN__UNARY(cnn_##op_name##_, op_name, cnn_##op_name##_args)
@@ -9107,7 +9107,7 @@ typedef struct { void *p; } cnn__lock, cnn__bell;                   /* an SRWLOC
 #define CNN__INIT_BELL(b)       ((b)->p = NULL)
 #define CNN__LOCK(l)            AcquireSRWLockExclusive(CNN__SRW(l))
 #define CNN__UNLOCK(l)          ReleaseSRWLockExclusive(CNN__SRW(l))
-#define CNN__WAIT(b, l)         SleepConditionVariableSRW((struct _RTL_CONDITION_VARIABLE *)(void *)(b), \
+#define CNN__WAIT(b, l)         SleepConditionVariableSRW((struct _RTL_CONDITION_VARIABLE *)(void *)(b),     \
                                                           CNN__SRW(l), 0xFFFFFFFF, 0)
 #define CNN__RING(b)            WakeConditionVariable((struct _RTL_CONDITION_VARIABLE *)(void *)(b))
 typedef struct { uintptr_t handle; void (*run)(void *); void *with; } cnn__thread;
@@ -13589,7 +13589,7 @@ CNN__COLD_END
 #define CNN__WRITE(p, v) __atomic_store_n(p, v, __ATOMIC_SEQ_CST)
 #define CNN__ADD(p, v)   __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST)           /* returns what was there */
 #define CNN__AND(p, v)   __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST)
-#define CNN__SWAP(p, old, to) \
+#define CNN__SWAP(p, old, to)                                                                                \
     __atomic_compare_exchange_n(p, old, to, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
 #if defined(__x86_64__) || defined(__i386__)
 #define CNN__PAUSE() __builtin_ia32_pause()
@@ -14455,43 +14455,55 @@ static inline int cnn__tile_rows(int left, int tall)
         v[2] = t[0];                                                                                         \
     }
 
-/* The windows of a plane, in strips of W columns from top to bottom: a row of x goes into the up to three rows
-   of y that are in work, t[0] the oldest. With k, t are their sums; most: t are the largest of the last three
+/* The windows of a plane, in strips of W columns from top to bottom: a row of x goes into up to three rows of
+   y that are in work, t[0] the oldest. With k, t are their sums; most: t are the largest of the last three
    rows of x. What lies some rows further is fetched meanwhile: the next planes, in the end. */
-#define CNN__STRIPS(isa)                                                                                     \
+#define CNN__STRIP_ROW(isa)                                                                                  \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__strip_row_##isa(const bool most, bool odd, bool even, const cnn__v_##isa *k,                   \
+                              const cnn__v_##isa *v, cnn__v_##isa *t)                                        \
+    {                                                                                                        \
+        cnn__v_##isa which = v[0];                                                                           \
+        if (most) {                                                                                          \
+            t[2] = v[0];                                                                                     \
+            cnn__larger_##isa(&t[2], &which, v[1], v[1]), cnn__larger_##isa(&t[2], &which, v[2], v[2]);      \
+            return;                                                                                          \
+        }                                                                                                    \
+        CNN__UNROLL for (int j = 0; j < 3; j++) {                                                            \
+            if (even) t[0] = cnn__fma_##isa(k[6 + j], v[j], t[0]);                                           \
+            if (odd)  t[1] = cnn__fma_##isa(k[3 + j], v[j], t[1]);                                           \
+            if (even) t[2] = cnn__fma_##isa(k[j], v[j], t[2]);                                               \
+        }                                                                                                    \
+    }
+
+#define CNN__STRIP(isa)                                                                                      \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__strip_##isa(const int s, const bool most, const cnn__image *p, int oy, int ox, int rows,       \
                           float *y, const float *x, const cnn__v_##isa *k, cnn__v_##isa first, bool add,     \
                           const float *clip)                                                                 \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
-        const int ix = ox * s - p->pw, iy = oy * s - p->ph;                                            \
-        const bool inside = ix >= 0 && ix + 2 + s * W <= p->w, whole = ox + W <= p->ow;                   \
+        const int ix = ox * s - p->pw, iy = oy * s - p->ph;                                                  \
+        const bool inside = ix >= 0 && ix + 2 + s * W <= p->w, whole = ox + W <= p->ow;                      \
         const cnn__v_##isa none = cnn__set_##isa(0.0f), rest = most ? first : none;                          \
         const cnn__v_##isa low  = cnn__set_##isa(clip ? clip[0] : -INFINITY);                                \
         const cnn__v_##isa high = cnn__set_##isa(clip ? clip[1] : INFINITY);                                 \
         const cnn__m_##isa some = cnn__mask_##isa(cnn__run_of(0, cnn__clamp(p->ow - ox, W)));                \
         cnn__m_##isa m[4];                                                                                   \
         for (int j = 0; j < 4; j++) {                                                                        \
-            const int from = ix + (s == 1 ? j : j / 2 * 2 + j % 2 * W);                                   \
+            const int from = ix + (s == 1 ? j : j / 2 * 2 + j % 2 * W);                                      \
             m[j] = cnn__mask_##isa(cnn__run_of(cnn__clamp(-from, W), cnn__clamp(p->w - from, W)));           \
         }                                                                                                    \
         x += (ptrdiff_t)iy * p->w + ix, y += (ptrdiff_t)oy * p->ow + ox;                                     \
         cnn__v_##isa t[3] = { first, first, first }, v[3];                                                   \
-        for (int r = 0; r < (rows - 1) * s + 3; r++, x += p->w, t[0] = t[1], t[1] = t[2]) {               \
-            const bool odd = s == 2 && r & 1;                                                             \
+        for (int r = 0; r < (rows - 1) * s + 3; r++, x += p->w, t[0] = t[1], t[1] = t[2]) {                  \
+            const bool odd = s == 2 && r & 1;                                                                \
             CNN__PREFETCH(x + CNN__ROWS_AHEAD * p->w);                                                       \
             t[2] = first;                                                                                    \
             if ((unsigned)(iy + r) < (unsigned)p->h) {                                                       \
-                if (s == 1) cnn__taps_##isa(1, inside, x, m, rest, v);                                    \
+                if (s == 1) cnn__taps_##isa(1, inside, x, m, rest, v);                                       \
                 else           cnn__taps_##isa(2, inside, x, m, rest, v);                                    \
-                CNN__UNROLL for (int j = 0; j < 3; j++) {                                                    \
-                    if (most && !j)               t[2] = v[0];                                               \
-                    if (most && j)                cnn__larger_##isa(&t[2], &v[0], v[j], v[j]);               \
-                    if (!most && !odd)            t[0] = cnn__fma_##isa(k[6 + j], v[j], t[0]);               \
-                    if (!most && s == 1 + odd) t[1] = cnn__fma_##isa(k[3 + j], v[j], t[1]);               \
-                    if (!most && !odd)            t[2] = cnn__fma_##isa(k[j], v[j], t[2]);                   \
-                }                                                                                            \
+                cnn__strip_row_##isa(most, s == 1 + odd, !odd, k, v, t);                                     \
             }                                                                                                \
             if (r < 2 || odd) continue;                                                                      \
             v[0] = t[0];                                                                                     \
@@ -14503,7 +14515,9 @@ static inline int cnn__tile_rows(int left, int tall)
             else       cnn__put_##isa(y, some, v[0]);                                                        \
             y += p->ow;                                                                                      \
         }                                                                                                    \
-    }                                                                                                        \
+    }
+
+#define CNN__STRIPS(isa)                                                                                     \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__strips_##isa(const int s, const bool most, const cnn__image *p, float *y, const float *x,      \
                            const cnn__v_##isa *k, cnn__v_##isa first, bool add, const float *clip)           \
@@ -14596,8 +14610,8 @@ enum { CNN__ROWS_AHEAD = 32 };
     CNN__TAKE_EVEN(isa) CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                        \
     CNN__WINOGRAD_G(isa) CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_X4(isa)                     \
     CNN__WINOGRAD_AT(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                                         \
-    CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__TAPS(isa) CNN__STRIPS(isa) CNN__FLAT(isa)                   \
-    CNN__DEPTH(isa) CNN__LARGEST(isa) CNN__DEPTH_W(isa)
+    CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__TAPS(isa) CNN__STRIP_ROW(isa) CNN__STRIP(isa)               \
+    CNN__STRIPS(isa) CNN__FLAT(isa) CNN__DEPTH(isa) CNN__LARGEST(isa) CNN__DEPTH_W(isa)
 
 #define CNN__ISA_ROW(number, isa)                                                                            \
     { number, #isa, cnn__has_##isa, CNN__W_##isa, CNN__MR_##isa, CNN__NV_##isa * CNN__W_##isa,               \
