@@ -34,7 +34,8 @@ WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion $(if $(WERROR),-Werror
 CFLAGS  ?= -std=c99 -O2 $(THREADS)
 LDLIBS  := -lm
 
-SUITES   := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
+# (test_kernels includes test_threads.)
+SUITES   := $(filter-out threads,$(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c)))
 EXAMPLES := $(patsubst examples/%.c,$(B)/%,$(filter-out $(if $(OPENCL),,examples/opencl.c) \
               $(if $(MPI),,examples/mpi.c),$(wildcard examples/*.c)))
 BENCHES  := $(patsubst tests/bench/%.c,$(B)/%,$(filter-out %_opencl.c,$(wildcard tests/bench/bench_*.c)))
@@ -61,37 +62,42 @@ $(B)/mpi: examples/mpi.c $(HEADERS) | $(B)
 
 # ---- Tests ----
 
-# Tests link one object with the implementation, tests/cnn.c; but these hold one of their own.
-LINKED  := $(filter-out kernels opencl threads,$(SUITES))
-# Tests that are no C program, each ending with `N passed, N failed`; the longest first.
+# Tests link one object with the implementation, tests/cnn.c; but test_kernels holds one of its own.
+LINKED  := $(filter-out kernels,$(SUITES))
+# Tests that are no C program, each ending with `N passed, N failed`.
 SCRIPTS := tests/lab.sh tests/places.sh tests/readme.sh tests/cpp.sh tests/transfer.sh tests/mpi.sh tests/tasks.sh tests/path.sh tests/torch.sh
 # Those of `make odd`: other compilers, options and processors.
 ODDITIES := tests/web.sh tests/emulated.sh tests/bits.sh tests/switches.sh
 # $(call ordered,test_,SCRIPTS): what is to run, the longest first, so that no core waits for the last.
-LONG    := opencl plain kernels rooms
-ordered  = $(LONG:%=$(B)/$(1)%) $(2) $(patsubst %,$(B)/$(1)%,$(filter-out $(LONG),$(SUITES)))
+LONG    := opencl lab.sh plain readme.sh places.sh kernels cpp.sh rooms
+ordered  = $(foreach t,$(LONG),$(filter tests/$(t),$(2)) $(patsubst %,$(B)/$(1)%,$(filter $(t),$(SUITES)))) \
+           $(filter-out $(LONG:%=tests/%),$(2)) $(patsubst %,$(B)/$(1)%,$(filter-out $(LONG),$(SUITES)))
 # tests/inside.h wants the private types of cnn.h, tests/test_zoo.c the zoo without the implementation.
 PARTS   := $(B)/inside_types.h $(B)/zoo.h
 TESTING := $(wildcard tests/*.h tests/bench/*.h) tests/test_rooms.c examples/zoo.c $(PARTS) $(HEADERS)
 INCLUDE  = -I$(INC) -I. -Itests -I$(B)
 
-test: $(SUITES:%=$(B)/test_%)
+test: $(B)/test_cnn.o $(B)/test_kernels $(SUITES:%=$(B)/test_%)
 	@$(RUN_TESTS) $(call ordered,test_,$(SCRIPTS))
 
 test-opencl: $(B)/test_opencl
 	@$(RUN_TESTS) $^
 
-# What is tested is optimised, but not much where OpenCL's compiler does the work, nor the tests that are linked to it.
-$(B)/test_%: tests/test_%.c $(TESTING)
-	$(CC) $(CFLAGS) $(LESS) $(WARN) $(INCLUDE) $< $(filter %.o,$^) -o $@ $(LDLIBS)
+# What is tested is optimised, the tests that are linked to it not much. Their objects need not wait for the first.
+$(LINKED:%=$(B)/test_%): $(B)/test_%: $(B)/of_%.o $(B)/test_cnn.o
+	$(CC) $(CFLAGS) $(filter %.o,$^) -o $@ $(LDLIBS)
 
-$(LINKED:%=$(B)/test_%) $(B)/test_opencl: LESS = $(if $(filter file,$(origin CFLAGS)),-O1)
+$(B)/of_%.o: tests/test_%.c $(TESTING)
+	$(CC) $(CFLAGS) $(if $(filter file,$(origin CFLAGS)),-O1) $(WARN) $(INCLUDE) -c $< -o $@
 
-$(LINKED:%=$(B)/test_%): $(B)/test_cnn.o
-$(LINKED:%=$(B)/asan_%): $(B)/asan_cnn.o
+$(B)/test_kernels: tests/test_kernels.c tests/test_threads.c $(TESTING)
+	$(CC) $(CFLAGS) $(WARN) $(INCLUDE) $< -o $@ $(LDLIBS)
 
 $(B)/test_cnn.o: tests/cnn.c $(TESTING)
 	$(CC) $(CFLAGS) $(WARN) $(INCLUDE) -c $< -o $@
+
+$(LINKED:%=$(B)/asan_%): $(B)/asan_cnn.o
+$(B)/asan_kernels: tests/test_threads.c
 
 $(B)/inside_types.h: tests/inside.awk $(HEADERS) | $(B)
 	awk -f $< $(INC)/cnn.h >$@
@@ -130,12 +136,12 @@ COV_CC    = $(CC) -std=c99 -O1 -fno-inline -Dalways_inline=unused $(INCLUDE)
 coverage: $(COVERED)
 	@rm -f $(B)/cov_*.gcda
 	-@$(RUN_TESTS) $^
-	@gcov -b -c -t $(B)/cov_cnn.gcda $(B)/cov_kernels*.gcda $(B)/cov_threads*.gcda 2>/dev/null | awk -v LEAST=95 -f tests/coverage.awk
+	@gcov -b -c -t $(B)/cov_cnn.gcda $(B)/cov_kernels*.gcda 2>/dev/null | awk -v LEAST=95 -f tests/coverage.awk
 
 $(B)/cov_%: tests/test_%.c $(TESTING) $(B)/cov_cnn.o
 	$(COV_CC) $< $(B)/cov_cnn.o -o $@ -lgcov $(LDLIBS)
 
-$(B)/cov_kernels $(B)/cov_threads: $(B)/cov_%: tests/test_%.c $(TESTING)
+$(B)/cov_kernels: tests/test_kernels.c tests/test_threads.c $(TESTING)
 	$(COV_CC) --coverage $< -o $@ $(LDLIBS)
 
 $(B)/cov_cnn.o: tests/cnn.c $(TESTING)
@@ -157,7 +163,7 @@ odd: $(foreach o,$(ODD),$(ODD_TESTS:%=$(B)/$(o)_%)) $(B)/test_cnn.o
 define ODD_RULES
 $(B)/$(1)_cnn.o: tests/cnn.c $(TESTING)
 	$($(1)) $(INCLUDE) -c $$< -o $$@
-$(B)/$(1)_kernels: tests/test_kernels.c $(TESTING)
+$(B)/$(1)_kernels: tests/test_kernels.c tests/test_threads.c $(TESTING)
 	$($(1)) -fno-finite-math-only $(INCLUDE) $$< -o $$@ $(LDLIBS)
 $(B)/$(1)_%: tests/test_%.c $(B)/$(1)_cnn.o
 	$(filter-out -Ofast -mfpmath=387,$($(1))) $(INCLUDE) $$< $(B)/$(1)_cnn.o -o $$@ $(LDLIBS)

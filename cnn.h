@@ -778,8 +778,7 @@ typedef bool (*cnn_fill)(cnn_request *, void *user);           /* false after an
    several properties. Pixels that came as bytes stay bytes, and become (byte/255 - mean[c]) / deviation[c]
    when fed (a deviation that is not positive counts as 1). A value, not a pointer: the loaders return it. If
    loading failed, count is 0 and error says why (cnn_fit passes that on to the graph); it still has to be
-   given to cnn_dataset_free. Only mean, deviation and names may be written, as for a net that was trained
-   elsewhere with others. */
+   given to cnn_dataset_free. Only mean, deviation and names may be set, as for a net trained elsewhere. */
 typedef struct cnn_dataset {
     int                  count, classes;        /* samples; classes = largest label + 1 */
     cnn_shape            shape, target;         /* of one sample, and of one target: n = 1 */
@@ -875,8 +874,7 @@ CNN_API void        cnn_shuffle(cnn_dataset *, uint64_t seed);
 CNN_API cnn_dataset cnn_split(const cnn_dataset *, int first, int count);
 /* What a net has to know of its data when it is used: mean and deviation, and the names of the classes.
    cnn_fit takes them over; else cnn_remember does. They go into model files, and cnn_load remembers them.
-   cnn_recall gives them to a data set, which names them no longer than the graph lives. Class name: NULL if
-   none is known. */
+   cnn_recall gives them to a data set, for as long as the graph lives. Class name: NULL if none is known. */
 CNN_API bool        cnn_remember(cnn_graph *, const cnn_dataset *);
 CNN_API void        cnn_recall(const cnn_graph *, cnn_dataset *);
 CNN_API const char *cnn_class_name(const cnn_graph *, int k);
@@ -899,16 +897,13 @@ typedef struct { int shift;   /* by -shift..shift pixels down and right: the sam
                  int reflect; /* 1: outside is the picture mirrored at its edge pixels */
                  int flip;    /* default none; RANDOM: left and right change places with probability 1/2;
                                  ALTERNATE: so in the first epoch, then in every other one (Jordan 2024) */
-                 int cutout;  /* a square of this side of x, around a random pixel, becomes 0 (DeVries, Taylor
-                                 2017) */
+                 int cutout;  /* side of a square at a random pixel that becomes 0 (DeVries, Taylor 2017) */
                  float outside; /* of a mask: its value outside, such as a void label; default 0 */
-                 float mixup;  /* x becomes l x + (1-l) x', the target likewise: x' another sample, of
-                                  a stream one of its batch; l drawn from Beta(mixup, mixup) (Zhang et al.
-                                  2018) */
-                 float cutmix; /* a rectangle of x, of 1-l of its area, becomes that of x', and that
-                                  share of the target, too (Yun et al. 2019); of a mask, the rectangle.
-                                  With mixup: each sample takes one of the two. Labels then go to an input
-                                  of C channels. */
+                 float mixup;  /* x becomes l x + (1-l) x', the target likewise: x' another sample, in a
+                                  stream one of the batch; l from Beta(mixup, mixup) (Zhang et al. 2018) */
+                 float cutmix; /* a rectangle of x, of 1-l of its area, becomes that of x', and that share of
+                                  the target, too (Yun et al. 2019); of a mask, the rectangle. With mixup:
+                                  each takes one of the two. Labels then go to an input of C channels. */
                } cnn_augment;
 CNN_API int         cnn_feed_augmented(cnn_tensor *x, cnn_tensor *target, const cnn_dataset *, int first,
                                        cnn_augment, long epoch);
@@ -1019,16 +1014,14 @@ CNN_API bool      cnn_history_updates_csv(const cnn_history *, const char *path)
    optimizer's vectors) and "cnn.average.conv1.weight", which PyTorch's strict loading refuses. cnn_fit's
    .checkpoint is such a file that knows its place in the training, too. cnn_load takes all that a file has of
    these, with .inference = 1 only the net and its weights; without vectors the optimizer starts from zero.
-   cnn_load_weights takes weights from any of them. Other tensors that are not floats are ignored, and not
-   written again by saving. */
+   cnn_load_weights takes weights from any. Other tensors than floats are ignored, and not saved again. */
 typedef struct { const char *at, *said, *path; /* path: required; of cnn_load_memory: only for messages */
                  int max_batch, threads, exact, inference, keep_grads; /* as in cnn_new */
                  uint64_t seed; cnn_isa isa; cnn_backend *backend; /* too; seed: default the saved one */
                  const cnn_optimizer *optimizer; /* default: that of the training (your own must be given);
                                                     another one starts without a state */
                  const cnn_op *const *ops; int n_ops; /* the program's own operations, known by their names */
-                 size_t max_bytes; /* a file whose net takes more is refused; default 2 GiB for each sample of
-                                      max_batch */
+                 size_t max_bytes; /* a net that takes more is refused; default 2 GiB a sample of max_batch */
                } cnn_load_args;
 typedef struct { const char *at, *said; cnn_graph *g;
                  const char *path; /* required; of cnn_load_weights_memory: only for messages */
@@ -1227,7 +1220,9 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_BATCH_STATISTICS = 1024, /* CNN_TRAIN takes mean and variance over the batch: one value has none;
                                    CNN_EVAL is a factor and a shift per channel, which conv2d can take over */
        CNN_ADDS_UP = 2048,      /* over the batch y is a sum, not a mean: twice the samples, about twice y */
-       CNN_SELECTS = 4096 };    /* each element of y is one of in[0], which alone gets its gradient */
+       CNN_SELECTS = 4096,      /* each element of y is one of in[0], which alone gets its gradient */
+       CNN_PORTIONS = 8192 };   /* y[n] needs in[0][n] alone, and as much is saved for each: both passes may
+                                   be run for one part of the batch after the other */
 
 struct cnn_op {
     const char *name;
@@ -1661,9 +1656,9 @@ __declspec(dllimport) void __stdcall WakeConditionVariable(struct _RTL_CONDITION
 #define CNN__PREFETCH_L2(p) ((void)0)
 #endif
 
-/* How whole sections are compiled, for two fifths of the time of compiling all of them for speed. COLD: what
-   runs once a call or a node, to be small. MILD: what has loops, without the costliest passes. The kernels and
-   what they call are compiled as the program is. */
+/* How whole sections are compiled, since most of the file need not be as fast as its kernels. COLD: what runs
+   once a call or a node, to be small. MILD: what has loops, without the costliest passes of gcc. The kernels,
+   and what they call, are compiled as the program is. */
 #if defined(__clang__) && defined(__OPTIMIZE__)
 #define CNN__COLD_BEGIN _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)")       \
                         _Pragma("clang attribute push(__attribute__((noinline)), apply_to = function)")
@@ -1824,8 +1819,7 @@ typedef struct cnn__node {
     int               fed;              /* inputs and labels: how many samples were written */
     bool              wants_grad;       /* inputs: the gradient is asked for */
     int               last[2];          /* memory plan, per mode: the time of the last read of the value */
-    int               span_last;        /* memory plan: the last read of the place, by it or who runs in place
-                                           of it */
+    int               span_last;        /* memory plan: the last read of its place, by whoever is there */
     int               grad_first;       /* index of the user whose backward is the first to write it */
     struct cnn__node *alias[2];         /* memory plan, per mode: it runs in place of this operand */
     struct cnn__node *joined[2];        /* memory plan, per mode: this one runs in place of it */
@@ -1833,6 +1827,9 @@ typedef struct cnn__node {
     const struct cnn__tail *tail;       /* while it runs: what is computed in place of it in the same pass */
     struct cnn__node *grad_alias;       /* memory plan: its gradient takes the place of this user's */
     struct cnn__node *gate;             /* memory plan: the user that does its backward too, or NULL */
+    struct cnn__node *ends[2];          /* memory plan, per mode: the pooling up to which portions of
+                                           the batch may run, see >>fusion; or NULL */
+    bool              portion;          /* its value is that of the last portion */
     int               grad_last;        /* memory plan: the last read of the gradient's place */
     const cnn_kernel *kernel;           /* the row that replaces its functions, or NULL: the room */
     unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
@@ -1893,8 +1890,7 @@ struct cnn_graph {
     bool         can_backward;          /* the last run was a forward of the loss for training */
     bool         from_zero;             /* backward runs, and the gradients of parameters began at 0 */
     bool         has_grads;             /* some backward has run */
-    unsigned char optimizer_on;         /* CNN__HOST | CNN__DEVICE: where the newest optimizer state is; 0 =
-                                           all zero */
+    unsigned char optimizer_on;         /* CNN__HOST | CNN__DEVICE: where its state is newest; 0: all zero */
     long         step;                  /* updates so far */
     float       *average;               /* of parameters and running statistics; NULL = none: cnn_average */
     void        *average_buffer;        /* the same on the device, which mixes it; NULL = none */
@@ -2102,6 +2098,9 @@ static cnn_isa   cnn__isa_named(const char *name, char *names, size_t room);
 CNN__UNUSED static const char *cnn__isa_name(cnn_isa isa);
 static void      cnn__bind(cnn__node *v, cnn_mode mode);               /* >>plan */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>fusion */
+static void      cnn__plan_portions(cnn_graph *g, cnn_mode mode);
+static int       cnn__portion(const cnn__node *head, bool back);
+static bool      cnn__in_portions(cnn__node *v, bool back);
 static void      cnn__gate(const cnn__node *v);
 static bool      cnn__can_gate(const cnn__node *v);
 static bool      cnn__folds(const cnn__node *v);
@@ -2195,6 +2194,21 @@ CNN_API void cnn_free(cnn_graph *g)
 
 /* ---- Recording ---- */
 
+/* Room in *array for one more than `count` elements of `each` bytes. */
+static bool cnn__grow(cnn_graph *g, const char *at, const char *what, void *array, int count, int *capacity,
+                      size_t each)
+{
+    void *old, *more;
+    if (count < *capacity) return true;
+    const int    twice = *capacity < 8 ? 8 : *capacity > INT_MAX / 2 ? INT_MAX : 2 * *capacity;
+    const size_t bytes = cnn__mul_size((size_t)twice, each);
+    memcpy(&old, array, sizeof old);
+    more = count == INT_MAX || bytes == SIZE_MAX ? NULL : CNN_REALLOC(old, bytes);
+    if (!more) return cnn__no_memory(g, at, what, bytes);
+    memcpy(array, &more, sizeof more), *capacity = twice;
+    return true;
+}
+
 static cnn__node *cnn__new_node(cnn_graph *g, cnn_kind kind, const char *at, const char *name)
 {
     if (!g || g->error[0]) return NULL;
@@ -2202,15 +2216,7 @@ static cnn__node *cnn__new_node(cnn_graph *g, cnn_kind kind, const char *at, con
         cnn__fail(g, at, "graph", "it is compiled already: no more nodes can be recorded");
         return NULL;
     }
-    if (g->n_nodes == g->node_capacity) {
-        size_t      capacity = g->node_capacity ? 2 * (size_t)g->node_capacity : 64;
-        cnn__node **more = capacity < INT_MAX ? CNN_REALLOC(g->node, capacity * sizeof *more) : NULL;
-        if (!more) {
-            cnn__no_memory(g, at, "graph", capacity * sizeof *more);
-            return NULL;
-        }
-        g->node = more, g->node_capacity = (int)capacity;
-    }
+    if (!cnn__grow(g, at, "graph", &g->node, g->n_nodes, &g->node_capacity, sizeof *g->node)) return NULL;
     cnn__node *v = cnn__alloc(g, sizeof *v);
     if (!v) return NULL;
     v->t.graph = g, v->t.kind = kind, v->t.at = at, v->t.index = -1;
@@ -2705,11 +2711,12 @@ static float cnn__label_weight(const cnn__target *target, ptrdiff_t i)
 typedef void cnn__job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread);
 static void  cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cnn__job *job, const void *of);
 
-/* Of a room whose one loop goes forward, y from x, if dx is NULL, else backward, dx from y->grad. */
-typedef struct { cnn_tensor *y; float *dx; } cnn__pass;
+/* Of a room whose one loop goes forward, y from x, if dx is NULL, else backward, dx from y->grad or, in a
+   loss, from the gradient of term i at g[i * step]. */
+typedef struct { cnn_tensor *y; float *dx; const float *g; ptrdiff_t step; } cnn__pass;
 static void cnn__share_pass(cnn_tensor *y, float *dx, double steps, ptrdiff_t units, cnn__job *job)
 {
-    cnn__share_out(&y->graph->cpu, CNN__SIMPLE * steps, units, job, &(cnn__pass){ y, dx });
+    cnn__share_out(&y->graph->cpu, CNN__SIMPLE * steps, units, job, &(cnn__pass){ .y = y, .dx = dx });
 }
 
 /* C (m,n) = op(A) op(B) + beta C, row-major: A is (m,k), or (k,m) if ta; B is (k,n), or (n,k) if tb; from row
@@ -2724,8 +2731,8 @@ static size_t cnn__gemm_scratch(const cnn__cpu *cpu, int m, int n, int k);
    floats, 0 where the kernel takes w as it lies, and packs if to is not NULL; cnn__conv_packed: the most for
    this batch or a smaller one. */
 CNN__KERNEL(conv_forward, const cnn__cpu *cpu, const cnn__conv *conv, float *y, const float *x,
-            const float *w,
-                          const float *b, const float *packed, void *scratch, const cnn__tail *tail);
+                          const float *w, const float *b, const float *packed, void *scratch,
+                          const cnn__tail *tail);
 static size_t cnn__conv_pack(const cnn__cpu *cpu, const cnn__conv *conv, float *to, const float *w,
                              void *scratch);
 static size_t cnn__conv_packed(const cnn__cpu *cpu, const cnn__conv *conv);
@@ -2741,11 +2748,8 @@ CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cn
 static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, int *to);
 
 /* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN
-   wins over every number, the last of several: a net that has gone wrong should show it. Back: dx[at] += dy.
-   clear: dx is set to zero first. */
+   wins over every number, the last of several: a net that has gone wrong should show it. */
 CNN__KERNEL(max_pool, const cnn__cpu *cpu, const cnn__pool *pool, float *y, int *at, const float *x);
-static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float *dx, const float *dy,
-                               const int *at, bool clear);
 
 /* y = the sum of each window (oy,ox) times share[oy] share[OH + ox], which cnn__pool_shares computes. */
 static void cnn__pool_shares(const cnn__pool *pool, float *share);
@@ -2776,18 +2780,6 @@ CNN__KERNEL(map, const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, con
                  const float *k, ptrdiff_t n);
 CNN__KERNEL(map_back, const cnn__cpu *cpu, cnn_each *f, float *dx, const float *dy, const float *a,
                       const float *k, ptrdiff_t n);
-
-/* Over the C classes of each of P pixels, x (N,C,P). */
-static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff_t plane);
-static void   cnn__softmax(const cnn__cpu *cpu, float *y, const float *x, int n, int c, ptrdiff_t plane);
-static void   cnn__softmax_back(const cnn__cpu *cpu, float *dx, const float *dy, const float *y, int n, int c,
-                                ptrdiff_t plane);
-static void   cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, const float *x,
-                                 const cnn__target *target, int n, int c, ptrdiff_t plane);
-static void   cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, const float *g, ptrdiff_t step,
-                                      const float *saved, const float *x, const cnn__target *target, int n,
-                                      int c,
-                                      ptrdiff_t plane);
 
 /* to (+)= from / (1-p) where element i is kept, as number i of the stream decides; to may be from. */
 CNN__KERNEL(dropout, const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
@@ -3033,7 +3025,7 @@ static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
     v->tail = tail.steps || tail.norm ? &tail : NULL;
     if (g->config.backend)                     cnn__device_forward(v, mode);            /* see >>devices */
     else if (v->kernel && v->kernel->forward)  cnn__by_row(v->kernel->forward(NULL, y, mode), y);
-    else                                       y->op->forward(y, mode);
+    else if (!cnn__in_portions(v, false))      y->op->forward(y, mode);
     v->stamp = g->run, v->tail = NULL;
     if (!g->error[0]) cnn__seen(y, CNN__AFTER_FORWARD);
     return !g->error[0];
@@ -3062,7 +3054,7 @@ static bool cnn__begin_forward(cnn_tensor *t, cnn_mode mode)
     cnn__of(t)->mark = g->walk;
     for (int i = t->index; i >= 0; i--) {
         cnn__node *v = g->order[i];
-        cnn__bind(v, mode);
+        cnn__bind(v, mode), v->portion = false;
         if (v->mark != g->walk) continue;
         for (int k = 0; k < v->t.n_in; k++) cnn__of(v->t.in[k])->mark = g->walk;
         if (!v->t.batched || v->t.op) continue;
@@ -3143,13 +3135,14 @@ static bool cnn__backward_node(cnn__node *v)
     cnn_graph  *g = y->graph;
     if (g->config.backend) return cnn__device_backward(v);                              /* see >>devices */
     if (v->gate && !g->probe) return true;              /* fused: done by its user, see >>fusion */
+    if (cnn__portion(v, true)) return true;             /* done with the pooling behind it, see there too */
 
     for (int k = 0; k < y->n_in; k++) cnn__start_grad(v, cnn__of(y->in[k]));
     cnn__seen(y, CNN__BEFORE_BACKWARD);
 
     cnn__gate(v);
     if (v->kernel && v->kernel->backward) cnn__by_row(v->kernel->backward(NULL, y), y);
-    else                                  y->op->backward(y);       /* x->grad += (df/dx)' y->grad */
+    else if (!cnn__in_portions(v, true))  y->op->backward(y);       /* x->grad += (df/dx)' y->grad */
 
     if (!g->error[0]) cnn__seen(y, CNN__AFTER_BACKWARD);
     return !g->error[0];
@@ -3613,6 +3606,30 @@ CNN_API void cnn_random_key(const cnn_tensor *y, uint64_t *key, uint64_t *stream
     *key = y->graph->config.seed, *stream = cnn__stream(y);
 }
 
+/* ---- What many rooms have in common: one loop for both ways, and names after the operation ---- */
+
+/* Forward and backward of a room with one loop for both, cnn__NAME_job: see cnn__pass. */
+#define CNN__PASSES(op_name, steps, units)                                                                   \
+    static void cnn__##op_name##_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)                           \
+    {                                                                                                        \
+        cnn__share_pass(y, NULL, steps, units, cnn__##op_name##_job);                                        \
+    }                                                                                                        \
+    static void cnn__##op_name##_backward(cnn_tensor *y)                                                     \
+    {                                                                                                        \
+        if (y->in[0]->grad) cnn__share_pass(y, y->in[0]->grad, steps, units, cnn__##op_name##_job);          \
+    }
+
+/* The row of an operation whose functions and options are called after it, cnn__NAME_forward, cnn_NAME_args,
+   cnn__NAME_fields (options: where these have another name); and the row with its builder. */
+#define CNN__ROW(op_name, shape_rule, options, ...)                                                          \
+    CNN__ROOM cnn_op_##op_name = {                                                                           \
+        .name = #op_name, .shape = shape_rule, .forward = cnn__##op_name##_forward,                          \
+        .backward = cnn__##op_name##_backward, .args_size = sizeof(cnn_##options##_args),                    \
+        .fields = cnn__##options##_fields, __VA_ARGS__ };
+#define CNN__LAYER(op_name, shape_rule, options, ...)                                                        \
+    CNN__ROW(op_name, shape_rule, options, __VA_ARGS__)                                                      \
+    CNN__UNARY(cnn_##op_name##_, op_name, cnn_##options##_args)
+
 /* ---- Windows: what convolution and pooling share, along one axis ---- */
 
 /* Padded by `pad` before and `end` behind it. */
@@ -3665,14 +3682,13 @@ static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *slide)
 {
     if (slide->size > CNN__WIDEST) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
     long long reach = (long long)slide->dilation * (slide->kernel - 1) + 1;
-    if (reach <= slide->size + slide->pad + slide->end + (slide->ceil_mode ? slide->stride - 1
-                                                          : 0)) return true;
+    const int more = slide->ceil_mode ? slide->stride - 1 : 0;
+    if (reach <= slide->size + slide->pad + slide->end + more) return true;
     char dilated[32] = "";
     if (slide->dilation > 1) cnn__format(dilated, sizeof dilated, " with dilation %d", slide->dilation);
     return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d,%d: (%d + %d + %d - %lld)/%d + 1 < 1",
                     slide->kernel, dilated, cnn__shape_text(y->in[0]).s, slide->pad, slide->end, slide->size,
-                    slide->pad, slide->end,
-                    reach, slide->stride);
+                    slide->pad, slide->end, reach, slide->stride);
 }
 
 /* The kernels of convolution lay the channels of a group out in memory with the padding around them, see
@@ -3686,9 +3702,7 @@ static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide slid
                     channels, slide[0].size, slide[1].size, high, wide);
 }
 
-/* -----------------------------------------------------------------------------------------------------------
-   Chapter 1. Linear: conv2d, conv_transpose2d, dense, matmul
-   -------------------------------------------------------------------------------------------------------- */
+/* ---- Chapter 1. Linear: conv2d, conv_transpose2d, dense, matmul ---------------------------------------- */
 
 /* ---- conv2d -----------------------------------------------------------------------------------------------
  *   y[n,o,i,j]  = b[o] + sum_{c,k,l} w[o,c,k,l] x[n, c, i SH - PH + k DH, j SW - PW + l DW]  (x is 0 outside)
@@ -3696,8 +3710,7 @@ static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide slid
  *   dx[...]     = sum_{o,k,l} w[o,c,k,l] dy[n,o,i,j]            the same connections, walked backwards
  *   With G groups, output channel o sees the C/G input channels of its own group. Strictly this is
  *   correlation: the kernel is not mirrored.                                              (LeCun et al. 1989)
- *   x (N,C,H,W), w (O,C/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).
- * -------------------------------------------------------------------------------------------------------- */
+ *   x (N,C,H,W), w (O,C/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW). */
 static bool cnn__check_channels(cnn_tensor *y, int channels, int groups)
 {
     const int c = y->in[0]->shape.c;
@@ -3738,6 +3751,11 @@ static void cnn__conv2d_fan(const cnn_tensor *y, double *in, double *out)
     (cnn__conv){ (from).n, (from).c, (from).h, (from).w, (to).c, (to).h, (to).w, (a)->kernel_h,              \
                  (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_top, (a)->pad_left, (a)->dilation_h,  \
                  (a)->dilation_w, (a)->groups }
+static double cnn__conv_macs(const cnn_tensor *y)          /* of conv_transpose2d, too */
+{
+    const cnn_shape w = y->in[1]->shape;
+    return (double)cnn__len((y->op == &cnn_op_conv2d ? y : y->in[0])->shape) * w.c * w.h * w.w;
+}
 static cnn__conv cnn__conv_of(const cnn_tensor *y)
 {
     const cnn_conv2d_args *a = y->args;
@@ -3798,8 +3816,7 @@ static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 }
 /* dw, and db unless it is NULL; then dw is mended if it began at 0. */
 static void cnn__conv_gradient(cnn_tensor *y, const cnn__conv *conv, float *db, const float *x,
-                               const float *dy,
-                               void *scratch)
+                               const float *dy, void *scratch)
 {
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *w = y->in[1];
@@ -3830,11 +3847,6 @@ static size_t cnn__conv2d_packed(const cnn_tensor *y)
     if (cnn__conv2d_before(y) && floats < cnn__conv2d_floats(y)) floats = cnn__conv2d_floats(y);
     return cnn__mul_size(cnn__add_size(cnn__conv2d_before(y), floats), sizeof(float));
 }
-static double cnn__conv2d_macs(const cnn_tensor *y)
-{
-    const cnn_shape w = y->in[1]->shape;
-    return (double)cnn__len(y->shape) * w.c * w.h * w.w;
-}
 static const char *cnn__conv2d_algorithm(const cnn_tensor *y)
 {
     cnn__conv conv = cnn__conv_of(y);
@@ -3849,14 +3861,9 @@ static const cnn_field cnn__conv2d_fields[] = {
 static const cnn_owned cnn__conv2d_owned[] = {
     CNN__WEIGHT_AND_BIAS(cnn_conv2d_args, cnn__conv2d_weight, cnn__conv2d_fan, CNN_N | CNN_C | CNN_H | CNN_W,
                          .one_d = offsetof(cnn_conv2d_args, one_d)), { 0 } };
-CNN__ROOM cnn_op_conv2d = {
-    .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
-    .backward = cnn__conv2d_backward, .scratch = cnn__conv2d_scratch, .packed = cnn__conv2d_packed,
-    .macs = cnn__conv2d_macs,
-    .flags = CNN_READS_X | CNN_JOINABLE | CNN_CLEARS_GRAD, .args_size = sizeof(cnn_conv2d_args),
-    .fields = cnn__conv2d_fields, .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm };
-
-CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
+CNN__LAYER(conv2d, cnn__conv2d_shape, conv2d, .scratch = cnn__conv2d_scratch, .packed = cnn__conv2d_packed,
+           .macs = cnn__conv_macs, .flags = CNN_READS_X | CNN_JOINABLE | CNN_CLEARS_GRAD | CNN_PORTIONS,
+           .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm)
 
 /* ---- conv_transpose2d ------------------------------------------------------------------------------------
  *   y[n, o, i SH - PH + k DH, j SW - PW + l DW] += sum_c w[c,o,k,l] x[n,c,i,j],   then y += b[o]
@@ -3866,8 +3873,7 @@ CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
  *   OH = (H-1) SH - PH - EH + DH (KH-1) + output_pad + 1, EH the padding below; output_pad < stride says
  *   which of the extents that the convolution would take to H is meant; a larger one, below the dilation,
  *   adds what no window meets.
- *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).  (Zeiler et al. 2010; Dumoulin, Visin 2016)
- * ------------------------------------------------------------------------------------------------------- */
+ *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).  (Zeiler et al. 2010; Dumoulin, Visin 2016) */
 /* What is slid over is y: sets its size. */
 static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *slide, int in, int output_pad)
 {
@@ -3879,8 +3885,7 @@ static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *slide, int in, int 
     if (size < 1 || size > CNN__WIDEST)
         return cnn_fail(y, "input %s: (%d - 1)*%d - %d - %d + %d*(%d - 1) + %d + 1 = %lld is no extent",
                         cnn__shape_text(y->in[0]).s, in, slide->stride, slide->pad, slide->end,
-                        slide->dilation, slide->kernel,
-                        output_pad, size);
+                        slide->dilation, slide->kernel, output_pad, size);
     slide->size = (int)size;
     return true;
 }
@@ -3949,11 +3954,6 @@ static size_t cnn__conv_transpose2d_scratch(const cnn_tensor *y)
     const cnn__conv conv = cnn__transpose_of(y);
     return cnn__add_size(cnn__transpose_dx_bytes(y), cnn__conv_scratch(&y->graph->cpu, &conv));
 }
-static double cnn__conv_transpose2d_macs(const cnn_tensor *y)
-{
-    const cnn_shape w = y->in[1]->shape;
-    return (double)cnn__len(y->in[0]->shape) * w.c * w.h * w.w;
-}
 static const cnn_field cnn__conv_transpose2d_fields[] = {
     CNN_FIELD('i', cnn_conv_transpose2d_args, channels, .range = "[1,2147483647]",
               .what = "the number of outputs"),
@@ -3965,18 +3965,12 @@ static const cnn_field cnn__conv_transpose2d_fields[] = {
 static const cnn_owned cnn__conv_transpose2d_owned[] = {
     CNN__WEIGHT_AND_BIAS(cnn_conv_transpose2d_args, cnn__transpose_weight, cnn__transpose_fan,
                          CNN_N | CNN_C | CNN_H | CNN_W), { 0 } };
-CNN__ROOM cnn_op_conv_transpose2d = {
-    .name = "conv_transpose2d", .shape = cnn__conv_transpose2d_shape,
-    .forward = cnn__conv_transpose2d_forward, .backward = cnn__conv_transpose2d_backward,
-    .scratch = cnn__conv_transpose2d_scratch, .macs = cnn__conv_transpose2d_macs, .flags = CNN_READS_X,
-    .args_size = sizeof(cnn_conv_transpose2d_args), .fields = cnn__conv_transpose2d_fields,
-    .owned = cnn__conv_transpose2d_owned };
-
-CNN__UNARY(cnn_conv_transpose2d_, conv_transpose2d, cnn_conv_transpose2d_args)
+CNN__LAYER(conv_transpose2d, cnn__conv_transpose2d_shape, conv_transpose2d,
+           .scratch = cnn__conv_transpose2d_scratch, .macs = cnn__conv_macs,
+           .flags = CNN_READS_X, .owned = cnn__conv_transpose2d_owned)
 
 /* ---- matmul -----------------------------------------------------------------------------------------------
- *   Y = A B,   dA = dY B',   dB = A' dY             A (M,K,1,1), M may be the batch; B (K,P,1,1); Y (M,P,1,1)
- * -------------------------------------------------------------------------------------------------------- */
+ *   Y = A B,   dA = dY B',   dB = A' dY       A (M,K,1,1), M may be the batch; B (K,P,1,1); Y (M,P,1,1) */
 static bool cnn__matmul_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 2, 2)) return false;
@@ -4013,15 +4007,12 @@ CNN__ROOM cnn_op_matmul = {
 
 CNN__PLAIN_2(cnn_matmul_, matmul)
 
-/* -----------------------------------------------------------------------------------------------------------
-   Chapter 2. Pooling: max_pool, avg_pool, global_max_pool
-   -------------------------------------------------------------------------------------------------------- */
+/* ---- Chapter 2. Pooling: max_pool, avg_pool, global_max_pool ------------------------------------------- */
 
 /* ---- max_pool ---------------------------------------------------------------------------------------------
  *   y = max of the window,   dx += dy at the place of the maximum: the first of equals in reading order.
  *   Padding never wins; NaN does. A dilation D takes every D-th element, as in conv2d. The places are kept
- *   from forward to backward.                                                     (Ranzato et al. 2007)
- * -------------------------------------------------------------------------------------------------------- */
+ *   from forward to backward.                                                     (Ranzato et al. 2007) */
 static cnn__pool cnn__pool_of(const cnn_tensor *y)
 {
     const cnn_pool_args *a = y->args;
@@ -4058,32 +4049,39 @@ static bool cnn__pool_shape(cnn_tensor *y)
     y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&slide[0]), cnn__count_windows(&slide[1]) };
     return true;
 }
-static void cnn__max_pool_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__max_pool_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__pool pool = cnn__pool_of(y);
-    cnn__max_pool(&y->graph->cpu, &pool, y->data, mode == CNN_TRAIN ? y->saved : NULL, y->in[0]->data);
+    cnn__max_pool(&y->graph->cpu, &pool, y->data, y->saved, y->in[0]->data);
+}
+static void cnn__max_pool_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
+{
+    const cnn_tensor *y = ((const cnn__pass *)of)->y;
+    const ptrdiff_t   in = cnn__plane(y->in[0]->shape), out = cnn__plane(y->shape);
+    const float      *dy = y->grad;
+    const int        *at = y->saved;
+    const bool        clear = cnn_grad_is_new(y);
+    for (; from < to; from++) {
+        float *dx = y->in[0]->grad + from * in;
+        if (clear) memset(dx, 0, (size_t)in * sizeof *dx);     /* now, so that it is in the L1 cache below */
+        for (ptrdiff_t i = from * out; i < (from + 1) * out; i++) dx[at[i]] += dy[i];
+    }
 }
 static void cnn__max_pool_backward(cnn_tensor *y)
 {
-    const cnn__pool pool = cnn__pool_of(y);
-    if (y->in[0]->grad) cnn__max_pool_back(&y->graph->cpu, &pool, y->in[0]->grad, y->grad, y->saved,
-                                            cnn_grad_is_new(y));
+    float *dx = y->in[0]->grad;
+    if (dx) cnn__share_pass(y, dx, cnn__len(y->shape), y->shape.n * y->shape.c, cnn__max_pool_back_job);
 }
 static size_t cnn__max_pool_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(int); }
 static const cnn_field cnn__pool_fields[] = {
     CNN__WINDOW(cnn_pool_args, "stride kernel_h", "stride kernel_w"),
     CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { 0 } };
-CNN__ROOM cnn_op_max_pool = {
-    .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward,
-    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD | CNN_SELECTS,
-    .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
-
-CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
+CNN__LAYER(max_pool, cnn__pool_shape, pool, .saved = cnn__max_pool_saved,
+           .flags = CNN_CLEARS_GRAD | CNN_SELECTS | CNN_PORTIONS)
 
 /* ---- avg_pool ---------------------------------------------------------------------------------------------
  *   y = (sum of the window) / D,   dx += dy / D for each element of the window            (LeCun et al. 1989)
- *   D counts the padding, as in PyTorch; with no_count_pad only the elements inside the input.
- * -------------------------------------------------------------------------------------------------------- */
+ *   D counts the padding, as in PyTorch; with no_count_pad only the elements inside the input. */
 static void cnn__avg_pool_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__pool pool = cnn__pool_of(y);
@@ -4103,17 +4101,11 @@ static size_t cnn__avg_pool_scratch(const cnn_tensor *y)
 {
     return cnn__mul_size(cnn__add_size((size_t)y->shape.h, (size_t)y->shape.w), sizeof(float));
 }
-CNN__ROOM cnn_op_avg_pool = {
-    .name = "avg_pool", .shape = cnn__pool_shape, .forward = cnn__avg_pool_forward,
-    .backward = cnn__avg_pool_backward, .scratch = cnn__avg_pool_scratch, .flags = CNN_CLEARS_GRAD,
-    .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
-
-CNN__UNARY(cnn_avg_pool_,   avg_pool,   cnn_pool_args)
+CNN__LAYER(avg_pool, cnn__pool_shape, pool, .scratch = cnn__avg_pool_scratch, .flags = CNN_CLEARS_GRAD)
 
 /* ---- adaptive_avg_pool ------------------------------------------------------------------------------------
  *   y[i,j] = mean of x over rows floor(i H/OH) .. ceil((i+1) H/OH) - 1, and columns likewise: PyTorch's bins,
- *   which may overlap.   dx += dy / (elements of the bin) for each of its elements
- * -------------------------------------------------------------------------------------------------------- */
+ *   which may overlap.   dx += dy / (elements of the bin) for each of its elements */
 static bool cnn__adaptive_avg_pool_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
@@ -4125,7 +4117,8 @@ static void cnn__bin(int i, int size, int bins, int *from, int *to)
 {
     *from = (int)((int64_t)i * size / bins), *to = (int)(((int64_t)(i + 1) * size + bins - 1) / bins);
 }
-static void cnn__adaptive_pool_job(const void *of, ptrdiff_t first, ptrdiff_t last, int thread CNN__UNUSED)
+static void cnn__adaptive_avg_pool_job(const void *of, ptrdiff_t first, ptrdiff_t last,
+                                       int thread CNN__UNUSED)
 {
     const cnn_tensor *y = ((const cnn__pass *)of)->y;
     float            *dx = ((const cnn__pass *)of)->dx;
@@ -4145,26 +4138,11 @@ static void cnn__adaptive_pool_job(const void *of, ptrdiff_t first, ptrdiff_t la
             if (!dx) y->data[to] = (float)(sum / size);
         }
 }
-static void cnn__adaptive_avg_pool_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
-{
-    const cnn_shape s = y->in[0]->shape;
-    cnn__share_pass(y, NULL, cnn__len(s), s.n * s.c, cnn__adaptive_pool_job);
-}
-static void cnn__adaptive_avg_pool_backward(cnn_tensor *y)
-{
-    const cnn_shape s = y->in[0]->shape;
-    float *dx = y->in[0]->grad;
-    if (dx) cnn__share_pass(y, dx, cnn__len(s), s.n * s.c, cnn__adaptive_pool_job);
-}
+CNN__PASSES(adaptive_avg_pool, cnn__len(y->in[0]->shape), y->shape.n * y->shape.c)
 static const cnn_field cnn__adaptive_avg_pool_fields[] = {
     CNN_FIELD('i', cnn_adaptive_avg_pool_args, height, .range = CNN__FROM_1),
     CNN_FIELD('i', cnn_adaptive_avg_pool_args, width, .like = "height", .range = CNN__FROM_1), { 0 } };
-CNN__ROOM cnn_op_adaptive_avg_pool = {
-    .name = "adaptive_avg_pool", .shape = cnn__adaptive_avg_pool_shape,
-    .forward = cnn__adaptive_avg_pool_forward, .backward = cnn__adaptive_avg_pool_backward,
-    .args_size = sizeof(cnn_adaptive_avg_pool_args), .fields = cnn__adaptive_avg_pool_fields };
-
-CNN__UNARY(cnn_adaptive_avg_pool_, adaptive_avg_pool, cnn_adaptive_avg_pool_args)
+CNN__LAYER(adaptive_avg_pool, cnn__adaptive_avg_pool_shape, adaptive_avg_pool, .flags = 0)
 
 static bool cnn__global_max_pool_shape(cnn_tensor *y)
 {
@@ -4179,9 +4157,7 @@ CNN__ROOM cnn_op_global_max_pool = {
 
 CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
 
-/* -----------------------------------------------------------------------------------------------------------
-   Chapter 3. Normalisation: batch_norm, layer_norm, rms_norm, group_norm, instance_norm, lrn
-   -------------------------------------------------------------------------------------------------------- */
+/* ---- Chapter 3. Normalisation: batch_norm, layer_norm, rms_norm, group_norm, instance_norm, lrn -------- */
 
 /* ---- batch_norm -------------------------------------------------------------------------------------------
  *   X = (x - m) / sqrt(v + eps),   y = w X + b             per channel                  (Ioffe, Szegedy 2015)
@@ -4191,8 +4167,7 @@ CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
  *   db = sum dy,   dw = sum dy X,   dx = w / sqrt(v + eps) (dy - mean(dy) - X mean(dy X)); frozen, without
  *   the means, since m and v do not depend on x
  *   Operands x, w, b, running_mean, running_var or, with no_affine, x, running_mean, running_var; each
- *   (1,C,1,1).
- * -------------------------------------------------------------------------------------------------------- */
+ *   (1,C,1,1). */
 static bool cnn__keeps_statistics(const cnn_tensor *y)
 {
     const cnn_tensor *mean = cnn_operand(y, "running_mean");
@@ -4210,10 +4185,8 @@ static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
         float       *m = y->saved, *v = m + c, *more = v + c;
         const double count = (double)n * plane;
         if (count < 2) {
-            cnn_fail(
-                y,
-                "input %s with N = %d has one value per channel: training needs at least two for a variance",
-                cnn__shape_text(y).s, n);
+            cnn_fail(y, "input %s with N = %d has one value per channel: training needs at least two for a "
+                        "variance", cnn__shape_text(y).s, n);
             return;
         }
         cnn__channel_moments(&y->graph->cpu, m, more, v, x, n, c, plane);
@@ -4251,12 +4224,9 @@ static const cnn_owned cnn__batch_norm_owned[] = {
     CNN__AFFINE(cnn_batch_norm_args, cnn__per_channel, 0),
     { .suffix = "running_mean", .kind = CNN_BUFFER, .shape = cnn__per_channel },
     { .suffix = "running_var", .kind = CNN_BUFFER, .shape = cnn__per_channel, .start = 1 }, { 0 } };
-CNN__ROOM cnn_op_batch_norm = {
-    .name = "batch_norm", .shape = cnn__as_input, .forward = cnn__batch_norm_forward,
-    .backward = cnn__batch_norm_backward, .scratch = cnn__batch_norm_scratch, .saved = cnn__batch_norm_saved,
-    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_JOINABLE | CNN_BATCH_STATISTICS,
-    .args_size = sizeof(cnn_batch_norm_args), .fields = cnn__batch_norm_fields,
-    .owned = cnn__batch_norm_owned };
+CNN__ROW(batch_norm, cnn__as_input, batch_norm, .scratch = cnn__batch_norm_scratch,
+         .saved = cnn__batch_norm_saved, .owned = cnn__batch_norm_owned,
+         .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_JOINABLE | CNN_BATCH_STATISTICS)
 
 CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
 {
@@ -4273,8 +4243,7 @@ CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
  *   b (Zhang, Sennrich 2019). No batch, so training and evaluation are the same.
  *   With D = dy w:  dx = (D - mean D - X mean(D X)) / sqrt(v + eps),   dw = sum dy X,   db = sum dy;
  *   rms_norm: without mean D
- *   w, b: one for each of the K elements in layer_norm; else one for each channel, (1,C,1,1).
- * ------------------------------------------------------------------------------------------------------- */
+ *   w, b: one for each of the K elements in layer_norm; else one for each channel, (1,C,1,1). */
 /* Groups of a sample; elements of a group; how many neighbours share one weight; after how many elements the
    weights begin anew. */
 typedef struct {
@@ -4283,6 +4252,7 @@ typedef struct {
     bool        centred;
     float       eps;
     cnn_tensor *w, *b;
+    float      *saved, *rest;           /* for each group: mean and rstd; what the mean is too coarse for */
 } cnn__sample_norm;
 static cnn__sample_norm cnn__sample_norm_of(const cnn_tensor *y)
 {
@@ -4292,9 +4262,10 @@ static cnn__sample_norm cnn__sample_norm_of(const cnn_tensor *y)
     const cnn_norm_args       *a = y->args;
     const int groups = group ? group->groups : (a->axes & CNN_C ? 1 : x.c) * (a->axes & CNN_H ? 1 : x.h);
     const int k = cnn__sample(x) / groups;
+    float    *saved = y->saved;
     return (cnn__sample_norm){ groups, k, layer ? 1 : cnn__plane(x), layer ? k : cnn__sample(x), !rms,
-                               group ? group->eps : a->eps,
-                               cnn_operand(y, "weight"), cnn_operand(y, "bias") };
+                               group ? group->eps : a->eps, cnn_operand(y, "weight"), cnn_operand(y, "bias"),
+                               saved, saved ? saved + 2 * (ptrdiff_t)x.n * groups : NULL };
 }
 static bool cnn__layer_norm_shape(cnn_tensor *y)
 {
@@ -4316,8 +4287,6 @@ static void cnn__sample_norm_job(const void *of, ptrdiff_t from, ptrdiff_t to, i
     const cnn_tensor      *y = ((const cnn__pass *)of)->y;
     const cnn__sample_norm norm = cnn__sample_norm_of(y);
     const float *w = cnn__data(norm.w), *b = cnn__data(norm.b);
-    float       *saved = y->graph->mode == CNN_TRAIN ? y->saved : NULL;
-    const ptrdiff_t rows = (ptrdiff_t)y->shape.n * norm.groups;
     const cnn__cpu one = { y->graph->cpu.isa, 1, false, NULL };
     for (ptrdiff_t row = from; row < to; row++) {
         const float *x = y->in[0]->data + row * norm.k;
@@ -4325,7 +4294,7 @@ static void cnn__sample_norm_job(const void *of, ptrdiff_t from, ptrdiff_t to, i
         if (norm.centred) cnn__fast_channel_moments(&one, &mean, &rest, &variance, x, 1, 1, norm.k);
         else           variance = (float)(cnn__sum_squares(&one, x, NULL, 0, norm.k) / (double)norm.k);
         const float rstd = 1 / sqrtf(variance + norm.eps);
-        if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd, saved[2 * rows + row] = rest;
+        if (norm.saved) norm.saved[2 * row] = mean, norm.saved[2 * row + 1] = rstd, norm.rest[row] = rest;
         ptrdiff_t weight = row * norm.k % norm.period / norm.share;
         for (ptrdiff_t i = 0; i < norm.k; weight++) {
             const float factor = w ? rstd * w[weight] : rstd;
@@ -4354,7 +4323,7 @@ static void cnn__sample_norm_dx_job(const void *of, ptrdiff_t from, ptrdiff_t to
 {
     const cnn_tensor      *y = ((const cnn__pass *)of)->y;
     const cnn__sample_norm norm = cnn__sample_norm_of(y);
-    const float *saved = y->saved, *rest = saved + 2 * (ptrdiff_t)y->shape.n * norm.groups;
+    const float *saved = norm.saved, *rest = norm.rest;
     const float *w = cnn__data(norm.w), *x = y->in[0]->data, *dy = y->grad;
     float       *dx = y->in[0]->grad;
     for (ptrdiff_t row = from; row < to; row++) {
@@ -4381,7 +4350,7 @@ static void cnn__sample_norm_dw_job(const void *of, ptrdiff_t from, ptrdiff_t to
 {
     const cnn_tensor      *y = ((const cnn__pass *)of)->y;
     const cnn__sample_norm norm = cnn__sample_norm_of(y);
-    const float *saved = y->saved, *rest = saved + 2 * (ptrdiff_t)y->shape.n * norm.groups;
+    const float *saved = norm.saved, *rest = norm.rest;
     float       *dw = cnn__grad(norm.w), *db = cnn__grad(norm.b);
     for (ptrdiff_t i = from; i < to; i++) {
         double sum = 0, moment = 0;
@@ -4413,33 +4382,28 @@ static cnn_shape cnn__per_element(const cnn_tensor *y)
     const unsigned axes = ((const cnn_norm_args *)y->args)->axes;
     return (cnn_shape){ 1, axes & CNN_C ? y->shape.c : 1, axes & CNN_H ? y->shape.h : 1, y->shape.w };
 }
-#define CNN__SAMPLE_NORM(op_name, shape_rule, args, options, weights)                                        \
+/* option: the one beside eps; behind it: what it owns. */
+#define CNN__SAMPLE_NORM(op_name, shape_rule, args, least, option, ...)                                      \
+    static const cnn_field cnn__##op_name##_fields[] = {                                                     \
+        option, CNN_FIELD('f', args, eps, .preset = least, .range = "(0,inf)"), { 0 } };                     \
+    static const cnn_owned cnn__##op_name##_owned[] = { __VA_ARGS__, { 0 } };                                \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = shape_rule, .forward = cnn__sample_norm_forward,                          \
         .backward = cnn__sample_norm_backward, .saved = cnn__sample_norm_saved, .flags = CNN_READS_X,        \
-        .args_size = sizeof(args), .fields = cnn__##options##_fields, .owned = cnn__##weights##_owned };
-#define CNN__NORM_FIELDS(op_name, last, values, least)                                                       \
-    static const cnn_field cnn__##op_name##_fields[] = {                                                     \
-        CNN_FIELD('u', cnn_norm_args, axes, .preset = last, .range = values),                                \
-        CNN_FIELD('f', cnn_norm_args, eps, .preset = least, .range = "(0,inf)"), { 0 } };
-CNN__NORM_FIELDS(layer_norm,    CNN_C | CNN_H | CNN_W, NULL,      1e-5)
-CNN__NORM_FIELDS(rms_norm,      CNN_C | CNN_H | CNN_W, NULL,      FLT_EPSILON)
-CNN__NORM_FIELDS(instance_norm, CNN_H | CNN_W,         "[12,12]", 1e-5)
-static const cnn_field cnn__group_norm_fields[] = {
+        .args_size = sizeof(args), .fields = cnn__##op_name##_fields, .owned = cnn__##op_name##_owned };
+#define CNN__AXES(last, values) CNN_FIELD('u', cnn_norm_args, axes, .preset = last, .range = values)
+CNN__SAMPLE_NORM(layer_norm, cnn__layer_norm_shape, cnn_norm_args, 1e-5,
+    CNN__AXES(CNN_C | CNN_H | CNN_W, NULL),
+    CNN__AFFINE(cnn_norm_args, cnn__per_element, offsetof(cnn_norm_args, axes)))
+CNN__SAMPLE_NORM(rms_norm, cnn__layer_norm_shape, cnn_norm_args, FLT_EPSILON,
+    CNN__AXES(CNN_C | CNN_H | CNN_W, NULL),
+    CNN__AFFINE_PART("weight", 1, cnn_norm_args, cnn__per_element, offsetof(cnn_norm_args, axes)))
+CNN__SAMPLE_NORM(group_norm, cnn__group_norm_shape, cnn_group_norm_args, 1e-5,
     CNN_FIELD('i', cnn_group_norm_args, groups, .range = "[1,2147483647]", .what = "the number of groups"),
-    CNN_FIELD('f', cnn_group_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
-static const cnn_owned cnn__layer_norm_owned[] = {
-    CNN__AFFINE(cnn_norm_args, cnn__per_element, offsetof(cnn_norm_args, axes)), { 0 } };
-static const cnn_owned cnn__rms_norm_owned[] = {
-    CNN__AFFINE_PART("weight", 1, cnn_norm_args, cnn__per_element, offsetof(cnn_norm_args, axes)), { 0 } };
-static const cnn_owned cnn__group_norm_owned[] = {
-    CNN__AFFINE(cnn_group_norm_args, cnn__per_channel, 0), { 0 } };
-static const cnn_owned cnn__instance_norm_owned[] = {
-    CNN__AFFINE(cnn_norm_args, cnn__per_channel, 0), { 0 } };
-CNN__SAMPLE_NORM(layer_norm,    cnn__layer_norm_shape, cnn_norm_args,       layer_norm,    layer_norm)
-CNN__SAMPLE_NORM(rms_norm,      cnn__layer_norm_shape, cnn_norm_args,       rms_norm,      rms_norm)
-CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, cnn_group_norm_args, group_norm,    group_norm)
-CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         cnn_norm_args,       instance_norm, instance_norm)
+    CNN__AFFINE(cnn_group_norm_args, cnn__per_channel, 0))
+CNN__SAMPLE_NORM(instance_norm, cnn__as_input, cnn_norm_args, 1e-5,
+    CNN__AXES(CNN_H | CNN_W, "[12,12]"),
+    CNN__AFFINE(cnn_norm_args, cnn__per_channel, 0))
 
 CNN__UNARY(cnn_layer_norm_, layer_norm, cnn_norm_args)
 CNN__UNARY(cnn_rms_norm_,   rms_norm,   cnn_norm_args)
@@ -4456,8 +4420,7 @@ CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args a)
  *   y_c = x_c s_c^-beta
  *   dx_c = dy_c s_c^-beta - 2 alpha beta / size x_c sum of dy_j y_j / s_j over all j whose window holds c
  *   At each pixel. Krizhevsky, Sutskever, Hinton 2012: size 5, beta 0.75, k 2, alpha/size 1e-4; the defaults
- *   are PyTorch's.
- * ------------------------------------------------------------------------------------------------------- */
+ *   are PyTorch's. */
 /* s^-beta; three quarters, everybody's choice, is two square roots. */
 static float cnn__lrn_power(float s, float beta)
 {
@@ -4481,7 +4444,7 @@ static void cnn__lrn_job(const void *of, ptrdiff_t from, ptrdiff_t to, int threa
 {
     const cnn_tensor   *y = ((const cnn__pass *)of)->y;
     const cnn_lrn_args *t = y->args;
-    float          *dx = ((const cnn__pass *)of)->dx, *s = y->graph->mode == CNN_TRAIN ? y->saved : NULL;
+    float          *dx = ((const cnn__pass *)of)->dx, *s = y->saved;
     const int       c = y->shape.c, left = t->size / 2, right = (t->size - 1) / 2;
     const ptrdiff_t plane = cnn__plane(y->shape);
     const float    *x = y->in[0]->data, factor = 2 * t->alpha * t->beta / (float)t->size;
@@ -4504,43 +4467,26 @@ static void cnn__lrn_job(const void *of, ptrdiff_t from, ptrdiff_t to, int threa
             }
         }
 }
-static void cnn__lrn_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
-{
-    cnn__share_pass(y, NULL, cnn__len(y->shape), y->shape.n * y->shape.c, cnn__lrn_job);
-}
-static void cnn__lrn_backward(cnn_tensor *y)
-{
-    float *dx = y->in[0]->grad;
-    if (dx) cnn__share_pass(y, dx, cnn__len(y->shape), y->shape.n * y->shape.c, cnn__lrn_job);
-}
+CNN__PASSES(lrn, cnn__len(y->shape), y->shape.n * y->shape.c)
 static size_t cnn__lrn_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(float); }
 static const cnn_field cnn__lrn_fields[] = {
     CNN_FIELD('i', cnn_lrn_args, size, .range = CNN__FROM_1, .what = "the channels of a window"),
     CNN_FIELD('f', cnn_lrn_args, alpha, .preset = 1e-4, .range = "[0,inf)"),
     CNN_FIELD('f', cnn_lrn_args, beta, .preset = 0.75, .range = "[0,inf)"),
     CNN_FIELD('f', cnn_lrn_args, k, .preset = 1, .range = "(0,inf)"), { 0 } };
-CNN__ROOM cnn_op_lrn = {
-    .name = "lrn", .shape = cnn__as_input, .forward = cnn__lrn_forward, .backward = cnn__lrn_backward,
-    .saved = cnn__lrn_saved, .flags = CNN_READS_X | CNN_READS_Y, .args_size = sizeof(cnn_lrn_args),
-    .fields = cnn__lrn_fields };
+CNN__LAYER(lrn, cnn__as_input, lrn, .saved = cnn__lrn_saved, .flags = CNN_READS_X | CNN_READS_Y)
 
-CNN__UNARY(cnn_lrn_,        lrn,        cnn_lrn_args)
-
-/* -----------------------------------------------------------------------------------------------------------
-   Chapter 4. Activations
-   -------------------------------------------------------------------------------------------------------- */
+/* ---- Chapter 4. Activations ---------------------------------------------------------------------------- */
 
 /* ---- relu -------------------------------------------------------------------------------------------------
- *   y = max(0, x),   dx = dy, but 0 for y = 0           at x = 0 we take 0 (Nair, Hinton 2010); NaN stays NaN
- * -------------------------------------------------------------------------------------------------------- */
+ *   y = max(0, x),   dx = dy, but 0 for y = 0     at x = 0 we take 0 (Nair, Hinton 2010); NaN stays NaN */
 CNN__LOOP(cnn__each_relu,      float x = v[i]; v[i] = x < 0 ? 0.0f : x)
 CNN__LOOP(cnn__each_relu_back, float dy = v[i]; v[i] = a[i] <= 0 ? 0.0f : dy)
 CNN__FORMULA(relu, CNN_READS_Y | CNN_RECTIFIER, NULL)
 
 /* ---- leaky_relu -------------------------------------------------------------------------------------------
  *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                      (Maas et al. 2013)
- *   slope must not be negative, so that y has the sign of x; at x = 0 we take slope.
- * -------------------------------------------------------------------------------------------------------- */
+ *   slope must not be negative, so that y has the sign of x; at x = 0 we take slope. */
 CNN__LOOP(cnn__each_leaky_relu,      float x = v[i], z = x * k[0]; v[i] = x < 0 ? z : x)
 CNN__LOOP(cnn__each_leaky_relu_back, float dy = v[i], z = dy * k[0]; v[i] = a[i] > 0 ? dy : z)
 static const cnn_field cnn__leaky_relu_fields[] = {
@@ -4549,8 +4495,7 @@ CNN__FORMULA_OF(leaky_relu, CNN_READS_Y | CNN_RECTIFIER, cnn__as_input, offsetof
                  0)
 
 /* ---- sigmoid ----------------------------------------------------------------------------------------------
- *   y = 1 / (1 + e^-x),   dx = dy y (1 - y)
- * -------------------------------------------------------------------------------------------------------- */
+ *   y = 1 / (1 + e^-x),   dx = dy y (1 - y) */
 CNN__LOOP(cnn__each_sigmoid,      v[i] = cnn__sigmoid(v[i]))
 CNN__LOOP(cnn__each_sigmoid_back, v[i] = v[i] * a[i] * (1 - a[i]))
 CNN__FORMULA(sigmoid, CNN_READS_Y | CNN_PROBABILITIES, NULL)
@@ -4558,8 +4503,7 @@ CNN__FORMULA(sigmoid, CNN_READS_Y | CNN_PROBABILITIES, NULL)
 /* ---- clamp (relu6 is clamp from 0 to 6) -------------------------------------------------------------------
  *   y = min(max(x, low), high),   dx = dy [low < y < high];   at the two kinks 0, as for relu; NaN stays NaN;
  *   where low > high, high wins, as in numpy
- *   relu6: Howard et al. 2017.
- * -------------------------------------------------------------------------------------------------------- */
+ *   relu6: Howard et al. 2017. */
 CNN__LOOP(cnn__each_clamp,      float x = v[i], z = x < k[0] ? k[0] : x; v[i] = z > k[1] ? k[1] : z)
 CNN__LOOP(cnn__each_clamp_back, float dy = v[i], z = a[i] > k[0] ? dy : 0.0f; v[i] = a[i] < k[1] ? z : 0.0f)
 static bool cnn__clamp_shape(cnn_tensor *y)
@@ -4576,8 +4520,7 @@ CNN__FORMULA_OF(clamp, CNN_READS_Y | CNN_RECTIFIER, cnn__clamp_shape, offsetof(c
 
 /* ---- elu --------------------------------------------------------------------------------------------------
  *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)   (Clevert et al. 2015)
- *   alpha must not be negative, so that y has the sign of x; at x = 0 we take alpha.
- * -------------------------------------------------------------------------------------------------------- */
+ *   alpha must not be negative, so that y has the sign of x; at x = 0 we take alpha. */
 CNN__LOOP(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(cnn__within(-87, x, 0));
                               v[i] = x <= 0 ? z : x)
 CNN__LOOP(cnn__each_elu_back, float dy = v[i], z = dy * (a[i] + k[0]); v[i] = a[i] > 0 ? dy : z)
@@ -4589,8 +4532,7 @@ CNN__FORMULA_OF(elu, CNN_READS_Y | CNN_RECTIFIER, cnn__as_input, offsetof(cnn_el
  *   y = x P(x),   dx = dy (P(x) + x p(x))            P(x) = erfc(-x / sqrt 2) / 2, the normal distribution
  *   function, and p(x) = e^(-x^2/2) / sqrt(2 pi), its density                  (Hendrycks, Gimpel 2016)
  *   tanh:  P(x) is about (1 + tanh u) / 2 = s = 1 / (1 + e^-2u),   u = sqrt(2/pi) (x + 0.044715 x^3),
- *          y = x s,   dx = dy (s + x s (1 - s) 2 du/dx)                        (the same)
- * -------------------------------------------------------------------------------------------------------- */
+ *          y = x s,   dx = dy (s + x s (1 - s) 2 du/dx)                        (the same) */
 CNN__LOOP(cnn__each_gelu,      float x = v[i]; v[i] = 0.5f * x * erfcf(x * -0.707106781f))
 CNN__LOOP(cnn__each_gelu_back, float x = a[i];
                                v[i] *= 0.5f * erfcf(x * -0.707106781f) +
@@ -4615,8 +4557,7 @@ CNN__UNARY(cnn_gelu_, gelu, cnn_gelu_args)
 
 /* ---- silu (swish) -----------------------------------------------------------------------------------------
  *   y = x s,   dx = dy s (1 + x (1 - s)),   s = 1 / (1 + e^-x)
- *   (Elfwing et al. 2017; Ramachandran et al. 2017)
- * -------------------------------------------------------------------------------------------------------- */
+ *   (Elfwing et al. 2017; Ramachandran et al. 2017) */
 CNN__LOOP(cnn__each_silu,      v[i] *= cnn__sigmoid(v[i]))
 CNN__LOOP(cnn__each_silu_back, float x = a[i], s = cnn__sigmoid(x); v[i] = v[i] * s * (1 + x * (1 - s)))
 CNN__FORMULA(silu, CNN_READS_X | CNN_RECTIFIER, NULL)
@@ -4624,8 +4565,7 @@ CNN__FORMULA(silu, CNN_READS_X | CNN_RECTIFIER, NULL)
 /* ---- softplus ---------------------------------------------------------------------------------------------
  *   y = log(1 + e^(beta x)) / beta = max(x, 0) + log(1 + e^-|beta x|) / beta, which cannot overflow;
  *   dx = dy / (1 + e^(-beta x));   where beta x > threshold, y = x and dx = dy          (Dugas et al. 2001)
- *   At a low threshold y jumps and has values twice, so that the derivative needs x.
- * -------------------------------------------------------------------------------------------------------- */
+ *   At a low threshold y jumps and has values twice, so that the derivative needs x. */
 CNN__LOOP(cnn__each_softplus,      float x = v[i], u = log1pf(cnn__exp(-fabsf(k[0] * x))) / k[0];
                                    float z = (x < 0 ? 0.0f : x) + u;
                                    v[i] = k[0] * x > k[1] ? x : z)
@@ -4639,8 +4579,7 @@ CNN__FORMULA_OF(softplus, CNN_READS_X, cnn__as_input, offsetof(cnn_softplus_args
 
 /* ---- hard_swish -------------------------------------------------------------------------------------------
  *   y = x min(max(x + 3, 0), 6) / 6;   dx = 0 for x <= -3, dy for x >= 3, else dy (2x + 3) / 6
- *   (Howard et al. 2019)
- * -------------------------------------------------------------------------------------------------------- */
+ *   (Howard et al. 2019) */
 CNN__LOOP(cnn__each_hard_swish,      float x = v[i], z = x < -3 ? -3.0f : x;
                                      v[i] = x * ((z > 3 ? 3.0f : z) + 3) / 6)
 CNN__LOOP(cnn__each_hard_swish_back, float dy = v[i], x = a[i], z = dy * (2 * x + 3) / 6, u = x >= 3 ? dy : z;
@@ -4652,8 +4591,7 @@ CNN__FORMULA(hard_swish, CNN_READS_X | CNN_RECTIFIER, NULL)
  *                  alpha = 1.67326324, k = 1.05070099                               (Klambauer et al. 2017)
  *   mish:          y = x t,   dx = dy (t + x (1 - t^2) / (1 + e^-x)),   t = tanh(log(1 + e^x))  (Misra 2019)
  *   hard_sigmoid:  y = min(max(x + 3, 0), 6) / 6,   dx = dy/6 for 0 < y < 1, else 0     (Howard et al. 2019)
- *   softsign:      y = x / (1 + |x|),   dx = dy / (1 + |x|)^2
- * -------------------------------------------------------------------------------------------------------- */
+ *   softsign:      y = x / (1 + |x|),   dx = dy / (1 + |x|)^2 */
 CNN__LOOP(cnn__each_selu,      float x = v[i], z = 1.75809934f * cnn__exp_less_one(cnn__within(-87, x, 0));
                                float u = 1.05070099f * x; v[i] = x <= 0 ? z : u)
 CNN__LOOP(cnn__each_selu_back, float dy = v[i], z = dy * (a[i] + 1.75809934f), u = dy * 1.05070099f;
@@ -4680,26 +4618,22 @@ CNN__FORMULA(softsign,     CNN_READS_X, NULL)
  *   y = e^x, dx = dy y     y = ln x, dx = dy / x     y = sqrt x, dx = dy / (2y)     y = |x|, dx = dy sign x
  *   y = erf x, dx = dy 2/sqrt(pi) e^(-x^2)           y = x^k, dx = dy k x^(k-1), 0 for k = 0
  *   Outside their domain log, sqrt and power are NaN, as the functions of math.h; at 0 the derivatives of log
- *   and sqrt are infinite, and that of |x| is 0.
- * -------------------------------------------------------------------------------------------------------- */
-static const char *cnn__exp_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+ *   and sqrt are infinite, and that of |x| is 0. */
+static const char *cnn__exp_hint(const cnn_tensor *y CNN__UNUSED, const cnn_stats *x, bool backward)
 {
-    (void)y;
     return backward || !(x->max > 88.7) ? NULL
          : "exp overflows above 88.7: clamp its input, or use cnn_log_softmax or cnn_softmax_cross_entropy, "
            "which take logits";
 }
-static const char *cnn__log_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+static const char *cnn__log_hint(const cnn_tensor *y CNN__UNUSED, const cnn_stats *x, bool backward)
 {
-    (void)y;
     return !backward ? "the log of a number that is not positive: keep it above 0 (cnn_clamp), or use "
                        "cnn_log_softmax or cnn_softmax_cross_entropy, which take logits"
          : x->min < 1e-30 ? "the derivative of log, 1 / x, is too large near 0: keep x away from it "
                             "(cnn_clamp), or use cnn_log_softmax or cnn_softmax_cross_entropy" : NULL;
 }
-static const char *cnn__sqrt_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+static const char *cnn__sqrt_hint(const cnn_tensor *y CNN__UNUSED, const cnn_stats *x, bool backward)
 {
-    (void)y;
     return !backward ? "the square root of a negative number: cnn_clamp it at 0"
          : x->zeros ? "the derivative of sqrt, 1 / (2 sqrt x), divides by zero at 0: add a small constant "
                       "before it" : NULL;
@@ -4729,8 +4663,7 @@ CNN__FORMULA_OF(power, CNN_READS_X, cnn__as_input, offsetof(cnn_power_args, expo
 /* ---- prelu -----------------------------------------------------------------------------------------------
  *   y = x for x > 0, else w x;   dx = dy for x > 0, else w dy;   dw = sum of dy x where x <= 0
  *   One w for all, (1,1,1,1), or one a channel, (1,C,1,1). It may become negative, so x is kept; at x = 0 we
- *   take w. (He et al. 2015)
- * ------------------------------------------------------------------------------------------------------- */
+ *   take w. (He et al. 2015) */
 static cnn_shape cnn__prelu_weight(const cnn_tensor *y)         /* a given one may have either shape */
 {
     const bool one = y->n_in > 1 ? y->in[1]->shape.c == 1 : !((const cnn_prelu_args *)y->args)->per_channel;
@@ -4782,18 +4715,13 @@ static const cnn_field cnn__prelu_fields[] = {
 static const cnn_owned cnn__prelu_owned[] = {
     { .suffix = "weight", .kind = CNN_PARAM, .shape = cnn__prelu_weight,
       .given = offsetof(cnn_prelu_args, weight), .gain = offsetof(cnn_prelu_args, start) }, { 0 } };
-CNN__ROOM cnn_op_prelu = {
-    .name = "prelu", .shape = cnn__as_input, .forward = cnn__prelu_forward, .backward = cnn__prelu_backward,
-    .scratch = cnn__prelu_scratch, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER,
-    .args_size = sizeof(cnn_prelu_args), .fields = cnn__prelu_fields, .owned = cnn__prelu_owned };
-
-CNN__UNARY(cnn_prelu_, prelu, cnn_prelu_args)
+CNN__LAYER(prelu, cnn__as_input, prelu, .scratch = cnn__prelu_scratch, .owned = cnn__prelu_owned,
+           .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER)
 
 /* ---- softmax, log_softmax ---------------------------------------------------------------------------------
  *   softmax:      y_k = e^x_k / sum_j e^x_j,                      dx_k = y_k (dy_k - sum_j dy_j y_j)
  *   log_softmax:  y_k = x_k - max - log sum_j e^(x_j - max),      dx_k = dy_k - e^y_k sum_j dy_j
- *   along C, H or W. For training, softmax_cross_entropy from the logits is more exact.         (Bridle 1990)
- * -------------------------------------------------------------------------------------------------------- */
+ *   along C, H or W. For training, softmax_cross_entropy from the logits is more exact.   (Bridle 1990) */
 /* Axis CNN_C is number 1 of N, C, H, W; 4: it is none of C, H, W. */
 static int cnn__axis_number(unsigned axis)
 {
@@ -4822,99 +4750,81 @@ static bool cnn__softmax_shape(cnn_tensor *y)
     if (cnn__axis_number(axis) > 3) return cnn_fail(y, "axis is %u: it must be CNN_C, CNN_H or CNN_W", axis);
     return cnn__as_input(y);
 }
-static void cnn__softmax_forward(cnn_tensor *y, cnn_mode m CNN__UNUSED)
+/* Over the C classes of a pixel: e^(x - most) cannot overflow, and the largest term is 1, with log sum e^x =
+   most + log(sum of them). They are kept in e unless it is NULL; e may be x. */
+static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff_t plane)
 {
-    const cnn__lines r = cnn__lines_of(y);
-    cnn__softmax(&y->graph->cpu, y->data, y->in[0]->data, r.n, r.c, r.plane);
+    float  m = x[0];
+    double sum = 0;
+    for (int i = 1; i < c; i++) m = x[i * plane] > m ? x[i * plane] : m;
+    for (int i = 0; i < c; i++) {
+        const float t = cnn__exp(x[i * plane] - m);
+        if (e) e[i * plane] = t;
+        sum += (double)t;
+    }
+    *most = m;
+    return sum;
 }
-static void cnn__softmax_backward(cnn_tensor *y)
+static void cnn__softmax_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
-    const cnn__lines r = cnn__lines_of(y);
-    float *dx = y->in[0]->grad;
-    if (dx) cnn__softmax_back(&y->graph->cpu, dx, y->grad, y->data, r.n, r.c, r.plane);
-}
-static void cnn__log_softmax_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
-{
-    const cnn_tensor *y = ((const cnn__pass *)of)->y;
-    float            *dx = ((const cnn__pass *)of)->dx;
-    const cnn__lines  r = cnn__lines_of(y);
+    const cnn_tensor *t = ((const cnn__pass *)of)->y;
+    const bool        logs = t->op == &cnn_op_log_softmax;
+    const cnn__lines  r = cnn__lines_of(t);
+    const float      *dy = t->grad, *x = t->in[0]->data;
+    float            *dx = ((const cnn__pass *)of)->dx, *y = t->data, most;
     for (ptrdiff_t i = from; i < to; i++) {
         const ptrdiff_t first = i / r.plane * r.c * r.plane + i % r.plane, end = first + r.c * r.plane;
-        const float    *x = y->in[0]->data;
-        float           most, rest = 0;
         double          sum = 0;
-        if (!dx) rest = (float)log(cnn__exp_sum(&most, NULL, x + first, r.c, r.plane));
+        if (!dx) {
+            const double all = cnn__exp_sum(&most, logs ? NULL : y + first, x + first, r.c, r.plane);
+            const float  rest = (float)(logs ? log(all) : 1 / all);
+            for (ptrdiff_t at = first; at < end; at += r.plane)
+                y[at] = logs ? (x[at] - most) - rest : y[at] * rest;
+            continue;
+        }
         for (ptrdiff_t at = first; at < end; at += r.plane)
-            if (dx) sum += (double)y->grad[at];
-            else    y->data[at] = (x[at] - most) - rest;
-        for (ptrdiff_t at = first; dx && at < end; at += r.plane)
-            dx[at] += y->grad[at] - cnn__exp(y->data[at]) * (float)sum;
+            sum += logs ? (double)dy[at] : (double)dy[at] * (double)y[at];
+        for (ptrdiff_t at = first; at < end; at += r.plane)
+            dx[at] += logs ? dy[at] - cnn__exp(y[at]) * (float)sum : y[at] * (dy[at] - (float)sum);
     }
 }
-static void cnn__log_softmax_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
-{
-    const cnn__lines r = cnn__lines_of(y);
-    cnn__share_pass(y, NULL, 8.0 * cnn__len(y->shape), r.n * r.plane, cnn__log_softmax_job);
-}
-static void cnn__log_softmax_backward(cnn_tensor *y)
-{
-    const cnn__lines r = cnn__lines_of(y);
-    float *dx = y->in[0]->grad;
-    if (dx) cnn__share_pass(y, dx, 8.0 * cnn__len(y->shape), r.n * r.plane, cnn__log_softmax_job);
-}
+CNN__PASSES(softmax, 8.0 * cnn__len(y->shape), cnn__len(y->shape) / cnn__lines_of(y).c)
 static const cnn_field cnn__softmax_fields[] = {
     CNN_FIELD('u', cnn_softmax_args, axis, .preset = CNN_C), { 0 } };
-CNN__ROOM cnn_op_softmax = {
-    .name = "softmax", .shape = cnn__softmax_shape, .forward = cnn__softmax_forward,
-    .backward = cnn__softmax_backward, .flags = CNN_READS_Y | CNN_PROBABILITIES,
-    .args_size = sizeof(cnn_softmax_args), .fields = cnn__softmax_fields };
-CNN__ROOM cnn_op_log_softmax = {
-    .name = "log_softmax", .shape = cnn__softmax_shape, .forward = cnn__log_softmax_forward,
-    .backward = cnn__log_softmax_backward, .flags = CNN_READS_Y,
-    .args_size = sizeof(cnn_softmax_args), .fields = cnn__softmax_fields };
-
-CNN__UNARY(cnn_softmax_,     softmax,     cnn_softmax_args)
-CNN__UNARY(cnn_log_softmax_, log_softmax, cnn_softmax_args)
+#define cnn__log_softmax_forward  cnn__softmax_forward
+#define cnn__log_softmax_backward cnn__softmax_backward
+CNN__LAYER(softmax,     cnn__softmax_shape, softmax, .flags = CNN_READS_Y | CNN_PROBABILITIES)
+CNN__LAYER(log_softmax, cnn__softmax_shape, softmax, .flags = CNN_READS_Y)
 
 /* ---- dropout ----------------------------------------------------------------------------------------------
  *   training:    y = x m / (1-p),   dx = dy m / (1-p),   m = 0 with probability p, else 1
  *   evaluation:  y = x         the factor above keeps the expected value     (Srivastava et al. 2014)
- *   m_i is random number i of this node and step: backward draws it again, so nothing has to be kept.
- * -------------------------------------------------------------------------------------------------------- */
+ *   m_i is random number i of this node and step: backward draws it again, so nothing has to be kept. */
+static void cnn__drop_out(cnn_tensor *y, float *to, const float *from, bool add)
+{
+    cnn__dropout(&y->graph->cpu, to, from, add, ((const cnn_dropout_args *)y->args)->p,
+                 y->graph->config.seed, cnn__stream(y), cnn__len(y->shape));
+}
 static void cnn__dropout_forward(cnn_tensor *y, cnn_mode mode)
 {
-    const cnn_tensor *x = y->in[0];
-    const float       p = ((const cnn_dropout_args *)y->args)->p;
-    if (mode == CNN_TRAIN)
-        cnn__dropout(&y->graph->cpu, y->data, x->data, false, p, y->graph->config.seed, cnn__stream(y),
-                     cnn__len(y->shape));
-    else cnn__map(&y->graph->cpu, NULL, y->data, x->data, NULL, NULL, NULL, cnn__len(y->shape));
+    const float *x = y->in[0]->data;
+    if (mode == CNN_TRAIN) cnn__drop_out(y, y->data, x, false);
+    else cnn__map(&y->graph->cpu, NULL, y->data, x, NULL, NULL, NULL, cnn__len(y->shape));
 }
 static void cnn__dropout_backward(cnn_tensor *y)
 {
-    const float p = ((const cnn_dropout_args *)y->args)->p;
-    float      *dx = y->in[0]->grad;
-    if (dx)
-        cnn__dropout(&y->graph->cpu, dx, y->grad, dx != y->grad, p, y->graph->config.seed, cnn__stream(y),
-                     cnn__len(y->shape));
+    float *dx = y->in[0]->grad;
+    if (dx) cnn__drop_out(y, dx, y->grad, dx != y->grad);
 }
 static const cnn_field cnn__dropout_fields[] = {
     CNN_FIELD('f', cnn_dropout_args, p, .preset = CNN_REQUIRED, .range = "[0,1)", .nth = 2,
               .what = "the probability of a zero"), { 0 } };
-CNN__ROOM cnn_op_dropout = {
-    .name = "dropout", .shape = cnn__as_input, .forward = cnn__dropout_forward,
-    .backward = cnn__dropout_backward, .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RANDOM,
-    .args_size = sizeof(cnn_dropout_args), .fields = cnn__dropout_fields };
+CNN__LAYER(dropout, cnn__as_input, dropout, .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RANDOM)
 
-CNN__UNARY(cnn_dropout_,    dropout,    cnn_dropout_args)
-
-/* -----------------------------------------------------------------------------------------------------------
-   Chapter 5. Shapes: reshape, flatten, concat, pad, slice, permute, depth_to_space, upsample
-   -------------------------------------------------------------------------------------------------------- */
+/* ---- Chapter 5. Shapes: reshape, flatten, concat, pad, slice, permute, depth_to_space, upsample -------- */
 
 /* ---- reshape (flatten is reshape to (N,C*H*W,1,1)) --------------------------------------------------------
- *   y = x,   dx = dy                                   the same numbers in the same order, with other extents
- * -------------------------------------------------------------------------------------------------------- */
+ *   y = x,   dx = dy                             the same numbers in the same order, with other extents */
 static bool cnn__reshape_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
@@ -4939,12 +4849,7 @@ static void cnn__reshape_backward(cnn_tensor *y)
 static const cnn_field cnn__reshape_fields[] = {
     CNN_FIELD('i', cnn_reshape_args, c, .preset = 1), CNN_FIELD('i', cnn_reshape_args, h, .preset = 1),
     CNN_FIELD('i', cnn_reshape_args, w, .preset = 1), { 0 } };
-CNN__ROOM cnn_op_reshape = {
-    .name = "reshape", .shape = cnn__reshape_shape, .forward = cnn__reshape_forward,
-    .backward = cnn__reshape_backward, .flags = CNN_INPLACE | CNN_INPLACE_GRAD,
-    .args_size = sizeof(cnn_reshape_args), .fields = cnn__reshape_fields };
-
-CNN__UNARY(cnn_reshape_,    reshape,    cnn_reshape_args)
+CNN__LAYER(reshape, cnn__reshape_shape, reshape, .flags = CNN_INPLACE | CNN_INPLACE_GRAD)
 
 CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x)
 {
@@ -4954,8 +4859,7 @@ CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x)
 
 /* ---- Moves: concat, pad, slice, permute, depth_to_space, space_to_depth, channel_shuffle ------------------
  *   y holds the elements of its operands at other places, which op->move tells: cnn_move.
- *   dx = dy at these places
- * -------------------------------------------------------------------------------------------------------- */
+ *   dx = dy at these places */
 
 /* Element (n,c,h,w) of an array in its place in one of shape s. */
 static cnn_move cnn__move_in(cnn_shape s, bool into)
@@ -5037,11 +4941,11 @@ static void cnn__move_backward(cnn_tensor *y)
         else             cnn__move(&y->graph->cpu, &m, y->shape, y->grad, x->grad, true, true);
     }
 }
-#define CNN__MOVE(op_name, args)                                                                             \
+#define CNN__MOVE(op_name, options)                                                                          \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = cnn__##op_name##_shape, .forward = cnn__move_forward,                     \
-        .backward = cnn__move_backward, .move = cnn__##op_name##_move, .args_size = sizeof(args),            \
-        .fields = cnn__##op_name##_fields };
+        .backward = cnn__move_backward, .move = cnn__##op_name##_move,                                       \
+        .args_size = sizeof(cnn_##options##_args), .fields = cnn__##options##_fields };
 
 /* ---- concat: one behind the other along an axis ---- */
 
@@ -5076,7 +4980,7 @@ static bool cnn__concat_move(const cnn_tensor *y, int k, cnn_move *m)
 }
 static const cnn_field cnn__concat_fields[] = {
     CNN_FIELD('u', cnn_concat_args, axis, .preset = CNN_C), { 0 } };
-CNN__MOVE(concat, cnn_concat_args)
+CNN__MOVE(concat, concat)
 
 CNN_API cnn_tensor *cnn_concat_along_(const char *at, unsigned axis, cnn_tensor *const *x, int n)
 {
@@ -5089,8 +4993,7 @@ CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n)
 
 /* ---- pad --------------------------------------------------------------------------------------------------
  *   y = x with something around it: `value`, or elements of x; dx = the sum of dy over the places where it is
- *   The order of the sides is that of PyTorch's F.pad.
- * -------------------------------------------------------------------------------------------------------- */
+ *   The order of the sides is that of PyTorch's F.pad. */
 static bool cnn__pad_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
@@ -5163,11 +5066,7 @@ static const cnn_field cnn__pad_fields[] = {
     CNN_FIELD('i', cnn_pad_args, front, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_pad_args, back, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_pad_args, mode, .range = "[0,2]"), CNN_FIELD('f', cnn_pad_args, value), { 0 } };
-CNN__ROOM cnn_op_pad = {
-    .name = "pad", .shape = cnn__pad_shape, .forward = cnn__pad_forward, .backward = cnn__pad_backward,
-    .move = cnn__pad_move, .args_size = sizeof(cnn_pad_args), .fields = cnn__pad_fields };
-
-CNN__UNARY(cnn_pad_, pad, cnn_pad_args)
+CNN__LAYER(pad, cnn__pad_shape, pad, .move = cnn__pad_move)
 
 /* ---- slice: the places from, from + step, ... below to, along one axis ----
 
@@ -5214,8 +5113,7 @@ static const cnn_field cnn__slice_fields[] = {
     CNN_FIELD('u', cnn_slice_args, axis), CNN_FIELD('i', cnn_slice_args, from),
     CNN_FIELD('i', cnn_slice_args, to, .preset = INT_MAX, .nth = 4),
     CNN_FIELD('i', cnn_slice_args, step, .preset = 1, .range = "[1,2147483647]"), { 0 } };
-CNN__MOVE(slice, cnn_slice_args)
-
+CNN__MOVE(slice, slice)
 CNN__UNARY(cnn_slice_, slice, cnn_slice_args)
 
 /* ---- permute, transpose: axes C, H, W in another order ---- */
@@ -5236,18 +5134,15 @@ static bool cnn__permute_shape(cnn_tensor *y)
 static bool cnn__permute_move(const cnn_tensor *y, int k CNN__UNUSED, cnn_move *m)
 {
     const cnn_permute_args *a = y->args;
-    const cnn_move          x = cnn__move_in(y->in[0]->shape, false);
-    *m = x;
-    m->step[1] = x.step[cnn__axis_number(a->c)];
-    m->step[2] = x.step[cnn__axis_number(a->h)];
-    m->step[3] = x.step[cnn__axis_number(a->w)];
+    const unsigned          axis[4] = { 0, a->c, a->h, a->w };
+    const cnn_move          x = *m = cnn__move_in(y->in[0]->shape, false);
+    for (int i = 1; i < 4; i++) m->step[i] = x.step[cnn__axis_number(axis[i])];
     return true;
 }
 static const cnn_field cnn__permute_fields[] = {
     CNN_FIELD('u', cnn_permute_args, c), CNN_FIELD('u', cnn_permute_args, h),
     CNN_FIELD('u', cnn_permute_args, w), { 0 } };
-CNN__MOVE(permute, cnn_permute_args)
-
+CNN__MOVE(permute, permute)
 CNN__UNARY(cnn_permute_, permute, cnn_permute_args)
 
 CNN_API cnn_tensor *cnn_transpose_(const char *at, cnn_tensor *x, unsigned a, unsigned b)
@@ -5298,12 +5193,10 @@ static bool cnn__space_to_depth_move(const cnn_tensor *y, int k CNN__UNUSED, cnn
 {
     return cnn__block_move(y, y->shape, true, m);
 }
-static const cnn_field cnn__depth_to_space_fields[] = {
+static const cnn_field cnn__block_fields[] = {
     CNN_FIELD('i', cnn_block_args, block, .range = "[1,32768]"), { 0 } };
-#define cnn__space_to_depth_fields cnn__depth_to_space_fields
-CNN__MOVE(depth_to_space, cnn_block_args)
-CNN__MOVE(space_to_depth, cnn_block_args)
-
+CNN__MOVE(depth_to_space, block)
+CNN__MOVE(space_to_depth, block)
 CNN__UNARY(cnn_depth_to_space_, depth_to_space, cnn_block_args)
 CNN__UNARY(cnn_space_to_depth_, space_to_depth, cnn_block_args)
 
@@ -5326,8 +5219,7 @@ static bool cnn__channel_shuffle_move(const cnn_tensor *y, int k CNN__UNUSED, cn
 }
 static const cnn_field cnn__channel_shuffle_fields[] = {
     CNN_FIELD('i', cnn_channel_shuffle_args, groups, .range = "[1,2147483647]"), { 0 } };
-CNN__MOVE(channel_shuffle, cnn_channel_shuffle_args)
-
+CNN__MOVE(channel_shuffle, channel_shuffle)
 CNN__UNARY(cnn_channel_shuffle_, channel_shuffle, cnn_channel_shuffle_args)
 
 /* ---- upsample --------------------------------------------------------------------------------------------
@@ -5337,8 +5229,7 @@ CNN__UNARY(cnn_channel_shuffle_, channel_shuffle, cnn_channel_shuffle_args)
  *   with a + t = (i + 1/2)/S - 1/2, at least 0, and rows beyond the last taken as the last: pixels are
  *   squares, and the corners of the images, not the centres of their corner pixels, lie on each other. With
  *   align_corners the centres do: a + t = i (H - 1) / (height - 1), 0 if the height is 1.
- *   x (N,C,H,W), y (N,C,height,width).
- * ------------------------------------------------------------------------------------------------------- */
+ *   x (N,C,H,W), y (N,C,height,width). */
 typedef struct { int a, b; float t; } cnn__between;      /* (1-t) x[a] + t x[b] */
 typedef enum { CNN__NEAREST, CNN__BILINEAR, CNN__ALIGNED } cnn__filter;
 static cnn__filter cnn__filter_of(const cnn_tensor *y)
@@ -5389,21 +5280,18 @@ static void cnn__upsample_job(const void *of, ptrdiff_t first, ptrdiff_t end, in
             if (!dx) {
                 const float *up = y->in[0]->data + a, *down = y->in[0]->data + b;
                 for (int j = 0; j < out.w; j++) {
-                    const cnn__between between = column[j];
-                    y->data[to + j] = bilinear ? (1 - r.t) * ((1 - between.t) * up[between.a] + between.t
-                                                              * up[between.b])
-                                               + r.t * ((1 - between.t) * down[between.a] + between.t
-                                                        * down[between.b]) : up[between.a];
+                    const cnn__between c = column[j];
+                    y->data[to + j] = bilinear ? (1 - r.t) * ((1 - c.t) * up[c.a] + c.t * up[c.b])
+                                               + r.t * ((1 - c.t) * down[c.a] + c.t * down[c.b]) : up[c.a];
                 }
             } else {
                 for (int j = 0; j < out.w; j++) {
-                    const cnn__between between = column[j];
+                    const cnn__between c = column[j];
                     const float        dy = y->grad[to + j];
-                    dx[a + between.a] += (1 - r.t) * (1 - between.t) * dy;
+                    dx[a + c.a] += (1 - r.t) * (1 - c.t) * dy;
                     if (!bilinear) continue;
-                    dx[a + between.b] += (1 - r.t) * between.t * dy;
-                    dx[b + between.a] += r.t * (1 - between.t) * dy, dx[b + between.b] += r.t * between.t
-                                         * dy;
+                    dx[a + c.b] += (1 - r.t) * c.t * dy;
+                    dx[b + c.a] += r.t * (1 - c.t) * dy, dx[b + c.b] += r.t * c.t * dy;
                 }
             }
         }
@@ -5428,16 +5316,9 @@ static const cnn_field cnn__upsample_fields[] = {
     CNN_FIELD('i', cnn_upsample_args, align_corners),
     CNN_FIELD('i', cnn_upsample_args, height, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_upsample_args, width, .range = CNN__FROM_0), { 0 } };
-CNN__ROOM cnn_op_upsample = {
-    .name = "upsample", .shape = cnn__upsample_shape, .forward = cnn__upsample_forward,
-    .backward = cnn__upsample_backward, .scratch = cnn__upsample_scratch,
-    .args_size = sizeof(cnn_upsample_args), .fields = cnn__upsample_fields };
+CNN__LAYER(upsample, cnn__upsample_shape, upsample, .scratch = cnn__upsample_scratch)
 
-CNN__UNARY(cnn_upsample_,   upsample,   cnn_upsample_args)
-
-/* -----------------------------------------------------------------------------------------------------------
-   Chapter 6. Arithmetic: add, sub, mul, div, maximum, minimum, pow, scale, sum, mean, amax, amin
-   -------------------------------------------------------------------------------------------------------- */
+/* ---- Chapter 6. Arithmetic: add, sub, mul, div, maximum, minimum, pow, scale, sum, mean, amax, amin ---- */
 
 /* ---- add, sub, mul, div, maximum, minimum, pow ------------------------------------------------------------
  *   add: y = a + b, da = dy, db = dy    sub: y = a - b, da = dy, db = -dy  mul: y = a b, da = dy b, db = dy a
@@ -5445,8 +5326,7 @@ CNN__UNARY(cnn_upsample_,   upsample,   cnn_upsample_args)
  *   maximum:  da = dy [a > b] + dy/2 [a = b],   db = dy - da;   minimum: the same with a < b; NaN wins
  *   pow: y = a^b,   da = dy b a^(b-1), 0 for b = 0;   db = dy y log a, 0 for a = 0 <= b
  *   Broadcasting: an extent of 1 stretches to that of the other operand, the batch too; the gradient of what
- *   was stretched is summed over the copies.
- * -------------------------------------------------------------------------------------------------------- */
+ *   was stretched is summed over the copies. */
 static bool cnn__stretch(int *y, int a, int b)
 {
     *y = a == 1 ? b : a;
@@ -5466,9 +5346,8 @@ static bool cnn__binary_shape(cnn_tensor *y)
     } else {
         fits = cnn__stretch(&y->shape.n, a->shape.n, b->shape.n) && fits;
     }
-    return fits
-           || cnn_fail(y, "%s and %s do not fit: each extent must be equal, or 1 in one of them",
-                       cnn__shape_text(a).s, cnn__shape_text(b).s);
+    return fits || cnn_fail(y, "%s and %s do not fit: each extent must be equal, or 1 in one of them",
+                            cnn__shape_text(a).s, cnn__shape_text(b).s);
 }
 static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
@@ -5539,8 +5418,7 @@ CNN__BINARY(pow, CNN_READS_X, CNN__LOOPS(cnn__each_pow_base), CNN__LOOPS(cnn__ea
             cnn__pow_hint)
 
 /* ---- scale ------------------------------------------------------------------------------------------------
- *   y = factor x + offset,   dx = factor dy
- * -------------------------------------------------------------------------------------------------------- */
+ *   y = factor x + offset,   dx = factor dy */
 CNN__LOOP(cnn__each_scale_back, v[i] *= k[0])
 static const cnn_field cnn__scale_fields[] = {
     CNN_FIELD('f', cnn_scale_args, factor, .preset = 1, .nth = 2),
@@ -5550,8 +5428,7 @@ CNN__FORMULA_OF(scale, 0, cnn__as_input, offsetof(cnn_scale_args, factor), offse
 /* ---- sum, mean, global_avg_pool ---------------------------------------------------------------------------
  *   y = s * sum of x over some axes,   dx = s dy for each element of the sum
  *   s = 1 for sum, 1/(elements) for mean; global_avg_pool is the mean over H and W (Lin et al. 2013).
- *   Reduced axes stay with extent 1; a sum over N is no longer batched.
- * -------------------------------------------------------------------------------------------------------- */
+ *   Reduced axes stay with extent 1; a sum over N is no longer batched. */
 static bool cnn__reduce_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
@@ -5586,8 +5463,7 @@ static const cnn_field cnn__reduce_fields[] = {
 static const cnn_field cnn__global_fields[] = {
     CNN_FIELD('u', cnn_reduce_args, axes, .preset = CNN_H | CNN_W, .range = "[12,12]"), { 0 } };
 /* ---- amax, amin -------------------------------------------------------------------------------------------
- *   y = the largest (smallest) x over some axes; NaN wins.   dx = dy / M where x = y, M of them, else 0
- * -------------------------------------------------------------------------------------------------------- */
+ *   y = the largest (smallest) x over some axes; NaN wins.   dx = dy / M where x = y, M of them, else 0 */
 static void cnn__most_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__cpu *cpu = &y->graph->cpu;
@@ -5630,9 +5506,7 @@ CNN__UNARY(cnn_amax_, amax, cnn_reduce_args)
 CNN__UNARY(cnn_amin_, amin, cnn_reduce_args)
 CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
 
-/* -----------------------------------------------------------------------------------------------------------
-   Chapter 7. Losses: softmax_cross_entropy, nll, l1, huber, bce_with_logits, sigmoid_focal, dice
-   -------------------------------------------------------------------------------------------------------- */
+/* ---- Chapter 7. Losses: softmax_cross_entropy, nll, l1, huber, bce_with_logits, sigmoid_focal, dice ---- */
 
 /* ---- softmax_cross_entropy --------------------------------------------------------------------------------
  *   J = 1/M sum over the labels of  - sum_k q_k log softmax(x)_k,    q_k = v_k ((1-e) p_k + e/C)
@@ -5642,8 +5516,7 @@ CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
  *   ones. A label that is ignored counts neither in J nor in M; if all are, J is 0 (PyTorch: NaN).
  *   From logits: log softmax(x)_k = x_k - max - log sum_j e^(x_j - max), without overflow or log 0.
  *   x (N,C,H,W), labels (N,1,H,W), whole numbers from 0 to C-1, or soft, (N,C,H,W); dp = - dJ/M v (1-e) log
- *   softmax(x).
- * -------------------------------------------------------------------------------------------------------- */
+ *   softmax(x). */
 /* Operand i must be a constant, one number for each channel of operand 0. what: "weight". */
 static bool cnn__check_constant(cnn_tensor *y, int i, const char *what)
 {
@@ -5652,8 +5525,7 @@ static bool cnn__check_constant(cnn_tensor *y, int i, const char *what)
     if (w->batched || !cnn__equal(w->shape, cnn__vector(c)))
         return cnn_fail(y, "%s %s does not fit input %s: it must be (1,%d,1,1)", what, cnn__shape_text(w).s,
                         cnn__shape_text(y->in[0]).s, c);
-    return (!w->op && w->kind != CNN_PARAM)
-           || cnn_fail(y, "%s must not be learned: use cnn_const", what);
+    return (!w->op && w->kind != CNN_PARAM) || cnn_fail(y, "%s must not be learned: use cnn_const", what);
 }
 static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compares classes with labels */
 {
@@ -5663,11 +5535,8 @@ static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compa
     cnn_shape  must = x->shape;
     must.c = may_be_soft && label->shape.c == x->shape.c ? x->shape.c : 1;
     if (!cnn__equal(label->shape, must) || label->batched != x->batched)
-        return cnn_fail(
-            y,
-            "labels %s do not fit logits %s: there must be one label per sample and pixel, so C is 1 and the "
-            "rest is equal",
-            cnn__shape_text(label).s, cnn__shape_text(x).s);
+        return cnn_fail(y, "labels %s do not fit logits %s: there must be one label per sample and pixel, so "
+                        "C is 1 and the rest is equal", cnn__shape_text(label).s, cnn__shape_text(x).s);
     if (x->shape.c == 1)
         return cnn_fail(y, "logits %s are of one class, whose probability is always 1: yes or no is "
                         "cnn_bce_with_logits, or two classes", cnn__shape_text(x).s);
@@ -5681,15 +5550,12 @@ static cnn__target cnn__target_of(const cnn_tensor *y)
                           y->in[1]->shape.c > 1 };
 }
 /* How many labels there are: one for each sample and pixel. */
-static ptrdiff_t cnn__label_count(const cnn_tensor *y)
-{
-    return cnn__len(y->in[1]->shape) / y->in[1]->shape.c;
-}
+static ptrdiff_t cnn__n_labels(const cnn_tensor *y) { return cnn__len(y->in[1]->shape) / y->in[1]->shape.c; }
 static double cnn__labels_weigh(const cnn_tensor *y)
 {
     const cnn__target target = cnn__target_of(y);
     double            sum = 0;
-    if (target.soft) return (double)cnn__label_count(y);
+    if (target.soft) return (double)cnn__n_labels(y);
     for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += (double)cnn__label_weight(&target, i);
     return sum;
 }
@@ -5708,67 +5574,104 @@ CNN_API bool cnn_check_labels(cnn_tensor *y)
     }
     return true;
 }
-static double cnn__label_term(const cnn_tensor *y, ptrdiff_t i)
+static double cnn__each_term(const cnn_tensor *y, ptrdiff_t i) { return ((const double *)cnn_scratch(y))[i]; }
+/* The cross-entropy of each pixel, sum_k q_k (log sum e^x - x_k), goes into scratch. Saved, for each pixel:
+   max and the log sum above. */
+static void cnn__cross_entropy_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
-    return ((const double *)cnn_scratch(y))[i];
-}
-static void cnn__cross_entropy_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn_tensor *x = y->in[0];
+    const cnn_tensor *y = ((const cnn__pass *)of)->y;
     const cnn__target target = cnn__target_of(y);
-    if (!cnn_check_labels(y)) return;
-    cnn__cross_entropy(&y->graph->cpu, cnn_scratch(y), mode == CNN_TRAIN ? y->saved : NULL, x->data, &target,
-                       x->shape.n, x->shape.c, cnn__plane(x->shape));
-    cnn__reduce_terms(y, cnn__label_term, cnn__label_count(y), cnn__labels_weigh(y));
-}
-static void cnn__cross_entropy_backward(cnn_tensor *y)
-{
-    const cnn_tensor *x = y->in[0];
-    const cnn__target target = cnn__target_of(y);
-    float             one;
-    ptrdiff_t         step;
-    const float      *g = cnn__term_grads(y, cnn__labels_weigh(y), &one, &step);
-    if (x->grad)
-        cnn__cross_entropy_back(&y->graph->cpu, x->grad, g, step, y->saved, x->data, &target, x->shape.n,
-                                x->shape.c, cnn__plane(x->shape));
-    const ptrdiff_t plane = cnn__plane(x->shape), c = x->shape.c;
-    float          *dp = target.soft ? y->in[1]->grad : NULL;
-    for (ptrdiff_t i = 0; dp && i < cnn__len(x->shape); i++) {
-        const ptrdiff_t row = i / plane / c * plane + i % plane;
-        const float    *s = (const float *)y->saved + 2 * row;
-        const float     v = target.weight ? target.weight[i / plane % c] : 1;
-        dp[i] -= g[row * step] * v * (1 - target.e) * ((x->data[i] - s[0]) - s[1]);
+    const float      *x = y->in[0]->data;
+    float            *saved = y->saved;
+    double           *each = cnn_scratch(y);
+    const int         c = y->in[0]->shape.c;
+    const ptrdiff_t   plane = cnn__plane(y->in[0]->shape);
+    for (ptrdiff_t i = from; i < to; i++) {
+        const float *at = x + i / plane * c * plane + i % plane;
+        float        most;
+        const double rest = log(cnn__exp_sum(&most, NULL, at, c, plane));
+        const double e = (double)target.e;
+        double       spread = 0;
+        if (saved) saved[2 * i] = most, saved[2 * i + 1] = (float)rest;
+        each[i] = 0;
+        for (int k = 0; k < c && target.soft; k++) {
+            const double v = target.weight ? (double)target.weight[k] : 1;
+            const double p = v * ((1 - e) * (double)target.label[at - x + k * plane] + e / c);
+            if (p != 0) each[i] += p * (rest + (double)(most - at[k * plane]));
+        }
+        if (target.soft || cnn__ignored(&target, i)) continue;
+        for (int k = 0; k < c && e > 0; k++)
+            spread += (target.weight ? (double)target.weight[k] : 1.0)
+                      * (rest + (double)(most - at[k * plane])) / c;
+        each[i] = (1 - e) * (double)cnn__label_weight(&target, i)
+                * (rest + (double)(most - at[(ptrdiff_t)target.label[i] * plane])) + e * spread;
     }
 }
-static size_t cnn__cross_entropy_saved(const cnn_tensor *y)
+static void cnn__softmax_cross_entropy_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
-    return (size_t)cnn__label_count(y) * 2 * sizeof(float);
+    if (!cnn_check_labels(y)) return;
+    cnn__share_pass(y, NULL, 8.0 * cnn__len(y->in[0]->shape), cnn__n_labels(y), cnn__cross_entropy_job);
+    cnn__reduce_terms(y, cnn__each_term, cnn__n_labels(y), cnn__labels_weigh(y));
 }
-static size_t cnn__cross_entropy_scratch(const cnn_tensor *y)
+/* dx_k += g (softmax(x)_k sum_j q_j - q_k), and dp of soft labels. */
+static void cnn__cross_entropy_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
-    return (size_t)cnn__label_count(y) * sizeof(double);
+    const cnn__pass  *pass = of;
+    const cnn_tensor *y = pass->y;
+    const cnn__target target = cnn__target_of(y);
+    const float      *x = y->in[0]->data, *saved = y->saved;
+    float            *dx = pass->dx, *dp = target.soft ? y->in[1]->grad : NULL;
+    const int         c = y->in[0]->shape.c;
+    const ptrdiff_t   plane = cnn__plane(y->in[0]->shape);
+    for (ptrdiff_t i = from; i < to; i++) {
+        const ptrdiff_t at = i / plane * c * plane + i % plane;
+        if (cnn__ignored(&target, i)) continue;
+        const float  own = target.soft ? 0 : (1 - target.e) * cnn__label_weight(&target, i);
+        const float  g = pass->g[i * pass->step], *p = target.label + (target.soft ? at : i);
+        float        all = 1;
+        if (target.soft || target.weight) all = own;
+        for (int k = 0; target.soft && k < c; k++)
+            all += (1 - target.e) * p[k * plane] * (target.weight ? target.weight[k] : 1.0f);
+        for (int k = 0; (target.soft || target.weight) && k < c; k++)
+            all += target.e / (float)c * (target.weight ? target.weight[k] : 1.0f);
+        for (int k = 0; k < c; k++) {
+            const float v = target.weight ? target.weight[k] : 1.0f, off = x[at + k * plane] - saved[2 * i];
+            const float q = target.e / (float)c * v + (target.soft ? (1 - target.e) * p[k * plane] * v
+                                                   : k == (int)*p ? own : 0.0f);
+            if (dx) dx[at + k * plane] += g * (cnn__exp(off - saved[2 * i + 1]) * all - q);
+            if (dp) dp[at + k * plane] -= g * v * (1 - target.e) * (off - saved[2 * i + 1]);
+        }
+    }
 }
-static const cnn_field cnn__cross_entropy_fields[] = {
+static void cnn__softmax_cross_entropy_backward(cnn_tensor *y)
+{
+    cnn_tensor *x = y->in[0];
+    cnn__pass   pass = { .y = y, .dx = x->grad };
+    float       one;
+    pass.g = cnn__term_grads(y, cnn__labels_weigh(y), &one, &pass.step);
+    cnn__share_out(&y->graph->cpu, 8 * CNN__SIMPLE * cnn__len(x->shape), cnn__n_labels(y),
+                   cnn__cross_entropy_back_job, &pass);
+}
+static size_t cnn__label_saved(const cnn_tensor *y) { return (size_t)cnn__n_labels(y) * 2 * sizeof(float); }
+static size_t cnn__label_scratch(const cnn_tensor *y) { return (size_t)cnn__n_labels(y) * sizeof(double); }
+static const cnn_field cnn__softmax_cross_entropy_fields[] = {
     CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing, .range = "[0,1)"),
     CNN__IGNORES(cnn_softmax_cross_entropy_args),
     CNN__REDUCTION(cnn_softmax_cross_entropy_args), { 0 } };
-CNN__ROOM cnn_op_softmax_cross_entropy = {
-    .name = "softmax_cross_entropy", .shape = cnn__labelled_shape, .forward = cnn__cross_entropy_forward,
-    .backward = cnn__cross_entropy_backward, .scratch = cnn__cross_entropy_scratch,
-    .saved = cnn__cross_entropy_saved, .flags = CNN_READS_X | CNN_LOSS,
-    .args_size = sizeof(cnn_softmax_cross_entropy_args), .fields = cnn__cross_entropy_fields,
-    .expects = "logits: leave that out", .weight = cnn__labels_weigh };
-
-CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args a)
-{
-    cnn_tensor *in[3] = { a.logits, a.labels, a.class_weights };
-    return cnn_layer(&cnn_op_softmax_cross_entropy, in, in[2] ? 3 : 2, &a, a.at, a.name);
-}
+#define CNN__LABELLED_LOSS(op_name, input, ...)                                                              \
+    CNN__ROW(op_name, cnn__labelled_shape, op_name, .scratch = cnn__label_scratch,                           \
+             .flags = CNN_READS_X | CNN_LOSS, .weight = cnn__labels_weigh, __VA_ARGS__)                      \
+    CNN_API cnn_tensor *cnn_##op_name##_(cnn_##op_name##_args a)                                             \
+    {                                                                                                        \
+        cnn_tensor *in[3] = { a.input, a.labels, a.class_weights };                                          \
+        return cnn_layer(&cnn_op_##op_name, in, in[2] ? 3 : 2, &a, a.at, a.name);                            \
+    }
+CNN__LABELLED_LOSS(softmax_cross_entropy, logits, .saved = cnn__label_saved,
+                   .expects = "logits: leave that out")
 
 /* ---- nll: negative log-likelihood -------------------------------------------------------------------------
  *   J = - 1/M sum of v_label x_label,   dx_label = - dJ v_label / M
- *   x: log-probabilities, as from log_softmax;   v, M, ignored labels: as for softmax_cross_entropy
- * ------------------------------------------------------------------------------------------------------- */
+ *   x: log-probabilities, as from log_softmax;   v, M, ignored labels: as for softmax_cross_entropy */
 /* Where the element of x that label i names is. */
 static ptrdiff_t cnn__at_label(const cnn_tensor *y, ptrdiff_t i)
 {
@@ -5781,10 +5684,10 @@ static void cnn__nll_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
     const cnn__target target = cnn__target_of(y);
     double           *each = cnn_scratch(y);
     if (!cnn_check_labels(y)) return;
-    for (ptrdiff_t i = 0; i < cnn__label_count(y); i++)
+    for (ptrdiff_t i = 0; i < cnn__n_labels(y); i++)
         each[i] = cnn__ignored(&target, i) ? 0
                 : -(double)cnn__label_weight(&target, i) * (double)y->in[0]->data[cnn__at_label(y, i)];
-    cnn__reduce_terms(y, cnn__label_term, cnn__label_count(y), cnn__labels_weigh(y));
+    cnn__reduce_terms(y, cnn__each_term, cnn__n_labels(y), cnn__labels_weigh(y));
 }
 static void cnn__nll_backward(cnn_tensor *y)
 {
@@ -5792,22 +5695,12 @@ static void cnn__nll_backward(cnn_tensor *y)
     float            *dx = y->in[0]->grad, one;
     ptrdiff_t         step;
     const float      *g = cnn__term_grads(y, cnn__labels_weigh(y), &one, &step);
-    for (ptrdiff_t i = 0; dx && i < cnn__label_count(y); i++)
+    for (ptrdiff_t i = 0; dx && i < cnn__n_labels(y); i++)
         if (!cnn__ignored(&target, i)) dx[cnn__at_label(y, i)] -= g[i * step] * cnn__label_weight(&target, i);
 }
 static const cnn_field cnn__nll_fields[] = {
     CNN__IGNORES(cnn_nll_args), CNN__REDUCTION(cnn_nll_args), { 0 } };
-CNN__ROOM cnn_op_nll = {
-    .name = "nll", .shape = cnn__labelled_shape, .forward = cnn__nll_forward, .backward = cnn__nll_backward,
-    .scratch = cnn__cross_entropy_scratch, .flags = CNN_READS_X | CNN_LOSS,
-    .args_size = sizeof(cnn_nll_args), .fields = cnn__nll_fields,
-    .expects = "log-probabilities: use cnn_log_softmax", .weight = cnn__labels_weigh };
-
-CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
-{
-    cnn_tensor *in[3] = { a.log_probabilities, a.labels, a.class_weights };
-    return cnn_layer(&cnn_op_nll, in, in[2] ? 3 : 2, &a, a.at, a.name);
-}
+CNN__LABELLED_LOSS(nll, log_probabilities, .expects = "log-probabilities: use cnn_log_softmax")
 
 /* ---- l1, huber, bce_with_logits, sigmoid_focal -----------------------------------------------------------
  *   J = 1/K sum of f over all K elements,   d = x - t
@@ -5822,8 +5715,7 @@ CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
  *   sigmoid_focal:    f = a c m^gamma,   a = alpha t + (1-alpha) (1-t), or 1,   c = (1-t) x + L,
  *                     m = s (1-t) + (1-s) t:  1 - the probability of the truth          (Lin et al. 2017)
  *                     df/dx = a ((s-t) m^gamma + c gamma m^(gamma-1) (1-2t) s (1-s)),
- *                     df/dt = a (-x m^gamma + c gamma m^(gamma-1) (1-2s)) + (2 alpha - 1) c m^gamma
- * ------------------------------------------------------------------------------------------------------- */
+ *                     df/dt = a (-x m^gamma + c gamma m^(gamma-1) (1-2s)) + (2 alpha - 1) c m^gamma */
 typedef struct { float x, t; } cnn__slope;                                         /* df/dx, df/dt */
 typedef cnn__slope cnn__slopes(const cnn_tensor *y, ptrdiff_t i);
 
@@ -5928,26 +5820,24 @@ static cnn__slope cnn__focal_slope(const cnn_tensor *y, ptrdiff_t i)
 static const cnn_field cnn__huber_fields[] = {
     CNN_FIELD('f', cnn_huber_args, delta, .preset = 1, .range = "[0,inf]", .nth = 3),
     CNN_FIELD('i', cnn_huber_args, smooth_l1), CNN__REDUCTION(cnn_huber_args), { 0 } };
-static const cnn_field cnn__bce_fields[] = { CNN__REDUCTION(cnn_bce_with_logits_args), { 0 } };
-static const cnn_field cnn__focal_fields[] = {
+static const cnn_field cnn__bce_with_logits_fields[] = { CNN__REDUCTION(cnn_bce_with_logits_args), { 0 } };
+static const cnn_field cnn__sigmoid_focal_fields[] = {
     CNN_FIELD('f', cnn_sigmoid_focal_args, alpha, .preset = 0.25, .range = "(-inf,1]", .nth = 3),
     CNN_FIELD('f', cnn_sigmoid_focal_args, gamma, .preset = 2, .range = "[0,inf)", .nth = 4),
     CNN__REDUCTION(cnn_sigmoid_focal_args), { 0 } };
-#define CNN__PAIR_LOSS(op_name, shape_rule, rule, args, options, expected)                                   \
+#define CNN__PAIR_LOSS(op_name, shape_rule, rule, options, expected)                                         \
     static void cnn__##op_name##_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)                           \
     {                                                                                                        \
         const int n = cnn__len(y->in[0]->shape);                                                             \
         cnn__reduce_terms(y, cnn__##rule##_term, n, n);                                                      \
     }                                                                                                        \
     static void cnn__##op_name##_backward(cnn_tensor *y) { cnn__add_slopes(y, cnn__##rule##_slope); }        \
-    CNN__ROOM cnn_op_##op_name = {                                                                           \
-        .name = #op_name, .shape = cnn__##shape_rule##_shape, .forward = cnn__##op_name##_forward,           \
-        .backward = cnn__##op_name##_backward, .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(args),   \
-        .fields = cnn__##options##_fields, .expects = expected };
-CNN__PAIR_LOSS(l1,              mse,   huber, cnn_distance_args,        distance, NULL)
-CNN__PAIR_LOSS(huber,           huber, huber, cnn_huber_args,           huber,    NULL)
-CNN__PAIR_LOSS(bce_with_logits, bce,   bce,   cnn_bce_with_logits_args, bce,      "logits: leave that out")
-CNN__PAIR_LOSS(sigmoid_focal,   mse,   focal, cnn_sigmoid_focal_args,   focal,    "logits: leave that out")
+    CNN__ROW(op_name, cnn__##shape_rule##_shape, options, .flags = CNN_READS_X | CNN_LOSS,                   \
+             .expects = expected)
+CNN__PAIR_LOSS(l1,              mse,   huber, distance,        NULL)
+CNN__PAIR_LOSS(huber,           huber, huber, huber,           NULL)
+CNN__PAIR_LOSS(bce_with_logits, bce,   bce,   bce_with_logits, "logits: leave that out")
+CNN__PAIR_LOSS(sigmoid_focal,   mse,   focal, sigmoid_focal,   "logits: leave that out")
 
 CNN__PAIR(l1,            cnn_distance_args,      y,      target)
 CNN__PAIR(huber,         cnn_huber_args,         y,      target)
@@ -5971,8 +5861,7 @@ CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args a)
  *   f = 1 - (2 I + s) / (S + s),   I = sum p t,   S = sum p + sum t  over the pixels of each channel (n,c),
  *   df/dp = - (2 t - (2 I + s) / (S + s)) / (S + s),   df/dt likewise with 2 p
  *   s = smooth; J = the mean of f. Labels are t = [label = c]; an ignored pixel counts neither in I nor in S.
- *   (Milletari et al. 2016, with S of p and t instead of their squares; MONAI's DiceLoss)
- * -------------------------------------------------------------------------------------------------------- */
+ *   (Milletari et al. 2016, with S of p and t instead of their squares; MONAI's DiceLoss) */
 static bool cnn__dice_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 2, 2)) return false;
@@ -6037,9 +5926,7 @@ static void cnn__dice_backward(cnn_tensor *y)
 static const cnn_field cnn__dice_fields[] = {
     CNN_FIELD('f', cnn_dice_args, smooth, .preset = 1e-5, .range = "[0,inf)", .nth = 3),
     CNN__IGNORES(cnn_dice_args), CNN__REDUCTION(cnn_dice_args), { 0 } };
-CNN__ROOM cnn_op_dice = {
-    .name = "dice", .shape = cnn__dice_shape, .forward = cnn__dice_forward, .backward = cnn__dice_backward,
-    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_dice_args), .fields = cnn__dice_fields };
+CNN__ROW(dice, cnn__dice_shape, dice, .flags = CNN_READS_X | CNN_LOSS)
 
 CNN__PAIR(dice, cnn_dice_args, y, target)
 
@@ -6061,15 +5948,14 @@ CNN_API const cnn_op *const *cnn_ops(int *count)
    other. Sums are made in double.
    ======================================================================================================== */
 
+#define CNN__UNLESS_PLAIN(...) if (cpu->isa != CNN_ISA_PLAIN) { cnn__fast_##__VA_ARGS__; return; }
+
 /* ---- Linear ---- */
 
 static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda, bool ta,
                       const float *b, int ldb, bool tb, int m, int n, int k, void *scratch)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_gemm(cpu, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k, scratch);
-        return;
-    }
+    CNN__UNLESS_PLAIN(gemm(cpu, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k, scratch));
     for (ptrdiff_t i = 0; i < m; i++)
         for (ptrdiff_t j = 0; j < n; j++) {
             double sum = 0;
@@ -6095,12 +5981,8 @@ static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *conv, float 
                               const float *w, const float *b, const float *packed, void *scratch,
                               const cnn__tail *tail)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_conv_forward(cpu, conv, y, x, w, b, packed, scratch, tail);
-        return;
-    }
-    /* channels of one group */
-    const int in = conv->ic / conv->groups, out = conv->oc / conv->groups;
+    CNN__UNLESS_PLAIN(conv_forward(cpu, conv, y, x, w, b, packed, scratch, tail));
+    const int in = conv->ic / conv->groups, out = conv->oc / conv->groups;       /* channels of one group */
     for (int n = 0; n < conv->n; n++)
     for (int o = 0; o < conv->oc; o++)
     for (int oy = 0; oy < conv->oh; oy++)
@@ -6109,8 +5991,8 @@ static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *conv, float 
         for (int c = 0; c < in; c++)
         for (int i = 0; i < conv->kh; i++)
         for (int j = 0; j < conv->kw; j++) {
-            const int iy = oy * conv->sh - conv->ph + i * conv->dh, ix = ox * conv->sw - conv->pw + j
-                           * conv->dw;
+            const int iy = oy * conv->sh - conv->ph + i * conv->dh;
+            const int ix = ox * conv->sw - conv->pw + j * conv->dw;
             if (iy < 0 || iy >= conv->h || ix < 0 || ix >= conv->w) continue;
             sum += (double)w[cnn__at(o, c, i, j, in, conv->kh, conv->kw)]
                  * (double)x[cnn__at(n, o / out * in + c, iy, ix, conv->ic, conv->h, conv->w)];
@@ -6122,10 +6004,7 @@ static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *conv, float 
 static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *conv, float *dx, const float *dy,
                                     const float *w, bool clear, void *scratch)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_conv_backward_data(cpu, conv, dx, dy, w, clear, scratch);
-        return;
-    }
+    CNN__UNLESS_PLAIN(conv_backward_data(cpu, conv, dx, dy, w, clear, scratch));
     const int in = conv->ic / conv->groups, out = conv->oc / conv->groups;
     for (int n = 0; n < conv->n; n++)
     for (int c = 0; c < conv->ic; c++)
@@ -6136,8 +6015,7 @@ static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *conv, 
         for (int o = group * out; o < (group + 1) * out; o++)
         for (int i = 0; i < conv->kh; i++)
         for (int j = 0; j < conv->kw; j++) {
-            /* (oy SH, ox SW) */
-            const int y = iy + conv->ph - i * conv->dh, x = ix + conv->pw - j * conv->dw;
+            const int y = iy + conv->ph - i * conv->dh, x = ix + conv->pw - j * conv->dw;  /* oy SH, ox SW */
             if (y < 0 || y % conv->sh || y / conv->sh >= conv->oh) continue;
             if (x < 0 || x % conv->sw || x / conv->sw >= conv->ow) continue;
             sum += (double)w[cnn__at(o, c % in, i, j, in, conv->kh, conv->kw)]
@@ -6174,10 +6052,7 @@ static float cnn__tap_gradient(const cnn__conv *conv, const float *x, const floa
 static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *conv, float *dw, float *db,
                                        const float *x, const float *dy, void *scratch)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_conv_backward_weights(cpu, conv, dw, db, x, dy, scratch);
-        return;
-    }
+    CNN__UNLESS_PLAIN(conv_backward_weights(cpu, conv, dw, db, x, dy, scratch));
     const int in = conv->ic / conv->groups;
     for (int o = 0; o < conv->oc; o++)
     for (int c = 0; c < in; c++)
@@ -6220,10 +6095,7 @@ static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, 
 
 static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *y, int *at, const float *x)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_max_pool(cpu, pool, y, at, x);
-        return;
-    }
+    CNN__UNLESS_PLAIN(max_pool(cpu, pool, y, at, x));
     for (int plane = 0; plane < pool->planes; plane++, x += (ptrdiff_t)pool->h * pool->w)
     for (int oy = 0; oy < pool->oh; oy++)
     for (int ox = 0; ox < pool->ow; ox++) {
@@ -6237,24 +6109,6 @@ static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *y, 
         *y++ = x[best];
         if (at) *at++ = best;
     }
-}
-
-typedef struct { const cnn__pool *pool; float *dx; const float *dy; const int *at; bool clear; } cnn__chosen;
-static void cnn__max_pool_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
-{
-    const cnn__chosen *q = of;
-    const ptrdiff_t in = (ptrdiff_t)q->pool->h * q->pool->w, out = (ptrdiff_t)q->pool->oh * q->pool->ow;
-    for (; from < to; from++) {
-        float *dx = q->dx + from * in;
-        if (q->clear) memset(dx, 0, (size_t)in * sizeof *dx);  /* now, so that it is in the L1 cache below */
-        for (ptrdiff_t i = from * out; i < (from + 1) * out; i++) dx[q->at[i]] += q->dy[i];
-    }
-}
-static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float *dx, const float *dy,
-                               const int *at, bool clear)
-{
-    cnn__share_out(cpu, CNN__SIMPLE * pool->planes * pool->oh * pool->ow, pool->planes,
-                   cnn__max_pool_back_job, &(cnn__chosen){ pool, dx, dy, at, clear });
 }
 
 /* An average is divided by the part of its window inside the plane or, with count_pad, inside the padded
@@ -6274,13 +6128,9 @@ static void cnn__pool_shares(const cnn__pool *pool, float *share)
 }
 
 static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *restrict y,
-                          const float *restrict x,
-                          const float *share)
+                          const float *restrict x, const float *share)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_avg_pool(cpu, pool, y, x, share);
-        return;
-    }
+    CNN__UNLESS_PLAIN(avg_pool(cpu, pool, y, x, share));
     for (int plane = 0; plane < pool->planes; plane++, x += (ptrdiff_t)pool->h * pool->w)
     for (int oy = 0; oy < pool->oh; oy++)
     for (int ox = 0; ox < pool->ow; ox++) {
@@ -6297,10 +6147,7 @@ static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *res
 static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float *restrict dx,
                                const float *restrict dy, const float *share, bool clear)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_avg_pool_back(cpu, pool, dx, dy, share, clear);
-        return;
-    }
+    CNN__UNLESS_PLAIN(avg_pool_back(cpu, pool, dx, dy, share, clear));
     const size_t plane_bytes = (size_t)pool->h * (size_t)pool->w * sizeof *dx;
     for (int plane = 0; plane < pool->planes; plane++, dx += (ptrdiff_t)pool->h * pool->w) {
         if (clear) memset(dx, 0, plane_bytes);
@@ -6321,10 +6168,7 @@ static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float
 static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *rest, float *variance,
                                  const float *x, int n, int c, ptrdiff_t plane)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_channel_moments(cpu, mean, rest, variance, x, n, c, plane);
-        return;
-    }
+    CNN__UNLESS_PLAIN(channel_moments(cpu, mean, rest, variance, x, n, c, plane));
     const double count = (double)n * (double)plane;
     for (int ch = 0; ch < c; ch++) {
         double sum = 0, squares = 0;
@@ -6344,10 +6188,7 @@ static void cnn__normalize(const cnn__cpu *cpu, float *y, const float *x, const 
                            const float *rest, const float *rstd, const float *w, const float *b, int n, int c,
                            ptrdiff_t plane, const cnn__tail *tail)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_normalize(cpu, y, x, mean, rest, rstd, w, b, n, c, plane, tail);
-        return;
-    }
+    CNN__UNLESS_PLAIN(normalize(cpu, y, x, mean, rest, rstd, w, b, n, c, plane, tail));
     for (int s = 0; s < n; s++)
     for (int ch = 0; ch < c; ch++)
     for (ptrdiff_t i = 0; i < plane; i++) {
@@ -6361,10 +6202,7 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
                                 const float *x, const float *mean, const float *rest, const float *rstd,
                                 const float *w, int n, int c, ptrdiff_t plane)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_normalize_back(cpu, dx, dw, db, dy, x, mean, rest, rstd, w, n, c, plane);
-        return;
-    }
+    CNN__UNLESS_PLAIN(normalize_back(cpu, dx, dw, db, dy, x, mean, rest, rstd, w, n, c, plane));
     const double count = (double)n * (double)plane;
     for (int ch = 0; ch < c; ch++) {
         const double m = (double)mean[ch] + (rest ? (double)rest[ch] : 0), r = (double)rstd[ch];
@@ -6390,10 +6228,7 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
 static void cnn__map(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, const float *a,
                      const float *b, const float *k, ptrdiff_t n)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_map(cpu, f, y, x, a, b, k, n);
-        return;
-    }
+    CNN__UNLESS_PLAIN(map(cpu, f, y, x, a, b, k, n));
     for (ptrdiff_t i = 0; i < n; i++) {
         y[i] = x[i];
         if (f) f(y + i, a ? a + i : NULL, b ? b + i : NULL, k, 1);
@@ -6403,10 +6238,7 @@ static void cnn__map(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x,
 static void cnn__map_back(const cnn__cpu *cpu, cnn_each *f, float *dx, const float *dy, const float *a,
                           const float *k, ptrdiff_t n)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_map_back(cpu, f, dx, dy, a, k, n);
-        return;
-    }
+    CNN__UNLESS_PLAIN(map_back(cpu, f, dx, dy, a, k, n));
     for (ptrdiff_t i = 0; i < n; i++) {
         float v = dy[i];
         if (f) f(&v, a ? a + i : NULL, NULL, k, 1);
@@ -6417,10 +6249,7 @@ static void cnn__map_back(const cnn__cpu *cpu, cnn_each *f, float *dx, const flo
 static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
                          uint64_t stream, ptrdiff_t n)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_dropout(cpu, to, from, add, p, key, stream, n);
-        return;
-    }
+    CNN__UNLESS_PLAIN(dropout(cpu, to, from, add, p, key, stream, n));
     for (ptrdiff_t i = 0; i < n; i++) {
         const bool  keep = cnn__uniform(cnn__random_bits(key, stream, (uint64_t)i)) >= p;
         const float value = keep ? from[i] * (1 / (1 - p)) : 0.0f;
@@ -6438,10 +6267,7 @@ static ptrdiff_t cnn__stretched(cnn_shape s, int n, int c, int h, int w)
 static void cnn__broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
                            const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_broadcast(cpu, f, y, dy, a, b, ys, as, bs, tail);
-        return;
-    }
+    CNN__UNLESS_PLAIN(broadcast(cpu, f, y, dy, a, b, ys, as, bs, tail));
     for (int n = 0; n < ys.n; n++)
     for (int c = 0; c < ys.c; c++)
     for (int h = 0; h < ys.h; h++)
@@ -6456,10 +6282,7 @@ static void cnn__broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const flo
 
 static void cnn__fold(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys, cnn_shape xs)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_fold(cpu, f, y, x, ys, xs);
-        return;
-    }
+    CNN__UNLESS_PLAIN(fold(cpu, f, y, x, ys, xs));
     for (int n = 0; n < xs.n; n++)
     for (int c = 0; c < xs.c; c++)
     for (int h = 0; h < xs.h; h++)
@@ -6476,10 +6299,7 @@ static void cnn__fold(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x
 static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
                              cnn_shape as, cnn_shape bs, float p)
 {
-    if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_add_product(cpu, y, a, b, ys, as, bs, p);
-        return;
-    }
+    CNN__UNLESS_PLAIN(add_product(cpu, y, a, b, ys, as, bs, p));
     if (!b) bs = (cnn_shape){ 1, 1, 1, 1 };
     const int ns = ys.n > 1 ? 1 : as.n > bs.n ? as.n : bs.n, cs = ys.c > 1 ? 1 : as.c > bs.c ? as.c : bs.c;
     const int hs = ys.h > 1 ? 1 : as.h > bs.h ? as.h : bs.h, ws = ys.w > 1 ? 1 : as.w > bs.w ? as.w : bs.w;
@@ -6496,147 +6316,6 @@ static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, cons
                  * (b ? (double)b[cnn__stretched(bs, i, j, k, l)] : 1);
         *y++ += (float)((double)p * sum);
     }
-}
-
-/* ---- Softmax over the C classes of each of P pixels: x (C,P) ---- */
-
-/* e^(x - most) cannot overflow, and the largest term is 1: log sum e^x = most + log(sum of them). They are
-   kept in e unless it is NULL; e may be x. */
-static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff_t plane)
-{
-    float  m = x[0];
-    double sum = 0;
-    for (int i = 1; i < c; i++) m = x[i * plane] > m ? x[i * plane] : m;
-    for (int i = 0; i < c; i++) {
-        const float t = cnn__exp(x[i * plane] - m);
-        if (e) e[i * plane] = t;
-        sum += (double)t;
-    }
-    *most = m;
-    return sum;
-}
-
-/* Softmax and cross-entropy: a unit is a pixel, and all its channels. */
-typedef struct {
-    int c;
-    ptrdiff_t plane, step;
-    float *y, *dx, *keeps;                         /* keeps: saved, where it is written */
-    double *each;
-    const float *x, *dy, *g, *saved;
-    const cnn__target *target;
-} cnn__pixels;
-static void cnn__share_pixels(const cnn__cpu *cpu, int n, cnn__job *job, const cnn__pixels *q)
-{
-    cnn__share_out(cpu, 8 * CNN__SIMPLE * n * (double)q->plane * q->c, n * q->plane, job, q);
-}
-
-static void cnn__softmax_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
-{
-    const cnn__pixels *q = of;
-    for (ptrdiff_t i = from; i < to; i++) {
-        const ptrdiff_t at = i / q->plane * q->c * q->plane + i % q->plane;
-        float           most;
-        const float     share = (float)(1 / cnn__exp_sum(&most, q->y + at, q->x + at, q->c, q->plane));
-        for (int k = 0; k < q->c; k++) q->y[at + k * q->plane] *= share;
-    }
-}
-static void cnn__softmax(const cnn__cpu *cpu, float *y, const float *x, int n, int c, ptrdiff_t plane)
-{
-    cnn__share_pixels(cpu, n, cnn__softmax_job, &(cnn__pixels){ .c = c, .plane = plane, .y = y, .x = x });
-}
-
-static void cnn__softmax_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
-{
-    const cnn__pixels *q = of;
-    const float       *y = q->x, *dy = q->dy;
-    for (ptrdiff_t i = from; i < to; i++) {
-        const ptrdiff_t first = i / q->plane * q->c * q->plane + i % q->plane, end = first + q->c * q->plane;
-        double          dot = 0;
-        for (ptrdiff_t at = first; at < end; at += q->plane) dot += (double)dy[at] * (double)y[at];
-        for (ptrdiff_t at = first; at < end; at += q->plane) q->dx[at] += y[at] * (dy[at] - (float)dot);
-    }
-}
-static void cnn__softmax_back(const cnn__cpu *cpu, float *dx, const float *dy, const float *y, int n, int c,
-                              ptrdiff_t plane)
-{
-    cnn__share_pixels(cpu, n, cnn__softmax_back_job,
-                      &(cnn__pixels){ .c = c, .plane = plane, .dx = dx, .dy = dy, .x = y });
-}
-
-/* The cross-entropy of each pixel, sum_k q_k (log sum e^x - x_k); saved: for each pixel, most and log sum of
-   the above. */
-static void cnn__cross_entropy_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
-{
-    const cnn__pixels *q = of;
-    const cnn__target *target = q->target;
-    const float       *x = q->x;
-    const int          c = q->c;
-    const ptrdiff_t    plane = q->plane;
-    for (ptrdiff_t i = from; i < to; i++) {
-        const float *at = x + i / plane * c * plane + i % plane;
-        float        most;
-        const double rest = log(cnn__exp_sum(&most, NULL, at, c, plane));
-        const double e = (double)target->e;
-        double       spread = 0;
-        if (q->keeps) q->keeps[2 * i] = most, q->keeps[2 * i + 1] = (float)rest;
-        q->each[i] = 0;
-        for (int k = 0; k < c && target->soft; k++) {
-            const double v = target->weight ? (double)target->weight[k] : 1;
-            const double p = v * ((1 - e) * (double)target->label[at - x + k * plane] + e / c);
-            if (p != 0) q->each[i] += p * (rest + (double)(most - at[k * plane]));
-        }
-        if (target->soft || cnn__ignored(target, i)) continue;
-        for (int k = 0; k < c && e > 0; k++)
-            spread += (target->weight ? (double)target->weight[k] : 1.0)
-                      * (rest + (double)(most - at[k * plane])) / c;
-        q->each[i] = (1 - e) * (double)cnn__label_weight(target, i)
-                         * (rest + (double)(most - at[(ptrdiff_t)target->label[i] * plane]))
-                     + e * spread;
-    }
-}
-static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, const float *x,
-                               const cnn__target *target, int n, int c, ptrdiff_t plane)
-{
-    cnn__share_pixels(cpu, n, cnn__cross_entropy_job,
-                      &(cnn__pixels){ .c = c, .plane = plane, .each = each, .keeps = saved, .x = x,
-                                      .target = target });
-}
-
-/* dx_k += g (softmax(x)_k sum_j q_j - q_k), where g of pixel i is at [i * step] */
-static void cnn__cross_entropy_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
-{
-    const cnn__pixels *pixels = of;
-    const cnn__target *target = pixels->target;
-    const float       *x = pixels->x, *saved = pixels->saved;
-    const int          c = pixels->c;
-    const ptrdiff_t    plane = pixels->plane;
-    for (ptrdiff_t i = from; i < to; i++) {
-        const ptrdiff_t at = i / plane * c * plane + i % plane;
-        if (cnn__ignored(target, i)) continue;
-        const float  own = target->soft ? 0 : (1 - target->e) * cnn__label_weight(target, i);
-        const float *p = target->label + (target->soft ? at : i);
-        float        all = 1;
-        if (target->soft || target->weight) all = own;
-        for (int k = 0; target->soft && k < c; k++)
-            all += (1 - target->e) * p[k * plane] * (target->weight ? target->weight[k] : 1.0f);
-        for (int k = 0; (target->soft || target->weight) && k < c; k++)
-            all += target->e / (float)c * (target->weight ? target->weight[k] : 1.0f);
-        for (int k = 0; k < c; k++) {
-            const float v = target->weight ? target->weight[k] : 1.0f;
-            const float q = target->e / (float)c * v + (target->soft ? (1 - target->e) * p[k * plane] * v
-                                                   : k == (int)*p ? own : 0.0f);
-            pixels->dx[at + k * plane] += pixels->g[i * pixels->step]
-                * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) * all - q);
-        }
-    }
-}
-static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, const float *g, ptrdiff_t step,
-                                    const float *saved, const float *x, const cnn__target *target, int n,
-                                    int c, ptrdiff_t plane)
-{
-    cnn__share_pixels(cpu, n, cnn__cross_entropy_back_job,
-                      &(cnn__pixels){ .c = c, .plane = plane, .dx = dx, .g = g, .step = step,
-                                      .saved = saved, .x = x, .target = target });
 }
 
 /* ===========================================================================================================
@@ -6673,34 +6352,30 @@ static void cnn__adam_run(float *restrict w, const float *restrict dw, float *co
     cnn__roots(root, v);
     for (int i = 0; i < CNN__RUN_OF; i++) w[i] = r.keep * w[i] - r.lr * (m[i] / (root[i] * r.scale + r.eps));
 }
-static cnn__rates cnn__adam_rates(const cnn_step_args *a, long step)
+static cnn__rates cnn__adam_rates(const cnn_step_args *a, long step, bool decoupled)
 {
     const double t = (double)step + 1;
     return (cnn__rates){ .lr = (float)((double)a->lr / (1 - pow((double)a->beta1, t))),
                          .scale = (float)(1 / sqrt(1 - pow((double)a->beta2, t))),
-                         .beta1 = a->beta1, .beta2 = a->beta2, .eps = a->eps, .keep = 1 };
+                         .beta1 = a->beta1, .beta2 = a->beta2, .eps = a->eps,
+                         .decay = decoupled ? 0 : a->weight_decay,
+                         .keep = decoupled ? 1 - a->lr * a->weight_decay : 1 };
 }
 static void cnn__adam_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
                              long step)
 {
-    cnn__rates r = cnn__adam_rates(a, step);
-    r.decay = a->weight_decay;
-    cnn__in_runs(cnn__adam_run, w, dw, slot, n, r);
+    cnn__in_runs(cnn__adam_run, w, dw, slot, n, cnn__adam_rates(a, step, false));
 }
 static void cnn__adamw_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
                               long step)
 {
-    cnn__rates r = cnn__adam_rates(a, step);
-    r.keep = 1 - a->lr * a->weight_decay;
-    cnn__in_runs(cnn__adam_run, w, dw, slot, n, r);
+    cnn__in_runs(cnn__adam_run, w, dw, slot, n, cnn__adam_rates(a, step, true));
 }
 
-static const cnn_field cnn__adam_fields[] = {
-    CNN__TAKES(beta1, 0.9, "[0,1)"), CNN__TAKES(beta2, 0.999, "[0,1)"), CNN__TAKES(eps, 1e-8, "[0,inf)"),
-    CNN__TAKES(weight_decay, 0, "[0,inf)"), { 0 } };
-static const cnn_field cnn__adamw_fields[] = {
-    CNN__TAKES(beta1, 0.9, "[0,1)"), CNN__TAKES(beta2, 0.999, "[0,1)"), CNN__TAKES(eps, 1e-8, "[0,inf)"),
-    CNN__TAKES(weight_decay, 0.01, "[0,inf)"), { 0 } };
+#define CNN__ADAM_TAKES(otherwise)                                                                           \
+    { CNN__TAKES(beta1, 0.9, "[0,1)"), CNN__TAKES(beta2, 0.999, "[0,1)"), CNN__TAKES(eps, 1e-8, "[0,inf)"),  \
+      CNN__TAKES(weight_decay, otherwise, "[0,inf)"), { 0 } }
+static const cnn_field cnn__adam_fields[] = CNN__ADAM_TAKES(0), cnn__adamw_fields[] = CNN__ADAM_TAKES(0.01);
 static const cnn_optimizer cnn__adam  = { "adam",  2, cnn__adam_update,  cnn__adam_fields,  NULL };
 static const cnn_optimizer cnn__adamw = { "adamw", 2, cnn__adamw_update, cnn__adamw_fields, NULL };
 
@@ -6731,9 +6406,8 @@ static void cnn__rmsprop_run(float *restrict w, const float *restrict dw, float 
     }
 }
 static void cnn__rmsprop_update(float *w, const float *dw, float *const *slot, size_t n,
-                                const cnn_step_args *a, long step)
+                                const cnn_step_args *a, long step CNN__UNUSED)
 {
-    (void)step;
     cnn__in_runs(cnn__rmsprop_run, w, dw, slot, n, (cnn__rates){ .lr = a->lr, .decay = a->weight_decay,
                  .momentum = a->momentum, .alpha = a->alpha, .eps = a->eps });
 }
@@ -6759,9 +6433,8 @@ static void cnn__adagrad_run(float *restrict w, const float *restrict dw, float 
     for (int i = 0; i < CNN__RUN_OF; i++) w[i] -= r.lr * ((dw[i] + r.decay * w[i]) / (root[i] + r.eps));
 }
 static void cnn__adagrad_update(float *w, const float *dw, float *const *slot, size_t n,
-                                const cnn_step_args *a, long step)
+                                const cnn_step_args *a, long step CNN__UNUSED)
 {
-    (void)step;
     cnn__in_runs(cnn__adagrad_run, w, dw, slot, n,
                  (cnn__rates){ .lr = a->lr, .decay = a->weight_decay, .eps = a->eps });
 }
@@ -6794,13 +6467,10 @@ static bool cnn__takes(const cnn_optimizer *o, const char *option)
 /* "sgd, rmsprop, rmsprop_centered" */
 static cnn_text cnn__takers(const char *option)
 {
-    cnn_text r = { "" };
-    int      n;
-    const cnn_optimizer *const *all = cnn_optimizers(&n);
-    for (int i = 0; i < n; i++) {
-        const size_t k = cnn__takes(all[i], option) ? strlen(r.s) : sizeof r.s;
-        if (k < sizeof r.s) cnn__format(r.s + k, sizeof r.s - k, "%s%s", k ? ", " : "", all[i]->name);
-    }
+    cnn_text  r = { "" };
+    cnn__page p = { r.s, sizeof r.s, 0, 0 };
+    for (const cnn_optimizer *const *o = cnn_optimizers(NULL); *o; o++)
+        if (cnn__takes(*o, option)) cnn__say(&p, "%s%s", p.said ? ", " : "", (*o)->name);
     return r;
 }
 
@@ -6810,13 +6480,11 @@ static bool cnn__resolve_step(cnn_graph *g, const char *what, cnn_step_args *a)
 {
     const cnn_optimizer *o = g->config.optimizer;
     char why[CNN_ERROR_SIZE];
-    int  n;
-    const cnn_optimizer *const *all = cnn_optimizers(&n);
     if (!(a->lr > 0) || isinf(a->lr))
         return cnn__fail(g, a->at, what, "lr %g: the learning rate is required and must be positive, such as "
                          ".lr = 0.01f", (double)a->lr);
-    for (int i = 0; i < n; i++)
-        for (const cnn_field *f = all[i]->fields; f->name; f++)
+    for (const cnn_optimizer *const *all = cnn_optimizers(NULL); *all; all++)
+        for (const cnn_field *f = (*all)->fields; f->name; f++)
             if (cnn__option(f, a) != 0 && !cnn__takes(o, f->name))
                 return cnn__fail(g, a->at, what, "%s is for %s; this graph's optimizer is %s", f->name,
                                  cnn__takers(f->name).s, o->name);
@@ -6939,8 +6607,7 @@ static void cnn__squares_job(const void *of, ptrdiff_t from, ptrdiff_t to, int t
 static double cnn__sum_of_squares(const cnn__cpu *cpu, const float *x, size_t n)
 {
     double part[CNN__PARTS], sum = 0;
-    cnn__share_out(cpu, CNN__SIMPLE * (double)n, CNN__PARTS, cnn__squares_job,
-                   &(cnn__squares){ x, n, part });
+    cnn__share_out(cpu, CNN__SIMPLE * (double)n, CNN__PARTS, cnn__squares_job, &(cnn__squares){ x, n, part });
     for (int k = 0; k < CNN__PARTS; k++) sum += part[k];
     return sum;
 }
@@ -7374,9 +7041,9 @@ static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span
     cnn__plan_lifetimes(g, mode);
     cnn__plan_in_place(g, mode);
     cnn__plan_gradients_in_place(g, mode);
+    cnn__plan_portions(g, mode);
     cnn__plan_shared_places(g, mode);
 
-    /* The spans. */
     for (int i = 0; i < n; i++) {
         cnn__node  *v = g->order[i];
         cnn_tensor *t = &v->t;
@@ -7483,15 +7150,12 @@ static bool cnn__plan_spans(cnn_graph *g)
     }
     CNN_FREE(span);
     CNN_FREE(by_place);
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        size_t            s = t->op && t->op->scratch ? cnn__round_up(t->op->scratch(t), CNN__ALIGN) : 0;
-        if (s > m->scratch) m->scratch = s;
-    }
     m->packed = 0;
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *y = &g->order[i]->t;
+        const size_t s = y->op && y->op->scratch ? cnn__round_up(y->op->scratch(y), CNN__ALIGN) : 0;
         const size_t bytes = cnn__packs(g->order[i]) ? cnn__round_up(y->op->packed(y), CNN__ALIGN) : 0;
+        if (s > m->scratch) m->scratch = s;
         g->order[i]->packed_at = bytes ? m->packed / sizeof(float) : SIZE_MAX;
         m->packed = cnn__add_size(m->packed, bytes);
     }
@@ -7584,20 +7248,14 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
 
 /* ---- Compile ---- */
 
-/* The rule for the weight of a layer that was given none: He if a rectifier reads what the layer computes,
-   for half of that will be zero (He et al. 2015), else LeCun (LeCun et al. 1998). */
-static cnn_init cnn__default_init(const cnn__node *v)
-{
-    if (!v->owner) return CNN_INIT_CONSTANT;
-    return v->owner->rectified ? CNN_INIT_HE : CNN_INIT_LECUN;
-}
-
 /* Initial values: number i of parameter p is drawn from the stream p of the seed, p counting along the
-   order. */
+   order. The weight of a layer that was given no rule: He if a rectifier reads what the layer computes, for
+   half of that will be zero (He et al. 2015), else LeCun (LeCun et al. 1998). */
 static void cnn__init_leaf(const cnn__node *v)
 {
     const cnn_tensor *t = &v->t;
-    cnn_init          init = v->init == CNN_INIT_DEFAULT ? cnn__default_init(v) : v->init;
+    cnn_init          init = v->init != CNN_INIT_DEFAULT ? v->init : !v->owner ? CNN_INIT_CONSTANT
+                           : v->owner->rectified ? CNN_INIT_HE : CNN_INIT_LECUN;
     size_t n = (size_t)cnn__len(t->shape);
     double in  = v->fan_in  ? v->fan_in  : t->shape.n;
     double out = v->fan_out ? v->fan_out : t->shape.c;
@@ -7641,6 +7299,21 @@ static void cnn__bind(cnn__node *v, cnn_mode mode)
     t->saved = mode == CNN_TRAIN && t->op && t->op->saved ? act + t->saved_at : NULL;
 }
 
+/* Ask for pages of 2 MB: with those of 4 KB, nets of some 100 MB miss the TLB for each panel of weights. */
+#if defined(__linux__) && defined(__GNUC__)
+int cnn__advise(void *p, size_t bytes, int advice) __asm__("madvise");           /* -std=c99 hides it */
+#endif
+static void cnn__ask_for_large_pages(void *p, size_t bytes)
+{
+#if defined(__linux__) && defined(__GNUC__)
+    enum { HUGEPAGE = 14, PAGE = 4096, LEAST = 1 << 22 };
+    char *first = (char *)p + (PAGE - (uintptr_t)p % PAGE) % PAGE;
+    if (bytes >= LEAST) cnn__advise(first, bytes - (size_t)(first - (char *)p), HUGEPAGE);
+#else
+    (void)p, (void)bytes;
+#endif
+}
+
 /* Lay the arenas out in `memory`, or in an allocation of the graph's own. */
 static bool cnn__place_arenas(cnn_graph *g, const char *what, void *memory)
 {
@@ -7650,6 +7323,7 @@ static bool cnn__place_arenas(cnn_graph *g, const char *what, void *memory)
     if (!memory) {
         memory = g->base = CNN__ARENAS(g->memory.total + CNN__ALIGN);
         if (!g->base) return cnn__no_memory(g, g->config.at, what, g->memory.total + CNN__ALIGN);
+        if (zero && !g->config.backend) cnn__ask_for_large_pages(memory, g->memory.total);
     }
     char *p = (char *)memory + (CNN__ALIGN - (uintptr_t)memory % CNN__ALIGN) % CNN__ALIGN;
     for (int i = 0; i < CNN_ARENAS; i++) {
@@ -7710,7 +7384,7 @@ static bool cnn__readable(cnn_tensor *t, const char *what)
     if (t->batched && g->ran_batch != g->batch)
         return cnn_fail(t, "%s: it was computed for %d samples, and now the batch is %d", what, g->ran_batch,
                         g->batch);
-    if (v->last[g->mode] < g->reached)
+    if (v->last[g->mode] < g->reached || v->portion)
         return cnn_fail(t, "%s: its memory has been used again; cnn_keep it before cnn_compile, or forward "
                            "it itself", what);
     return true;
@@ -7955,30 +7629,26 @@ static bool cnn__data_fail(cnn_dataset *d, const char *format, ...)
    no harm, and the memory grows with what is there, not with what a header promised. */
 static void *cnn__read_stream(FILE *f, size_t most, size_t *bytes, char *error, size_t room)
 {
-    char  *data = NULL, *more = NULL;
-    size_t size = 0, capacity = 0, got = 1;
-    while (got && size < most) {
+    char  *data = NULL;
+    size_t size = 0, capacity = 0, got;
+    do {
         if (size == capacity) {
             const size_t twice = capacity ? cnn__mul_size(capacity, 2) : 1u << 16;
             capacity = twice < most ? twice : most;
-            more = capacity == SIZE_MAX ? NULL : CNN_REALLOC(data, capacity);
-            if (!more) break;
+            char *more = capacity == SIZE_MAX ? NULL : CNN_REALLOC(data, capacity + 1);
+            if (!more) cnn__format(error, room, "out of memory: %zu bytes", capacity);
+            if (!more) return CNN_FREE(data), NULL;
             data = more;
         }
         errno = 0;
         got = fread(data + size, 1, capacity - size, f);
         size += got;
-    }
+    } while (got && size < most);
     if (ferror(f)) {
         cnn__format(error, room, "it cannot be read: %s", errno ? strerror(errno) : "unknown reason");
-    } else if ((more || size == most) && (more = CNN_REALLOC(data, size + 1)) != NULL) {
-        more[size] = 0, *bytes = size;
-        return more;
-    } else {
-        cnn__format(error, room, "out of memory: %zu bytes", capacity ? capacity : size + 1);
+        return CNN_FREE(data), NULL;
     }
-    CNN_FREE(data);
-    return NULL;
+    return data[size] = 0, *bytes = size, data;
 }
 
 static FILE *cnn__open_to_read(const char *path, char *error, size_t room)
@@ -8004,6 +7674,14 @@ static unsigned char *cnn__read_file(const char *path, size_t *bytes, char *erro
 
 /* ---- What all data sets share: the order of the samples, the number of classes, the defaults ---- */
 
+/* Copy a text, with the 0 at its end, to *to, which moves on. */
+static const char *cnn__put_text(char **to, const char *text)
+{
+    const size_t n = strlen(text) + 1;
+    const char  *at = memcpy(*to, text, n);
+    return *to += n, at;
+}
+
 /* Allocate array k of the data set's own memory. */
 static bool cnn__own(cnn_dataset *d, int k, size_t bytes)
 {
@@ -8011,9 +7689,8 @@ static bool cnn__own(cnn_dataset *d, int k, size_t bytes)
     return d->own[k] || cnn__data_fail(d, "data set: out of memory: %zu bytes", bytes);
 }
 
-/* d->order is followed by as many indices again: the order from which cnn_shuffle starts. Only the order is
-   owned; the samples lie elsewhere, so that a split costs eight bytes a sample and a data set may be copied
-   and moved. */
+/* d->order is followed by as many indices again, from which cnn_shuffle starts. Only the order is owned: so a
+   split costs eight bytes a sample, and a data set may be copied and moved. */
 static bool cnn__set_order(cnn_dataset *d, int count, const int *from)
 {
     size_t n = (size_t)count, bytes = cnn__mul_size(n, 2 * sizeof *d->order);
@@ -8031,15 +7708,15 @@ static bool cnn__check_sample(cnn_dataset *d, const char *what, cnn_shape s)
                              "at most 2^31 - 1", what, s.c, s.h, s.w);
 }
 
-static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const float *floats, int count,
-                             cnn_shape shape)
+static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const float *floats, int n,
+                             cnn_shape s)
 {
     d->type = bytes ? CNN_U8 : floats ? CNN_F32 : d->type;
-    if (count < 1) return cnn__data_fail(d, "data set: %d samples: there must be at least one", count);
-    if (!cnn__check_sample(d, "samples", shape)) return false;
+    if (n < 1) return cnn__data_fail(d, "data set: %d samples: there must be at least one", n);
+    if (!cnn__check_sample(d, "samples", s)) return false;
     if (!d->type) return cnn__data_fail(d, "data set: the values are NULL");
-    if (!cnn__set_order(d, count, NULL)) return false;
-    d->shape = shape, d->bytes = bytes, d->floats = floats;
+    if (!cnn__set_order(d, n, NULL)) return false;
+    d->shape = s, d->bytes = bytes, d->floats = floats;
     for (int k = 0; k < 4; k++) d->deviation[k] = 1;
     return true;
 }
@@ -8064,15 +7741,6 @@ static bool cnn__set_targets(cnn_dataset *d, const int *labels, const float *tar
     return true;
 }
 
-/* Own `count` labels that came as bytes. */
-static int *cnn__own_labels(cnn_dataset *d, const unsigned char *labels, size_t count)
-{
-    if (!cnn__own(d, 1, cnn__mul_size(count, sizeof(int)))) return NULL;
-    int *to = d->own[1];
-    for (size_t i = 0; i < count; i++) to[i] = labels[i];
-    return to;
-}
-
 static int cnn__or_1(int extent) { return extent ? extent : 1; }
 
 CNN_API cnn_dataset cnn_data_(cnn_data_args a)
@@ -8095,12 +7763,14 @@ CNN_API cnn_dataset cnn_data_(cnn_data_args a)
     return d;
 }
 
+/* Labels that come as bytes are copied. */
 static cnn_dataset cnn__classified(cnn_data_args a, const unsigned char *labels)
 {
     cnn_dataset d = cnn_data_(a);
-    const int  *own = labels && d.count ? cnn__own_labels(&d, labels, (size_t)d.count) : NULL;
-    cnn__set_targets(&d, own, NULL, cnn__vector(1));
-    return d;
+    if (!labels || !d.count || !cnn__own(&d, 1, cnn__mul_size((size_t)d.count, sizeof(int)))) return d;
+    int *own = d.own[1];
+    for (int i = 0; i < d.count; i++) own[i] = labels[i];
+    return cnn__set_targets(&d, own, NULL, cnn__vector(1)), d;
 }
 CNN_API cnn_dataset cnn_bytes(const unsigned char *pixels, const unsigned char *labels, int n, int c, int h,
                               int w)
@@ -8122,10 +7792,9 @@ CNN_API void cnn_dataset_free(cnn_dataset *d)
 /* ---- Formats. Each has a function that checks n files, or arrays, and copies what they hold. ---- */
 
 typedef struct { const char *name; const unsigned char *p; size_t bytes; void *own; } cnn__input;
-typedef bool cnn__format_reader(cnn_dataset *d, const cnn__input *from, int n, const void *options);
+typedef bool cnn__loader(cnn_dataset *d, const cnn__input *from, int n, const void *options);
 
-static cnn_dataset cnn__read_inputs(const cnn__input *from, int n, cnn__format_reader *read,
-                                    const void *options)
+static cnn_dataset cnn__read_inputs(const cnn__input *from, int n, cnn__loader *read, const void *options)
 {
     cnn_dataset d = { 0 };
     for (int i = 0; i < n; i++)
@@ -8137,12 +7806,11 @@ static cnn_dataset cnn__read_inputs(const cnn__input *from, int n, cnn__format_r
 
 static cnn__input cnn__memory(const char *name, const void *p, size_t bytes)
 {
-    const cnn__input from = { name, p ? p : "", p ? bytes : 0, NULL };
-    return from;
+    return (cnn__input){ name, p ? p : "", p ? bytes : 0, NULL };
 }
 
 #ifndef CNN_NO_STDIO
-static cnn_dataset cnn__read_paths(const char *call, const char *const *path, int n, cnn__format_reader *read,
+static cnn_dataset cnn__read_paths(const char *call, const char *const *path, int n, cnn__loader *read,
                                    const void *options)
 {
     cnn_dataset d = { 0 };
@@ -8163,21 +7831,105 @@ static cnn_dataset cnn__read_paths(const char *call, const char *const *path, in
 }
 #endif
 
+/* ---- Arrays: what IDX and .npy have in common ---- */
+
+/* An array of a file, by its header. */
+typedef struct {
+    const unsigned char *data;
+    char   kind;                               /* 'f' float, 'i' integer, 'u' without a sign, 'b' bool */
+    size_t size;                               /* bytes of an element */
+    bool   big, fortran;                       /* highest byte first; first index fastest, not the last */
+    int    rank, dim[4];
+    size_t count;                              /* elements */
+} cnn__array;
+
+/* open: read a header and check it against the bytes that are there. The words are for messages. */
+typedef struct {
+    bool (*open)(cnn_dataset *d, const cnn__input *from, bool targets, cnn__array *a);
+    const char *samples, *targets;
+} cnn__array_format;
+
+static float cnn__float_of_half(uint32_t half);
+/* The place of element i, counted with the last index fastest. */
+static size_t cnn__array_place(const cnn__array *a, size_t i)
+{
+    size_t at = 0, stride = a->count;
+    if (!a->fortran) return i;
+    for (int k = a->rank - 1; k >= 0; k--) {
+        const size_t n = (size_t)a->dim[k];
+        stride /= n, at += i % n * stride, i /= n;
+    }
+    return at;
+}
+static double cnn__array_element(const cnn__array *a, size_t i)
+{
+    const unsigned char *p = a->data + cnn__array_place(a, i) * a->size;
+    uint64_t bits = 0;
+    for (size_t k = 0; k < a->size; k++) bits |= (uint64_t)p[a->big ? a->size - 1 - k : k] << 8 * k;
+    if (a->kind == 'f' && a->size == 2) return (double)cnn__float_of_half((uint32_t)bits);
+    if (a->kind == 'f' && a->size == 4) return (double)cnn__float_of_bits((uint32_t)bits);
+    if (a->kind == 'f') {
+        double v;
+        memcpy(&v, &bits, sizeof v);
+        return v;
+    }
+    if (a->kind == 'i' && bits >> (8 * a->size - 1))          /* negative: -1 is all ones */
+        return -1 - (double)(~bits & (UINT64_MAX >> (64 - 8 * a->size)));
+    return (double)bits;
+}
+
+/* (N), (N,C), (N,H,W) or (N,C,H,W) */
+static cnn_shape cnn__array_sample(const cnn__array *a)
+{
+    const int r = a->rank;
+    return (cnn_shape){ 1, r == 2 || r == 4 ? a->dim[1] : 1, r > 2 ? a->dim[r - 2] : 1,
+                        r > 2 ? a->dim[r - 1] : 1 };
+}
+
+/* All elements to own[k], as values of this type. */
+static bool cnn__read_array(cnn_dataset *d, const char *name, const cnn__array *a, int k, cnn_type type)
+{
+    const size_t each = type == CNN_U8 ? 1 : type == CNN_I32 ? sizeof(int) : sizeof(float);
+    if (!cnn__own(d, k, cnn__mul_size(a->count, each))) return false;
+    if (type == CNN_U8 && !a->fortran) return memcpy(d->own[k], a->data, a->count) != NULL;
+    for (size_t i = 0; i < a->count; i++) {
+        const double v = cnn__array_element(a, i);
+        if (isfinite(v) && fabs(v) > (double)FLT_MAX)
+            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", name, i, v);
+        if (type == CNN_I32 && !cnn__is_label(v))
+            return cnn__data_fail(d, "%s: label %zu is %.15g: it must be within +-2^24", name, i, v);
+        if (type == CNN_U8)       ((unsigned char *)d->own[k])[i] = (unsigned char)v;
+        else if (type == CNN_I32) ((int *)d->own[k])[i] = (int)v;
+        else                      ((float *)d->own[k])[i] = (float)v;
+    }
+    return true;
+}
+
+static bool cnn__set_arrays(cnn_dataset *d, const cnn__input *from, int n, const void *options)
+{
+    const cnn__array_format *format = options;
+    cnn__array a, b = { .count = 0 };
+    if (!format->open(d, from, false, &a) || (n > 1 && !format->open(d, from + 1, true, &b))) return false;
+    if (n > 1 && b.dim[0] != a.dim[0])
+        return cnn__data_fail(d, "%s has %d %s, but %s has %d %s", from[0].name, a.dim[0], format->samples,
+                              from[1].name, b.dim[0], format->targets);
+    const bool bytes = a.kind == 'u' && a.size == 1, whole = b.kind != 'f';
+    if (!cnn__read_array(d, from[0].name, &a, 0, bytes ? CNN_U8 : CNN_F32)) return false;
+    if (n > 1 && !cnn__read_array(d, from[1].name, &b, 1, whole ? CNN_I32 : CNN_F32)) return false;
+    const cnn_shape sample = cnn__array_sample(&a);
+    return cnn__set_samples(d, bytes ? d->own[0] : NULL, bytes ? NULL : d->own[0], a.dim[0], sample) &&
+           cnn__set_targets(d, whole ? d->own[1] : NULL, whole ? NULL : d->own[1], cnn__array_sample(&b));
+}
+
 /* ---- IDX, the format of MNIST (LeCun, Cortes, Burges 1998) ----
 
    Two zero bytes; the type of the elements (8 = unsigned byte); the number of dimensions; each dimension in
    four bytes, highest first; the elements and nothing behind them. Images (count,H,W), (count,C,H,W) or
    (count,C); labels (count). */
 
-static uint32_t cnn__be32(const unsigned char *p)
+static bool cnn__open_idx(cnn_dataset *d, const cnn__input *from, bool targets, cnn__array *a)
 {
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
-/* Copy the elements of one file to own[k], after every check that one file allows. k: 0 pixels, 1 labels. */
-static bool cnn__read_idx(cnn_dataset *d, const cnn__input *from, int k, int *rank, int dim[4])
-{
-    const char          *name = from->name, *what = k ? "label" : "pixel", *ranks = k ? "1" : "2 to 4";
+    const char          *name = from->name, *what = targets ? "label" : "pixel";
     const unsigned char *p = from->p;
     const size_t         bytes = from->bytes;
     if (bytes < 4)
@@ -8189,51 +7941,138 @@ static bool cnn__read_idx(cnn_dataset *d, const cnn__input *from, int k, int *ra
     if (p[2] != 8)
         return cnn__data_fail(d, "%s: elements of type 0x%02x: only unsigned bytes, 0x08, can be read", name,
                               p[2]);
-    if (k ? p[3] != 1 : p[3] < 2 || p[3] > 4)
-        return cnn__data_fail(d, "%s: %d dimensions: %s files have %s", name, p[3], what, ranks);
-    size_t header = 4 + 4 * (size_t)p[3], total = 1;
+    if (targets ? p[3] != 1 : p[3] < 2 || p[3] > 4)
+        return cnn__data_fail(d, "%s: %d dimensions: %s files have %s", name, p[3], what,
+                              targets ? "1" : "2 to 4");
+    const size_t header = 4 + 4 * (size_t)p[3];
     if (bytes < header)
         return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name, header,
                               bytes);
-    *rank = p[3];
-    for (int i = 0; i < *rank; i++) {
-        uint32_t extent = cnn__be32(p + 4 + 4 * i);
+    *a = (cnn__array){ .data = p + header, .kind = 'u', .size = 1, .rank = p[3], .count = 1 };
+    for (int i = 0; i < a->rank; i++) {
+        const unsigned char *q = p + 4 + 4 * i;
+        const uint32_t extent = (uint32_t)q[0] << 24 | (uint32_t)q[1] << 16 | (uint32_t)q[2] << 8 | q[3];
         if (extent < 1 || extent > INT_MAX)
             return cnn__data_fail(d, "%s: dimension %d is %lu: it must be 1 to %d", name, i + 1,
                                   (unsigned long)extent, INT_MAX);
-        dim[i] = (int)extent;
-        total = cnn__mul_size(total, extent);
+        a->dim[i] = (int)extent;
+        a->count = cnn__mul_size(a->count, extent);
     }
-    if (bytes - header < total)
-        return cnn__data_fail(d, "%s: truncated: the header promises %zu %s bytes, the file has %zu", name,
-                              total, what, bytes - header);
-    if (bytes - header > total)
-        return cnn__data_fail(d, "%s: the header promises %zu %s bytes, the file has %zu more", name, total,
-                              what, bytes - header - total);
-    if (k == 1) return cnn__own_labels(d, p + header, total) != NULL;
-    return cnn__own(d, k, total) && memcpy(d->own[k], p + header, total);
+    const size_t there = bytes - header;
+    if (there > a->count)
+        return cnn__data_fail(d, "%s: the header promises %zu %s bytes, the file has %zu more", name,
+                              a->count, what, there - a->count);
+    return there == a->count ||
+           cnn__data_fail(d, "%s: truncated: the header promises %zu %s bytes, the file has %zu", name,
+                          a->count, what, there);
 }
+static const cnn__array_format cnn__idx = { cnn__open_idx, "images", "labels" };
 
-static bool cnn__set_idx(cnn_dataset *d, const cnn__input *from, int n, const void *options)
+CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t bytes, const void *labels, size_t label_bytes)
 {
-    int dim[4], label_dim[4], rank, one;
-    (void)options;
-    if (!cnn__read_idx(d, from, 0, &rank, dim)) return false;
-    if (n > 1 && !cnn__read_idx(d, from + 1, 1, &one, label_dim)) return false;
-    if (n > 1 && label_dim[0] != dim[0])
-        return cnn__data_fail(d, "%s has %d images, but %s has %d labels", from[0].name, dim[0], from[1].name,
-                              label_dim[0]);
-    cnn_shape s = { 1, rank == 3 ? 1 : dim[1], rank > 2 ? dim[rank - 2] : 1, rank > 2 ? dim[rank - 1] : 1 };
-    return cnn__set_samples(d, d->own[0], NULL, dim[0], s) &&
-           cnn__set_targets(d, d->own[1], NULL, cnn__vector(1));
-}
-
-CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t image_bytes, const void *labels,
-                                   size_t label_bytes)
-{
-    const cnn__input from[2] = { cnn__memory("images", images, image_bytes),
+    const cnn__input from[2] = { cnn__memory("images", images, bytes),
                                  cnn__memory("labels", labels, label_bytes) };
-    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_idx, NULL);
+    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_arrays, &cnn__idx);
+}
+
+/* ---- .npy (NumPy Enhancement Proposal 1, 2007) ----
+
+   "\x93NUMPY"; two bytes of version; the length of the header, lowest byte first, in two bytes (from version
+   2 on four); the header, a Python dictionary; the elements and nothing behind them. */
+
+static const char *cnn__npy_word(const char *p, const char *end, const char *word)   /* behind it, or NULL */
+{
+    size_t n = strlen(word);
+    while (p && p < end && *p == ' ') p++;
+    return p && (size_t)(end - p) >= n && memcmp(p, word, n) == 0 ? p + n : NULL;
+}
+
+/* Where the value of a key begins that the dictionary has once; else NULL. */
+static const char *cnn__npy_value(const char *p, const char *end, const char *key)
+{
+    const char *value = NULL;
+    for (; p < end; p++) {
+        const char *next = *p == '\'' ? cnn__npy_word(p, end, key) : NULL;
+        if (next && value) return NULL;
+        if (next) value = next;
+    }
+    return value;
+}
+
+/* '<f4' */
+static bool cnn__npy_type(cnn__array *a, const char *p, const char *end)
+{
+    static const char *const types[] = { "f248", "i1248", "u1248", "b1" };
+    p = cnn__npy_word(p, end, "'");
+    if (!p || end - p < 4 || !memchr("<>|=", *p, 4) || p[3] != '\'') return false;
+    a->kind = p[1], a->size = (size_t)(p[2] - '0'), a->big = *p == '>';
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (p[1] == *types[i] && p[2] && strchr(types[i] + 1, p[2])) return true;
+    return false;
+}
+
+/* (60000, 28, 28) */
+static bool cnn__npy_shape(cnn__array *a, const char *p, const char *end)
+{
+    p = cnn__npy_word(p, end, "(");
+    for (a->rank = 0, a->count = 1; p && !cnn__npy_word(p, end, ")"); ) {
+        if (a->rank == 4) return false;
+        long long v = -1;
+        while (p < end && *p == ' ') p++;
+        for (; p < end && *p >= '0' && *p <= '9' && v <= INT_MAX; p++) v = (v < 0 ? 0 : v) * 10 + (*p - '0');
+        if (v < 1 || v > INT_MAX) return false;
+        a->dim[a->rank++] = (int)v;
+        a->count = cnn__mul_size(a->count, (size_t)v);
+        if (!cnn__npy_word(p, end, ")")) p = cnn__npy_word(p, end, ",");
+    }
+    return p != NULL;
+}
+
+static bool cnn__open_npy(cnn_dataset *d, const cnn__input *from, bool targets, cnn__array *a)
+{
+    const char          *name = from->name;
+    const unsigned char *p = from->p;
+    const size_t         bytes = from->bytes;
+    (void)targets;
+    memset(a, 0, sizeof *a);
+    if (bytes >= 4 && memcmp(p, "PK\3\4", 4) == 0)
+        return cnn__data_fail(d, "%s is a zip, perhaps of numpy.savez: save each array by numpy.save", name);
+    if (bytes < 10 || memcmp(p, "\x93NUMPY", 6) != 0)
+        return cnn__data_fail(d, "%s: %s", name, bytes < 10 ? "truncated: a .npy file begins with 10 bytes"
+                              : "not a .npy file: it does not begin with \\x93NUMPY");
+    size_t head = p[6] == 1 ? 10 : 12, length = (size_t)p[8] | (size_t)p[9] << 8;
+    if (p[6] < 1 || p[6] > 3)
+        return cnn__data_fail(d, "%s: version %d of .npy: 1 to 3 can be read", name, p[6]);
+    if (p[6] > 1 && bytes >= 12) length |= (size_t)p[10] << 16 | (size_t)p[11] << 24;
+    if (bytes < head || bytes - head < length)
+        return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name,
+                              cnn__add_size(head, length), bytes);
+    const char *q = (const char *)p + head, *end = q + length;
+    const char *type = cnn__npy_value(q, end, "'descr':"), *shape = cnn__npy_value(q, end, "'shape':");
+    const char *order = cnn__npy_value(q, end, "'fortran_order':");
+    a->fortran = cnn__npy_word(order, end, "True") != NULL;
+    if (type && !cnn__npy_type(a, type, end))
+        return cnn__data_fail(d, "%s: elements of type %.*s: integers, floats and bools can be read", name,
+                              (int)(end - type < 20 ? end - type : 20), type);
+    if (shape && !cnn__npy_shape(a, shape, end))
+        return cnn__data_fail(d, "%s: shape %.*s: 1 to 4 extents from 1 to %d can be read", name,
+                              (int)(end - shape < 40 ? end - shape : 40), shape, INT_MAX);
+    if (shape && a->rank < 1)
+        return cnn__data_fail(d, "%s holds one number, of shape (): samples need an axis", name);
+    if (!type || !shape || !(a->fortran || cnn__npy_word(order, end, "False")))
+        return cnn__data_fail(d, "%s: the header is not the dictionary of a .npy file", name);
+    size_t need = cnn__mul_size(a->count, a->size), there = bytes - head - length;
+    a->data = p + head + length;
+    return need == there || cnn__data_fail(d, "%s: %sthe header promises %zu bytes of elements, the file has "
+                                           "%zu", name, there < need ? "truncated: " : "", need, there);
+}
+static const cnn__array_format cnn__npy = { cnn__open_npy, "samples", "targets" };
+
+CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t bytes, const void *labels, size_t label_bytes)
+{
+    const cnn__input from[2] = { cnn__memory("values", values, bytes),
+                                 cnn__memory("labels", labels, label_bytes) };
+    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_arrays, &cnn__npy);
 }
 
 /* ---- CIFAR-10 and CIFAR-100, binary version (Krizhevsky 2009) ----
@@ -8311,14 +8150,21 @@ static const char *cnn__read_decimal(const char *p, const char *end, double *v)
     return p;
 }
 
+/* How the columns of a CSV file are read: targets stand in [from,to), the values of the sample elsewhere. The
+   next line begins at `at`; the present one has this number. */
+typedef struct { const char *name; char separator; float scale; bool labels;
+                 size_t columns, from, to; cnn_shape sample, target;
+                 const char *at, *end; int number;
+                 float *to_values, *to_targets; int *to_labels; } cnn__csv;
+
 /* The next line that is not blank: from *line to the pointer returned, without the end of the line; NULL at
    the end of the text. */
-static const char *cnn__next_line(const char **p, const char *end, const char **line, int *number)
+static const char *cnn__next_line(cnn__csv *t, const char **line)
 {
-    while (*p < end) {
-        const char *stop = memchr(*p, '\n', (size_t)(end - *p)), *to = stop ? stop : end, *q = *p;
-        *line = *p, *p = stop ? stop + 1 : end;
-        if (*number < INT_MAX) ++*number;
+    while (t->at < t->end) {
+        const char *q = t->at, *stop = memchr(q, '\n', (size_t)(t->end - q)), *to = stop ? stop : t->end;
+        *line = q, t->at = stop ? stop + 1 : t->end;
+        if (t->number < INT_MAX) t->number++;
         while (q < to && (*q == ' ' || *q == '\t' || *q == '\r')) q++;
         if (q == to) continue;
         return to[-1] == '\r' ? to - 1 : to;
@@ -8343,10 +8189,6 @@ static const char *cnn__cell_hint(const char *cell, size_t n, char separator, bo
     if (separator != ',' && memchr(cell, ',', n)) return "; a decimal comma? Only a point can be read";
     return first ? "; is it a heading? .skip = 1 leaves it out" : "";
 }
-
-/* How the columns of a CSV file are read: targets stand in [from,to), the values of the sample elsewhere. */
-typedef struct { const char *name; char separator; float scale; bool labels;
-                 size_t columns, from, to; cnn_shape sample, target; } cnn__csv;
 
 static bool cnn__csv_columns(cnn_dataset *d, const cnn_csv_args *a, const char *hint, cnn__csv *t)
 {
@@ -8374,17 +8216,16 @@ static bool cnn__csv_columns(cnn_dataset *d, const cnn_csv_args *a, const char *
 }
 
 /* One line, from `line` to `end`: the values of a sample and its target. */
-static bool cnn__read_csv_line(cnn_dataset *d, const cnn__csv *t, const char *line, const char *end,
-                               int number, float **values, int **labels, float **targets)
+static bool cnn__read_csv_line(cnn_dataset *d, cnn__csv *t, const char *line, const char *end)
 {
     size_t cells = 1;
     for (const char *q = line; q < end; q++) cells += *q == t->separator;
     if (cells != t->columns)
-        return cnn__data_fail(d, "%s, line %d: %zu columns, the first line has %zu", t->name, number, cells,
-                              t->columns);
+        return cnn__data_fail(d, "%s, line %d: %zu columns, the first line has %zu", t->name, t->number,
+                              cells, t->columns);
     for (size_t k = 0; k < t->columns; k++) {
         const char  *cell = line, *stop = memchr(cell, t->separator, (size_t)(end - cell));
-        const bool   target = k >= t->from && k < t->to;
+        const bool   target = k >= t->from && k < t->to, first = d->own[0] == t->to_values;
         const double scale = target ? 1 : (double)t->scale;
         double       v = 0;
         const bool   good = cnn__read_cell(cell, stop ? stop : end, &v);
@@ -8392,14 +8233,14 @@ static bool cnn__read_csv_line(cnn_dataset *d, const cnn__csv *t, const char *li
         line = stop ? stop + 1 : end;
         if (!good || fabs(v) > (double)FLT_MAX || fabs(v * scale) > (double)FLT_MAX)
             return cnn__data_fail(d, "%s, line %d, column %zu: \"%.*s\" is no number that fits%s", t->name,
-                                  number, k + 1, (int)(shown < 20 ? shown : 20), cell,
-                                  cnn__cell_hint(cell, (size_t)shown, t->separator, d->own[0] == *values));
+                                  t->number, k + 1, (int)(shown < 20 ? shown : 20), cell,
+                                  cnn__cell_hint(cell, (size_t)shown, t->separator, first));
         if (target && t->labels && !cnn__is_label(v))
             return cnn__data_fail(d, "%s, line %d: label %g is no whole number within +-2^24", t->name,
-                                  number, v);
-        if (!target)        *(*values)++ = (float)(v * scale);
-        else if (t->labels) *(*labels)++ = (int)v;
-        else                *(*targets)++ = (float)v;
+                                  t->number, v);
+        if (!target)        *t->to_values++ = (float)(v * scale);
+        else if (t->labels) *t->to_labels++ = (int)v;
+        else                *t->to_targets++ = (float)v;
     }
     return true;
 }
@@ -8408,23 +8249,22 @@ static bool cnn__read_csv_line(cnn_dataset *d, const cnn__csv *t, const char *li
 static bool cnn__set_csv(cnn_dataset *d, const cnn__input *from, int n, const void *options)
 {
     const cnn_csv_args *a = options;
-    const char *begin = (const char *)from->p, *end = begin + from->bytes, *p, *line, *to, *hint = "";
+    const char *begin = (const char *)from->p, *line, *end, *hint = "";
     cnn__csv    t = { .name = from->name, .separator = a->separator ? a->separator : ',',
-                      .scale = a->scale != 0 ? a->scale : 1, .columns = 1 };
+                      .scale = a->scale != 0 ? a->scale : 1, .columns = 1, .end = begin + from->bytes };
     size_t      rows = 0;
-    int         number = 0;
     (void)n;
     if (a->skip < 0) return cnn__data_fail(d, "%s: skip is %d: it must not be negative", t.name, a->skip);
     if (!isfinite(t.scale)) return cnn__data_fail(d, "%s: scale %g is no number", t.name, (double)t.scale);
     if (from->bytes >= 3 && memcmp(begin, "\xEF\xBB\xBF", 3) == 0) begin += 3;   /* byte order mark */
-    for (int i = 0; i < a->skip && begin < end; i++, number++) {
-        const char *stop = memchr(begin, '\n', (size_t)(end - begin));
-        begin = stop ? stop + 1 : end;
+    for (; t.number < a->skip && begin < t.end; t.number++) {
+        const char *stop = memchr(begin, '\n', (size_t)(t.end - begin));
+        begin = stop ? stop + 1 : t.end;
     }
-    const int first = number;
-    for (p = begin; (to = cnn__next_line(&p, end, &line, &number)) != NULL; rows++) {
-        for (const char *q = line; rows == 0 && q < to; q++) t.columns += *q == t.separator;
-        if (rows == 0) hint = cnn__cell_hint(line, (size_t)(to - line), t.separator, false);
+    const int skipped = t.number;
+    for (t.at = begin; (end = cnn__next_line(&t, &line)) != NULL; rows++) {
+        for (const char *q = line; rows == 0 && q < end; q++) t.columns += *q == t.separator;
+        if (rows == 0) hint = cnn__cell_hint(line, (size_t)(end - line), t.separator, false);
     }
     if (rows == 0) return cnn__data_fail(d, "%s: there is no line with numbers", t.name);
     if (rows > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", t.name, INT_MAX);
@@ -8433,11 +8273,10 @@ static bool cnn__set_csv(cnn_dataset *d, const cnn__input *from, int n, const vo
     const size_t wide = t.to - t.from, size = t.labels ? sizeof(int) : sizeof(float);
     if (!cnn__own(d, 0, cnn__mul_size(cnn__mul_size(rows, t.columns - wide), sizeof(float)))) return false;
     if (wide && !cnn__own(d, 1, cnn__mul_size(cnn__mul_size(rows, wide), size))) return false;
-    float *values = d->own[0], *targets = d->own[1];
-    int   *labels = d->own[1];
-    number = first, p = begin;
-    while ((to = cnn__next_line(&p, end, &line, &number)) != NULL)
-        if (!cnn__read_csv_line(d, &t, line, to, number, &values, &labels, &targets)) return false;
+    t.to_values = d->own[0], t.to_labels = d->own[1], t.to_targets = d->own[1];
+    t.number = skipped, t.at = begin;
+    while ((end = cnn__next_line(&t, &line)) != NULL)
+        if (!cnn__read_csv_line(d, &t, line, end)) return false;
     return cnn__set_samples(d, NULL, d->own[0], (int)rows, t.sample) &&
            cnn__set_targets(d, t.labels ? d->own[1] : NULL, t.labels ? NULL : d->own[1], t.target);
 }
@@ -8448,192 +8287,11 @@ CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args 
     return cnn__read_inputs(&from, 1, cnn__set_csv, &a);
 }
 
-/* ---- .npy (NumPy Enhancement Proposal 1, 2007) ----
-
-   "\x93NUMPY"; two bytes of version; the length of the header, lowest byte first, in two bytes (from version
-   2 on four); the header, a Python dictionary; the elements and nothing behind them. */
-
-typedef struct {
-    const unsigned char *data;
-    char   kind;                               /* 'f' float, 'i' integer, 'u' without a sign, 'b' bool */
-    size_t size;                               /* bytes of an element */
-    bool   big, fortran;                       /* highest byte first; first index fastest, not the last */
-    int    rank, dim[4];
-    size_t count;                              /* elements */
-} cnn__npy;
-
-static const char *cnn__npy_word(const char *p, const char *end, const char *word)   /* behind it, or NULL */
-{
-    size_t n = strlen(word);
-    while (p && p < end && *p == ' ') p++;
-    return p && (size_t)(end - p) >= n && memcmp(p, word, n) == 0 ? p + n : NULL;
-}
-
-/* Where the value of a key begins that the dictionary has once; else NULL. */
-static const char *cnn__npy_value(const char *p, const char *end, const char *key)
-{
-    const char *value = NULL;
-    for (; p < end; p++) {
-        const char *next = *p == '\'' ? cnn__npy_word(p, end, key) : NULL;
-        if (next && value) return NULL;
-        if (next) value = next;
-    }
-    return value;
-}
-
-/* '<f4' */
-static bool cnn__npy_type(cnn__npy *a, const char *p, const char *end)
-{
-    static const char *const types[] = { "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8",
-        "b1" };
-    p = cnn__npy_word(p, end, "'");
-    if (!p || end - p < 4 || !memchr("<>|=", *p, 4) || p[3] != '\'') return false;
-    a->kind = p[1], a->size = (size_t)(p[2] - '0'), a->big = *p == '>';
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (memcmp(p + 1, types[i], 2) == 0) return true;
-    return false;
-}
-
-/* (60000, 28, 28) */
-static bool cnn__npy_shape(cnn__npy *a, const char *p, const char *end)
-{
-    p = cnn__npy_word(p, end, "(");
-    for (a->rank = 0, a->count = 1; p && !cnn__npy_word(p, end, ")"); ) {
-        if (a->rank == 4) return false;
-        long long v = -1;
-        while (p < end && *p == ' ') p++;
-        for (; p < end && *p >= '0' && *p <= '9' && v <= INT_MAX; p++) v = (v < 0 ? 0 : v) * 10 + (*p - '0');
-        if (v < 1 || v > INT_MAX) return false;
-        a->dim[a->rank++] = (int)v;
-        a->count = cnn__mul_size(a->count, (size_t)v);
-        if (!cnn__npy_word(p, end, ")")) p = cnn__npy_word(p, end, ",");
-    }
-    return p != NULL;
-}
-
-/* Read a header and check it against the bytes that are there. */
-static bool cnn__open_npy(cnn_dataset *d, const cnn__input *from, cnn__npy *a)
-{
-    const char          *name = from->name;
-    const unsigned char *p = from->p;
-    const size_t         bytes = from->bytes;
-    memset(a, 0, sizeof *a);
-    if (bytes >= 4 && memcmp(p, "PK\3\4", 4) == 0)
-        return cnn__data_fail(d, "%s is a zip, perhaps of numpy.savez: save each array by numpy.save", name);
-    if (bytes < 10 || memcmp(p, "\x93NUMPY", 6) != 0)
-        return cnn__data_fail(d, "%s: %s", name, bytes < 10 ? "truncated: a .npy file begins with 10 bytes"
-                              : "not a .npy file: it does not begin with \\x93NUMPY");
-    size_t head = p[6] == 1 ? 10 : 12, length = (size_t)p[8] | (size_t)p[9] << 8;
-    if (p[6] < 1 || p[6] > 3)
-        return cnn__data_fail(d, "%s: version %d of .npy: 1 to 3 can be read", name, p[6]);
-    if (p[6] > 1 && bytes >= 12) length |= (size_t)p[10] << 16 | (size_t)p[11] << 24;
-    if (bytes < head || bytes - head < length)
-        return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name,
-                              cnn__add_size(head, length), bytes);
-    const char *q = (const char *)p + head, *end = q + length;
-    const char *type = cnn__npy_value(q, end, "'descr':"), *shape = cnn__npy_value(q, end, "'shape':");
-    const char *order = cnn__npy_value(q, end, "'fortran_order':");
-    a->fortran = cnn__npy_word(order, end, "True") != NULL;
-    if (type && !cnn__npy_type(a, type, end))
-        return cnn__data_fail(d, "%s: elements of type %.*s: integers, floats and bools can be read", name,
-                              (int)(end - type < 20 ? end - type : 20), type);
-    if (shape && !cnn__npy_shape(a, shape, end))
-        return cnn__data_fail(d, "%s: shape %.*s: 1 to 4 extents from 1 to %d can be read", name,
-                              (int)(end - shape < 40 ? end - shape : 40), shape, INT_MAX);
-    if (shape && a->rank < 1)
-        return cnn__data_fail(d, "%s holds one number, of shape (): samples need an axis", name);
-    if (!type || !shape || !(a->fortran || cnn__npy_word(order, end, "False")))
-        return cnn__data_fail(d, "%s: the header is not the dictionary of a .npy file", name);
-    size_t need = cnn__mul_size(a->count, a->size), there = bytes - head - length;
-    a->data = p + head + length;
-    return need == there || cnn__data_fail(d, "%s: %sthe header promises %zu bytes of elements, the file has "
-                                           "%zu", name, there < need ? "truncated: " : "", need, there);
-}
-
-static float cnn__float_of_half(uint32_t half);
-/* The place of element i, counted with the last index fastest. */
-static size_t cnn__npy_place(const cnn__npy *a, size_t i)
-{
-    size_t at = 0, stride = a->count;
-    if (!a->fortran) return i;
-    for (int k = a->rank - 1; k >= 0; k--) {
-        const size_t n = (size_t)a->dim[k];
-        stride /= n, at += i % n * stride, i /= n;
-    }
-    return at;
-}
-static double cnn__npy_element(const cnn__npy *a, size_t i)
-{
-    const unsigned char *p = a->data + cnn__npy_place(a, i) * a->size;
-    uint64_t bits = 0;
-    for (size_t k = 0; k < a->size; k++) bits |= (uint64_t)p[a->big ? a->size - 1 - k : k] << 8 * k;
-    if (a->kind == 'f' && a->size == 2) return (double)cnn__float_of_half((uint32_t)bits);
-    if (a->kind == 'f' && a->size == 4) return (double)cnn__float_of_bits((uint32_t)bits);
-    if (a->kind == 'f') {
-        double v;
-        memcpy(&v, &bits, sizeof v);
-        return v;
-    }
-    if (a->kind == 'i' && bits >> (8 * a->size - 1))          /* negative: -1 is all ones */
-        return -1 - (double)(~bits & (UINT64_MAX >> (64 - 8 * a->size)));
-    return (double)bits;
-}
-
-/* (N), (N,C), (N,H,W) or (N,C,H,W) */
-static cnn_shape cnn__npy_sample(const cnn__npy *a)
-{
-    const int r = a->rank;
-    return (cnn_shape){ 1, r == 2 || r == 4 ? a->dim[1] : 1, r > 2 ? a->dim[r - 2] : 1,
-                        r > 2 ? a->dim[r - 1] : 1 };
-}
-
-/* All elements to own[k]: as bytes, whole numbers, or else floats. */
-static bool cnn__read_npy(cnn_dataset *d, const char *name, const cnn__npy *a, int k, bool bytes, bool whole)
-{
-    const size_t each = bytes ? 1 : whole ? sizeof(int) : sizeof(float);
-    if (!cnn__own(d, k, cnn__mul_size(a->count, each))) return false;
-    for (size_t i = 0; i < a->count; i++) {
-        const double v = cnn__npy_element(a, i);
-        if (isfinite(v) && fabs(v) > (double)FLT_MAX)
-            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", name, i, v);
-        if (whole && !cnn__is_label(v))
-            return cnn__data_fail(d, "%s: label %zu is %.15g: it must be within +-2^24", name, i, v);
-        if (bytes)      ((unsigned char *)d->own[k])[i] = (unsigned char)v;
-        else if (whole) ((int *)d->own[k])[i] = (int)v;
-        else            ((float *)d->own[k])[i] = (float)v;
-    }
-    return true;
-}
-
-static bool cnn__set_npy(cnn_dataset *d, const cnn__input *from, int n, const void *options)
-{
-    cnn__npy a, b = { .count = 0 };
-    (void)options;
-    if (!cnn__open_npy(d, from, &a) || (n > 1 && !cnn__open_npy(d, from + 1, &b))) return false;
-    if (n > 1 && b.dim[0] != a.dim[0])
-        return cnn__data_fail(d, "%s has %d samples, but %s has %d targets", from[0].name, a.dim[0],
-                              from[1].name, b.dim[0]);
-    const bool bytes = a.kind == 'u' && a.size == 1, whole = b.kind != 'f';
-    if (!cnn__read_npy(d, from[0].name, &a, 0, bytes, false)) return false;
-    if (n > 1 && !cnn__read_npy(d, from[1].name, &b, 1, false, whole)) return false;
-    return cnn__set_samples(d, bytes ? d->own[0] : NULL, bytes ? NULL : d->own[0], a.dim[0],
-                            cnn__npy_sample(&a)) &&
-           cnn__set_targets(d, whole ? d->own[1] : NULL, whole ? NULL : d->own[1], cnn__npy_sample(&b));
-}
-
-CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t value_bytes, const void *labels,
-                                   size_t label_bytes)
-{
-    const cnn__input from[2] = { cnn__memory("values", values, value_bytes),
-                                 cnn__memory("labels", labels, label_bytes) };
-    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_npy, NULL);
-}
-
 #ifndef CNN_NO_STDIO
 CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels)
 {
     const char *path[2] = { images, labels };
-    return cnn__read_paths("cnn_load_idx", path, labels ? 2 : 1, cnn__set_idx, NULL);
+    return cnn__read_paths("cnn_load_idx", path, labels ? 2 : 1, cnn__set_arrays, &cnn__idx);
 }
 CNN_API cnn_dataset cnn_load_cifar(const char *const *paths, int n_paths, int classes)
 {
@@ -8646,7 +8304,7 @@ CNN_API cnn_dataset cnn_load_csv_(cnn_csv_args a)
 CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels)
 {
     const char *path[2] = { values, labels };
-    return cnn__read_paths("cnn_load_npy", path, labels ? 2 : 1, cnn__set_npy, NULL);
+    return cnn__read_paths("cnn_load_npy", path, labels ? 2 : 1, cnn__set_arrays, &cnn__npy);
 }
 #endif
 
@@ -8656,8 +8314,7 @@ CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels)
 static void cnn__free_pixels(void *pixels) { CNN_FREE(pixels); }
 
 static bool cnn__is_blank(unsigned char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-/* A number of the header of a PNM file, and the blank behind it; -1: none. Comments reach from # to the end
-   of the line. */
+/* A number of a PNM header and the blank behind it; -1: none. Comments go from # to the end of the line. */
 static int cnn__pnm_number(const unsigned char **p, const unsigned char *end)
 {
     int n = -1;
@@ -8733,10 +8390,10 @@ static int cnn__half(int d) { return d / 2 + (d % 2 && d / 2 % 2); }
 
 /* The picture as (channels,h,w): resized so that it is h x w or, with `shorter`, so that its shorter side has
    that many pixels and h x w are cut out of its middle. */
-static const char *cnn__fit_picture(unsigned char *to, const cnn_picture *p, int channels, int h, int w,
-                                    int shorter)
+static const char *cnn__fit_picture(unsigned char *to, const cnn_picture *p, const cnn_folder_args *a)
 {
-    int high = h, wide = w;                            /* the whole picture, resized */
+    const int channels = a->c, h = a->h, w = a->w, shorter = a->shorter;
+    int       high = h, wide = w;                      /* the whole picture, resized */
     if (shorter) {
         const double longer = p->h < p->w ? (double)shorter * p->w / p->h : (double)shorter * p->h / p->w;
         if (longer > 1 << 24) return "its sides are too unequal to be resized";
@@ -8768,34 +8425,31 @@ static const char *cnn__fit_picture(unsigned char *to, const cnn_picture *p, int
 
 /* ---- Folders: sorted names of what is in them ---- */
 
-typedef struct { char **name; int count, capacity; size_t text; } cnn__list;    /* text: bytes, with ends */
+/* class: the number of the folder that is listed; text: bytes of all names, with their ends. */
+typedef struct { char *name; int class; } cnn__listed;
+typedef struct { cnn__listed *at; int count, capacity, class; size_t text; } cnn__list;
 
 static void cnn__free_list(cnn__list *l)
 {
-    for (int i = 0; i < l->count; i++) CNN_FREE(l->name[i]);
-    CNN_FREE(l->name);
+    for (int i = 0; i < l->count; i++) CNN_FREE(l->at[i].name);
+    CNN_FREE(l->at);
     memset(l, 0, sizeof *l);
 }
 static int cnn__by_bytes(const void *a, const void *b)
 {
-    return strcmp(*(char *const *)a, *(char *const *)b);
+    return strcmp(((const cnn__listed *)a)->name, ((const cnn__listed *)b)->name);
 }
 
 /* Take up "dir/name". */
 static bool cnn__list_add(cnn_dataset *d, cnn__list *l, const char *dir, const char *name)
 {
     const size_t n = strlen(dir), m = strlen(name), slash = n > 0 && dir[n - 1] != '/';
-    if (l->count == l->capacity) {
-        const int capacity = l->capacity ? 2 * l->capacity : 16;
-        char    **more = l->capacity > INT_MAX / 16 ? NULL
-                       : CNN_REALLOC(l->name, (size_t)capacity * sizeof *more);
-        if (!more) return cnn__data_fail(d, "folder: out of memory: %d names", capacity);
-        l->name = more, l->capacity = capacity;
-    }
+    if (!cnn__grow(NULL, NULL, NULL, &l->at, l->count, &l->capacity, sizeof *l->at))
+        return cnn__data_fail(d, "folder: out of memory: %d names", l->count + 1);
     char *path = CNN_MALLOC(n + m + 2);
     if (!path) return cnn__data_fail(d, "folder: out of memory: %zu bytes", n + m + 2);
     memcpy(path, dir, n), path[n] = '/', memcpy(path + n + slash, name, m + 1);
-    l->name[l->count++] = path, l->text += n + slash + m + 1;
+    l->at[l->count++] = (cnn__listed){ path, l->class }, l->text += n + slash + m + 1;
     return true;
 }
 
@@ -8812,9 +8466,9 @@ static char cnn__kind_of(const char *path)
 static bool cnn__read_folder(cnn_dataset *d, cnn__list *l, const char *dir)
 {
     struct _finddata_t found;
-    cnn__list            pattern = { NULL, 0, 0, 0 };
+    cnn__list            pattern = { .count = 0 };
     bool                 good = cnn__list_add(d, &pattern, dir, "*");
-    const intptr_t       search = good ? _findfirst(pattern.name[0], &found) : -1;
+    const intptr_t       search = good ? _findfirst(pattern.at[0].name, &found) : -1;
     cnn__free_list(&pattern);
     if (search == -1) return cnn__data_fail(d, "folder %s: it cannot be opened", cnn__path_end(dir));
     do good = found.name[0] == '.' || cnn__list_add(d, l, dir, found.name);
@@ -8854,7 +8508,7 @@ static bool cnn__list_folder(cnn_dataset *d, cnn__list *l, const char *dir)
     const int before = l->count;
     if (!cnn__read_folder(d, l, dir)) return false;
     const size_t n = (size_t)(l->count - before);
-    if (n > 0) qsort(l->name + before, n, sizeof *l->name, cnn__by_bytes);
+    if (n > 0) qsort(l->at + before, n, sizeof *l->at, cnn__by_bytes);
     return true;
 }
 
@@ -8891,8 +8545,7 @@ static bool cnn__fill_folder(cnn_request *want, void *user)
                                       : cnn__decode_file(&p, path, a->c, why, sizeof why);
         if (!wrong && (!p.pixels || p.h < 1 || p.w < 1 || p.h > 65535 || p.w > 65535))
             wrong = "the decoder gave no picture with sides of 1 to 65535";
-        if (!wrong)
-            wrong = cnn__fit_picture(want->bytes + (size_t)i * each, &p, a->c, a->h, a->w, a->shorter);
+        if (!wrong) wrong = cnn__fit_picture(want->bytes + (size_t)i * each, &p, a);
         if (p.pixels && p.release) p.release(p.pixels);
         if (wrong) {
             cnn__format(want->error, sizeof want->error, "%s: %.70s", n > 50 ? shown + n - 50 : shown, wrong);
@@ -8903,38 +8556,35 @@ static bool cnn__fill_folder(cnn_request *want, void *user)
     return true;
 }
 
-/* List the classes, and the files of each: those of class k end at end[k]. */
-static bool cnn__list_classes(cnn_dataset *d, const char *path, cnn__list *class, cnn__list *file, int **end)
+/* List the classes, and the files of each. */
+static bool cnn__list_classes(cnn_dataset *d, const char *path, cnn__list *class, cnn__list *file)
 {
     int classes = 0;
     if (!cnn__list_folder(d, class, path)) return false;
-    class->text = 0;
     for (int i = 0; i < class->count; i++) {           /* files beside the folders do not count */
-        if (cnn__kind_of(class->name[i]) != 'd') { CNN_FREE(class->name[i]); continue; }
-        class->text += strlen(class->name[i]) + 1, class->name[classes++] = class->name[i];
+        if (cnn__kind_of(class->at[i].name) == 'd') class->at[classes++] = class->at[i];
+        else                                        CNN_FREE(class->at[i].name);
     }
     class->count = classes;
     if (classes == 0)
         return cnn__data_fail(d, "folder %s: it holds no folders: each class is one", cnn__path_end(path));
-    *end = CNN_MALLOC((size_t)classes * sizeof **end);
-    if (!*end) return cnn__data_fail(d, "folder: out of memory: %d classes", classes);
-    for (int k = 0; k < classes; k++) {
-        int i = file->count;
-        if (!cnn__list_folder(d, file, class->name[k])) return false;
+    for (; file->class < classes; file->class++) {
+        const char *folder = class->at[file->class].name;
+        int         i = file->count;
+        if (!cnn__list_folder(d, file, folder)) return false;
         if (file->count == i)
-            return cnn__data_fail(d, "folder %s: it holds no pictures", cnn__path_end(class->name[k]));
+            return cnn__data_fail(d, "folder %s: it holds no pictures", cnn__path_end(folder));
         for (; i < file->count; i++)
-            if (cnn__kind_of(file->name[i]) != 'f')
+            if (cnn__kind_of(file->at[i].name) != 'f')
                 return cnn__data_fail(d, "folder: %s is no file: a class holds nothing else",
-                                      cnn__path_end(file->name[i]));
-        (*end)[k] = file->count;
+                                      cnn__path_end(file->at[i].name));
     }
     return true;
 }
 
 /* Everything into the one block of the data set. */
 static cnn__folder *cnn__pack_folder(cnn_dataset *d, const cnn_folder_args *a, const cnn__list *class,
-                                     const cnn__list *file, const int *end)
+                                     const cnn__list *file)
 {
     const size_t files = (size_t)file->count, classes = (size_t)class->count;
     const size_t numbers = cnn__round_up(files * sizeof(int), sizeof(char *));
@@ -8946,16 +8596,10 @@ static cnn__folder *cnn__pack_folder(cnn_dataset *d, const cnn_folder_args *a, c
     f->label = (int *)(f + 1), f->file = (const char **)(void *)((char *)(f + 1) + numbers);
     f->names = f->file + files;
     char *text = (char *)(f->names + classes + 1);
-    for (size_t i = 0, k = 0; i < files; i++) {
-        while ((int)i >= end[k]) k++;
-        const size_t n = strlen(file->name[i]) + 1;
-        f->file[i] = memcpy(text, file->name[i], n), text += n, f->label[i] = (int)k;
-    }
-    for (size_t k = 0; k < classes; k++) {
-        const char  *name = strrchr(class->name[k], '/') + 1;
-        const size_t n = strlen(name) + 1;
-        f->names[k] = memcpy(text, name, n), text += n;
-    }
+    for (size_t i = 0; i < files; i++)
+        f->file[i] = cnn__put_text(&text, file->at[i].name), f->label[i] = file->at[i].class;
+    for (size_t k = 0; k < classes; k++)
+        f->names[k] = cnn__put_text(&text, strrchr(class->at[k].name, '/') + 1);
     f->names[classes] = NULL;
     if (f->file[0][f->skip] == '/') f->skip++;
     return f;
@@ -8977,14 +8621,13 @@ static bool cnn__check_folder(cnn_dataset *d, const cnn_folder_args *a)
 CNN_API cnn_dataset cnn_load_folder_(cnn_folder_args a)
 {
     cnn_dataset     d = { 0 };
-    cnn__list       class = { NULL, 0, 0, 0 }, file = { NULL, 0, 0, 0 };
+    cnn__list       class = { .count = 0 }, file = { .count = 0 };
     const cnn_shape s = { 1, a.c, a.h, a.w };
-    int            *end = NULL;
     cnn__folder    *f = NULL;
-    if (cnn__check_folder(&d, &a) && cnn__list_classes(&d, a.path, &class, &file, &end))
-        f = cnn__pack_folder(&d, &a, &class, &file, end);
+    if (cnn__check_folder(&d, &a) && cnn__list_classes(&d, a.path, &class, &file))
+        f = cnn__pack_folder(&d, &a, &class, &file);
     const int files = file.count, classes = class.count;
-    cnn__free_list(&class), cnn__free_list(&file), CNN_FREE(end);
+    cnn__free_list(&class), cnn__free_list(&file);
     d.type = CNN_U8, d.target_type = CNN_I32;
     if (!f || !cnn__set_samples(&d, NULL, NULL, files, s)) return d;
     d.names = f->names, d.classes = classes, d.target = cnn__vector(1);
@@ -9029,10 +8672,7 @@ CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
     memset(about, 0, head);
     about->classes = (int)n;
     char *to = (char *)about + head;
-    for (size_t k = 0; k < n; k++) {
-        const size_t length = strlen(d->names[k]) + 1;
-        about->name[k] = memcpy(to, d->names[k], length), to += length;
-    }
+    for (size_t k = 0; k < n; k++) about->name[k] = cnn__put_text(&to, d->names[k]);
     for (int k = 0; k < 4; k++) about->mean[k] = d->mean[k], about->deviation[k] = cnn__divisor(d, k);
     CNN_FREE(g->about);
     g->about = about;
@@ -9058,8 +8698,7 @@ CNN_API const char *cnn_class_name(const cnn_graph *g, int k)
 
 /* ---- Order and scale ---- */
 
-/* A whole number in [0,n), each equally likely: bits that fall into the incomplete last interval are drawn
-   again. */
+/* A whole number in [0,n), each equally likely: bits in the incomplete last interval are drawn again. */
 static uint32_t cnn__below(uint32_t n, uint64_t key, uint64_t stream, uint64_t *drawn)
 {
     uint32_t bits, end = UINT32_MAX - UINT32_MAX % n;
@@ -9068,8 +8707,7 @@ static uint32_t cnn__below(uint32_t n, uint64_t key, uint64_t stream, uint64_t *
 }
 
 /* Fisher and Yates 1938, after Durstenfeld 1964: each of the n! orders is equally likely. It starts from the
-   order that the data set was made with, so the result depends on the seed alone and not on earlier
-   shuffles. */
+   order that the data set was made with: so the seed alone counts, and not earlier shuffles. */
 CNN_API void cnn_shuffle(cnn_dataset *d, uint64_t seed)
 {
     const uint64_t stream = 0x73687566u;               /* "shuf": not a stream of weights or dropout */
@@ -9110,23 +8748,11 @@ typedef struct { void *p; } cnn__lock, cnn__bell;                   /* an SRWLOC
 #define CNN__WAIT(b, l)         SleepConditionVariableSRW((struct _RTL_CONDITION_VARIABLE *)(void *)(b),     \
                                                           CNN__SRW(l), 0xFFFFFFFF, 0)
 #define CNN__RING(b)            WakeConditionVariable((struct _RTL_CONDITION_VARIABLE *)(void *)(b))
-typedef struct { uintptr_t handle; void (*run)(void *); void *with; } cnn__thread;
-static unsigned __stdcall cnn__run_thread(void *thread)
-{
-    cnn__thread *t = thread;
-    t->run(t->with);
-    return 0;
-}
-static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
-{
-    t->run = run, t->with = with;
-    return (t->handle = _beginthreadex(NULL, 0, cnn__run_thread, t, 0, NULL)) != 0;
-}
-static void cnn__join_thread(cnn__thread *t)
-{
-    WaitForSingleObject((void *)t->handle, 0xFFFFFFFF);
-    CloseHandle((void *)t->handle);
-}
+#define CNN__RUNS               unsigned __stdcall
+#define CNN__START(t)           (((t)->id = _beginthreadex(NULL, 0, cnn__run_thread, t, 0, NULL)) != 0)
+#define CNN__JOIN(t)            (WaitForSingleObject((void *)(t)->id, 0xFFFFFFFF), \
+                                 CloseHandle((void *)(t)->id))
+typedef uintptr_t cnn__thread_id;
 #elif defined(CNN__PTHREADS)
 typedef pthread_mutex_t cnn__lock;
 typedef pthread_cond_t  cnn__bell;
@@ -9136,27 +8762,30 @@ typedef pthread_cond_t  cnn__bell;
 #define CNN__UNLOCK(l)          pthread_mutex_unlock(l)
 #define CNN__WAIT(b, l)         pthread_cond_wait(b, l)
 #define CNN__RING(b)            pthread_cond_signal(b)
-typedef struct { pthread_t id; void (*run)(void *); void *with; } cnn__thread;
-static void *cnn__run_thread(void *thread)
+#define CNN__RUNS               void *
+#define CNN__START(t)           (pthread_create(&(t)->id, NULL, cnn__run_thread, t) == 0)
+#define CNN__JOIN(t)            pthread_join((t)->id, NULL)
+typedef pthread_t cnn__thread_id;
+#else
+#define CNN__START(t)           false
+#define CNN__JOIN(t)            ((void)(t))
+typedef int cnn__thread_id;
+#endif
+typedef struct { cnn__thread_id id; void (*run)(void *); void *with; } cnn__thread;
+#ifdef CNN__RUNS
+static CNN__RUNS cnn__run_thread(void *thread)
 {
     cnn__thread *t = thread;
     t->run(t->with);
-    return NULL;
+    return 0;
 }
+#endif
 static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
 {
     t->run = run, t->with = with;
-    return pthread_create(&t->id, NULL, cnn__run_thread, t) == 0;
+    return CNN__START(t);
 }
-static void cnn__join_thread(cnn__thread *t) { pthread_join(t->id, NULL); }
-#else
-typedef struct { int none; } cnn__thread;
-static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
-{
-    return (void)t, (void)run, (void)with, false;
-}
-static void cnn__join_thread(cnn__thread *t) { (void)t; }
-#endif
+static void cnn__join_thread(cnn__thread *t) { CNN__JOIN(t); }
 
 /* ---- Batches: read, then fed ----
 
@@ -9171,8 +8800,7 @@ typedef struct {
     int n;
 } cnn__batch;
 
-/* A pass over a data set. A stream is read into slots, in turn: while the net computes with one of them, a
-   thread fills the other. */
+/* A pass over a data set. While the net computes with one slot of a stream, a thread fills the other. */
 typedef struct { cnn_request want; const cnn_dataset *d; int first; bool good; } cnn__slot;
 typedef struct {
     const cnn_dataset *d;
@@ -9190,19 +8818,17 @@ static size_t cnn__target_size(const cnn_dataset *d)
     return d->target_type ? (size_t)cnn__sample(d->target) : 0;
 }
 
-/* most: samples of a batch; until: where the pass ends. Not copied or moved while it is open. */
-static bool cnn__open_reader(cnn__reader *r, const cnn_dataset *d, int most, int until, long epoch,
-                             bool ahead)
+/* most: samples of a batch; end: of the pass. Not copied or moved while it is open. */
+static bool cnn__open_reader(cnn__reader *r, const cnn_dataset *d, int most, int end, long epoch, bool ahead)
 {
     memset(r, 0, sizeof *r);
-    r->d = d, r->most = most < until ? most : until, r->until = until, r->epoch = epoch;
+    r->d = d, r->most = most < end ? most : end, r->until = end, r->epoch = epoch;
     if (!d->fill || r->most < 1) return true;
-    r->slots = ahead && most < until ? 2 : 1;
+    r->slots = ahead && most < end ? 2 : 1;
     const size_t n = (size_t)r->most, value = d->type == CNN_U8 ? 1 : sizeof(float);
     const size_t targets = cnn__mul_size(cnn__mul_size(n, cnn__target_size(d)), sizeof(float));
-    const size_t values = cnn__round_up(cnn__mul_size(cnn__mul_size(n, (size_t)cnn__sample(d->shape)), value),
-                                        sizeof(float));
-    const size_t slot = cnn__add_size(targets, values);
+    const size_t values = cnn__mul_size(cnn__mul_size(n, (size_t)cnn__sample(d->shape)), value);
+    const size_t slot = cnn__round_up(cnn__add_size(targets, values), sizeof(float));
     const size_t bytes = cnn__add_size(n * sizeof(int), cnn__mul_size(slot, (size_t)r->slots));
     r->places = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
     if (!r->places) return cnn__format(r->error, sizeof r->error, "out of memory: %zu bytes", bytes), false;
@@ -9349,13 +8975,11 @@ static cnn__view cnn__draw_view(uint64_t seed, cnn_shape s, const cnn_augment *a
     return v;
 }
 
-/* What is mixed into a sample: that at `at`, of which the sample keeps `share` or, in cutmix, all but a box.
-   */
+/* What is mixed into a sample: that at `at`; the sample keeps `share` or, in cutmix, all but a box. */
 typedef struct { int at; cnn__view view; bool boxed; float share; cnn__box box; } cnn__mix;
 
-/* Beta(alpha, alpha): for alpha <= 1 by Johnk (1964), else by von Neumann's rejection. Block k of the stream
-   belongs to attempt k; if all are in vain, alpha is so small that it is 0 or 1, or so large that it is 1/2.
-   */
+/* Beta(alpha, alpha): for alpha <= 1 by Johnk (1964), else by von Neumann's rejection. Attempt k has block k
+   of the stream; if all are in vain, alpha is so small that it is 0 or 1, or so large that it is 1/2. */
 static double cnn__draw_beta(double alpha, uint64_t seed, uint64_t stream, uint64_t block)
 {
     uint32_t r[4] = { 0 };
@@ -9458,6 +9082,7 @@ static bool cnn__check_feed(const char *at, const char *what, const cnn_tensor *
 typedef struct {
     const unsigned char *bytes; const float *floats; const int *labels;    /* one of them */
     cnn_shape    shape;
+    int          channels;                     /* of the tensor that they go to */
     bool         moves, cuts;                  /* seen through a view; 0 in its square */
     bool         hot;                          /* channel c is 1 where the label is c, else 0 */
     float        outside;
@@ -9492,20 +9117,8 @@ static void cnn__gather(float *out, const cnn__planes *s, size_t from, int c, co
     else             for (int j = 0; j < n; j++) out[j] = at[j] < 0 ? outside : (float)labels[at[j]];
 }
 
-/* All channels of one sample as they are. */
-static void cnn__feed_plain(float *out, const cnn__planes *s, int channels, size_t from)
-{
-    const size_t plane = (size_t)cnn__plane(s->shape);
-    for (int c = 0; c < channels; c++, out += plane, from += plane) {
-        const int k = c < 3 ? c : 3;
-        if (s->bytes)       for (size_t j = 0; j < plane; j++) out[j] = s->table[k][s->bytes[from + j]];
-        else if (s->labels) for (size_t j = 0; j < plane; j++) out[j] = (float)s->labels[from + j];
-        else for (size_t j = 0; j < plane; j++) out[j] = (s->floats[from + j] - s->mean[k]) / s->by[k];
-    }
-}
-
 /* All channels of one sample, seen through v, and mixed with another one unless m is NULL. */
-static void cnn__feed_seen(float *out, const cnn__planes *s, int channels, size_t from, const cnn__view *v,
+static void cnn__feed_seen(float *out, const cnn__planes *s, size_t from, const cnn__view *v,
                            const cnn__mix *m)
 {
     const size_t plane = (size_t)cnn__plane(s->shape), sample = (size_t)s->shape.c * plane;
@@ -9519,7 +9132,7 @@ static void cnn__feed_seen(float *out, const cnn__planes *s, int channels, size_
             const bool mixed = m && (!boxed || (y >= m->box.top && y < m->box.bottom));
             cnn__look(at[0], s, v, y, x0, n);
             if (mixed) cnn__look(at[1], s, &m->view, y, x0, n);
-            for (int c = 0; c < channels; c++) {
+            for (int c = 0; c < s->channels; c++) {
                 const size_t of = s->hot ? 0 : (size_t)c * plane;
                 float       *to = out + (size_t)c * plane + (size_t)y * (size_t)w + x0;
                 cnn__gather(to, s, from + of, c, at[0], n);
@@ -9533,19 +9146,27 @@ static void cnn__feed_seen(float *out, const cnn__planes *s, int channels, size_
 }
 
 /* v: NULL, or how it is seen; m: NULL, or what is mixed with it. */
-static void cnn__feed_one(float *out, const cnn__planes *s, int channels, int at, const cnn__view *v,
-                          const cnn__mix *m)
+static void cnn__feed_one(float *out, const cnn__planes *s, int at, const cnn__view *v, const cnn__mix *m)
 {
     static const cnn__view still = { .mirror = false };
-    const size_t from = (size_t)at * (size_t)cnn__sample(s->shape);
-    if (v || s->hot) cnn__feed_seen(out, s, channels, from, v ? v : &still, m);
-    else             cnn__feed_plain(out, s, channels, from);
+    const size_t plane = (size_t)cnn__plane(s->shape);
+    size_t       from = (size_t)at * (size_t)cnn__sample(s->shape);
+    if (v || s->hot) {
+        cnn__feed_seen(out, s, from, v ? v : &still, m);
+        return;
+    }
+    for (int c = 0; c < s->channels; c++, out += plane, from += plane) {          /* all as they are */
+        const int k = c < 3 ? c : 3;
+        if (s->bytes)       for (size_t j = 0; j < plane; j++) out[j] = s->table[k][s->bytes[from + j]];
+        else if (s->labels) for (size_t j = 0; j < plane; j++) out[j] = (float)s->labels[from + j];
+        else for (size_t j = 0; j < plane; j++) out[j] = (s->floats[from + j] - s->mean[k]) / s->by[k];
+    }
 }
 
 static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)
 {
-    cnn__planes s = { .bytes = b->bytes, .floats = b->floats, .shape = d->shape, .moves = true,
-                      .cuts = true };
+    cnn__planes s = { .bytes = b->bytes, .floats = b->floats, .shape = d->shape, .channels = d->shape.c,
+                      .moves = true, .cuts = true };
     for (int k = 0; k < 4; k++) {
         s.mean[k] = d->mean[k], s.by[k] = cnn__divisor(d, k);
         for (int v = 0; v < 256 && b->bytes; v++) s.table[k][v] = ((float)v / 255.0f - s.mean[k]) / s.by[k];
@@ -9554,15 +9175,11 @@ static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)
 }
 static cnn__planes cnn__targets_of(const cnn_dataset *d, const cnn__batch *b, const cnn_tensor *to)
 {
-    return (cnn__planes){ .floats = b->targets, .labels = b->labels, .shape = d->target, .by = { 1, 1, 1, 1 },
+    return (cnn__planes){ .floats = b->targets, .labels = b->labels, .by = { 1, 1, 1, 1 },
+                          .shape = d->target, .channels = to->shape.c,
                           .moves = d->target.h == d->shape.h && d->target.w == d->shape.w &&
                                    cnn__plane(d->shape) > 1,
                           .hot = d->target_type == CNN_I32 && to->shape.c != d->target.c };
-}
-
-static bool cnn__is_changed(const cnn_augment *a)
-{
-    return a->shift || a->flip || a->cutout || a->mixup > 0 || a->cutmix > 0;
 }
 
 /* Are the labels of a batch, which become channels, classes? */
@@ -9584,7 +9201,6 @@ typedef struct {
     uint64_t seed;
     cnn__batch batch;
     cnn__planes samples, targets;
-    int channels;                            /* of a target */
     size_t each, wide;                       /* values of a sample, of its target */
     float *values, *wanted;
     const cnn_augment *a;
@@ -9603,8 +9219,8 @@ static void cnn__feed_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thre
         if (mixed) mix = cnn__draw_mix(q->seed, q->d, b, a, q->epoch, b->number[i]);
         const cnn__view *v = a || q->mirror ? &view : NULL;
         const cnn__mix  *m = mixed ? &mix : NULL;
-        cnn__feed_one(q->values + i * q->each, &q->samples, q->d->shape.c, b->at[i], v, m);
-        if (q->wanted) cnn__feed_one(q->wanted + i * q->wide, &q->targets, q->channels, b->at[i], v, m);
+        cnn__feed_one(q->values + i * q->each, &q->samples, b->at[i], v, m);
+        if (q->wanted) cnn__feed_one(q->wanted + i * q->wide, &q->targets, b->at[i], v, m);
     }
 }
 
@@ -9619,11 +9235,11 @@ static int cnn__feed(cnn__reader *r, cnn_tensor *x, cnn_tensor *target, int firs
     const int          n = cnn__read_batch(r, first, &q.batch);
     if (r->error[0]) cnn__fail(g, NULL, "feed", "data set: %s", r->error);
     if (n == 0) return 0;
-    if (a && cnn__is_changed(a)) q.a = a;
+    if (a && (a->shift || a->flip || a->cutout || a->mixup > 0 || a->cutmix > 0)) q.a = a;
     q.samples = cnn__samples_of(d, &q.batch), q.each = (size_t)cnn__sample(d->shape);
     if (target) {
         q.targets = cnn__targets_of(d, &q.batch, target);
-        q.channels = target->shape.c, q.wide = (size_t)cnn__sample(target->shape);
+        q.wide = (size_t)cnn__sample(target->shape);
     }
     if (q.a) q.targets.outside = a->outside;
     if ((target && !cnn__check_hot(target, &q.targets, &q.batch)) || !cnn_set_batch(g, n)) return 0;
@@ -9840,8 +9456,7 @@ static int cnn__void_label(const cnn_tensor *judge)
     return CNN__NO_LABEL;
 }
 
-/* Is each label a class that the logits tell apart, or left out? Those of a stream are seen when they come.
-   */
+/* Is each label a class that the logits tell apart, or left out? Those of a stream are seen later. */
 static bool cnn__check_classes(cnn_graph *g, const char *at, const char *what, const cnn_tensor *logits,
                                const cnn_dataset *d, int ignored)
 {
@@ -9917,24 +9532,23 @@ typedef struct { double mean, squares, error; } cnn__moments;
 typedef struct {
     double right, judged;                      /* labels, or answers */
     double n, absolute;                        /* values of a channel; the sum of |y-t| over all */
+    int    channels;
     cnn__moments *channel;                      /* NULL unless CNN__BY_ERROR */
 } cnn__sums;
 
+static void cnn__clear_sums(cnn__sums *s)
+{
+    s->right = s->judged = s->n = s->absolute = 0;
+    for (int c = 0; s->channel && c < s->channels; c++) s->channel[c] = (cnn__moments){ 0, 0, 0 };
+}
 static bool cnn__open_sums(cnn__sums *s, const cnn__feed_to *to)
 {
     const size_t bytes = cnn__mul_size((size_t)to->logits->shape.c, sizeof *s->channel);
-    *s = (cnn__sums){ 0, 0, 0, 0, NULL };
-    if (to->metric != CNN__BY_ERROR) return true;
-    s->channel = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
-    if (!s->channel) return cnn__no_memory(to->g, NULL, "metrics", bytes);
-    memset(s->channel, 0, bytes);
-    return true;
-}
-static void cnn__clear_sums(cnn__sums *s, int channels)
-{
-    cnn__moments *channel = s->channel;
-    *s = (cnn__sums){ 0, 0, 0, 0, channel };
-    for (int c = 0; channel && c < channels; c++) channel[c] = (cnn__moments){ 0, 0, 0 };
+    const bool   errors = to->metric == CNN__BY_ERROR;
+    s->channels = to->logits->shape.c;
+    s->channel = errors && bytes != SIZE_MAX ? CNN_MALLOC(bytes) : NULL;
+    cnn__clear_sums(s);
+    return !errors || s->channel || cnn__no_memory(to->g, NULL, "metrics", bytes);
 }
 
 static void cnn__add_errors(cnn__sums *s, const float *y, const float *t, cnn_shape z)
@@ -9961,21 +9575,19 @@ static void cnn__add_errors(cnn__sums *s, const float *y, const float *t, cnn_sh
     s->n = all;
 }
 
-static double cnn__accuracy(const cnn__sums *s) { return s->judged > 0 ? s->right / s->judged : NAN; }
-static double cnn__mae(const cnn__sums *s, int channels)
+/* The loss of so many samples, and what their sums say: accuracy, mean absolute error and R2, NAN where it is
+   unknown. R2 is the mean over the channels; of a constant channel it is 1 if that is met, else 0. */
+static cnn_score cnn__score_of(const cnn__sums *s, double loss, int count)
 {
-    return s->n > 0 ? s->absolute / (s->n * channels) : NAN;
-}
-/* The mean over the channels; of a constant channel 1 if it is met, else 0. */
-static double cnn__r2(const cnn__sums *s, int channels)
-{
-    double sum = 0;
-    if (!(s->n > 0)) return NAN;
-    for (int c = 0; c < channels; c++) {
+    cnn_score score = { loss, s->judged > 0 ? s->right / s->judged : NAN, count, NAN, NAN };
+    double    sum = 0;
+    if (!(s->n > 0)) return score;
+    for (int c = 0; c < s->channels; c++) {
         const cnn__moments *t = &s->channel[c];
         sum += t->squares > 0 ? 1 - t->error / t->squares : t->error > 0 ? 0 : 1;
     }
-    return sum / channels;
+    score.mae = s->absolute / (s->n * s->channels), score.r2 = sum / s->channels;
+    return score;
 }
 
 /* How many labels are not left out: those that count. */
@@ -9989,21 +9601,28 @@ static double cnn__count_judged(const cnn__feed_to *to)
     return count;
 }
 
-/* Add the batch that was just computed, with the answers y. */
-static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
+/* Add the batch that was just computed, with the answers y; NULL: the logits, where they are, see
+   cnn__count_correct. */
+static void cnn__judge_batch(cnn__sums *s, const cnn__feed_to *to, const float *y, bool anew, bool show)
 {
     const cnn_shape z = to->logits->shape;
-    const float    *truth = cnn_map_read(to->truth);
     const size_t    plane = (size_t)cnn__plane(z), channels = (size_t)z.c, rows = (size_t)z.n * plane;
-    if (!truth || !y || to->metric == CNN__NOT_JUDGED) return;
-    if (to->metric == CNN__BY_ERROR) {
-        cnn__add_errors(s, y, truth, z);
-    } else if (to->metric == CNN__BY_SIGN) {
+    const bool      labels = to->metric == CNN__BY_CLASS && to->truth->shape.c == 1;
+    const int       ignored = cnn__void_label(to->judge);
+    if (to->metric == CNN__NOT_JUDGED) return;
+    if (labels) s->judged += cnn__count_judged(to);
+    if (labels && !y) {
+        cnn__count_correct(to->logits, to->truth, ignored, anew, show, &s->right);
+        return;
+    }
+    const float *truth = cnn_map_read(to->truth);
+    if (!y) y = cnn_map_read(to->logits);
+    if (!truth || !y) return;
+    if (labels)                             s->right += cnn__correct(y, z, truth, ignored);
+    else if (to->metric == CNN__BY_ERROR)   cnn__add_errors(s, y, truth, z);
+    else if (to->metric == CNN__BY_SIGN) {
         for (size_t i = 0; i < rows * channels; i++) s->right += (y[i] > 0) == (truth[i] > 0.5f);
         s->judged += (double)(rows * channels);
-    } else if (to->truth->shape.c == 1) {
-        s->right += cnn__correct(y, z, truth, cnn__void_label(to->judge));
-        s->judged += cnn__count_judged(to);
     } else {                                               /* soft labels: the likeliest class */
         for (size_t i = 0; i < rows; i++) {
             const size_t at = i / plane * channels * plane + i % plane;
@@ -10016,22 +9635,11 @@ static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
     }
 }
 
-/* The same for the logits, where they are: see cnn__count_correct. */
-static void cnn__judge_batch(cnn__sums *s, const cnn__feed_to *to, bool anew, bool show)
-{
-    if (to->metric == CNN__BY_CLASS && to->truth->shape.c == 1) {
-        const int ignored = cnn__void_label(to->judge);
-        cnn__count_correct(to->logits, to->truth, ignored, anew, show, &s->right);
-        s->judged += cnn__count_judged(to);
-    } else if (to->metric != CNN__NOT_JUDGED) cnn__add_batch(s, to, cnn_map_read(to->logits));
-}
-
 /* ---- Evaluate and predict ---- */
 
 static const cnn_score cnn__no_score = { NAN, NAN, 0, NAN, NAN };
 
-/* One batch in the mirror: `both` becomes the mean of its logits and of those that stand. Returns its loss.
-   */
+/* One batch in the mirror: `both` becomes the mean of its logits and of those that stand. Its loss. */
 static double cnn__evaluate_mirror(const cnn__feed_to *to, cnn_tensor *loss, cnn__reader *r, int first,
                                    float *both)
 {
@@ -10054,19 +9662,14 @@ static cnn_score cnn__evaluate_all(const cnn__feed_to *to, cnn_tensor *loss, cnn
     int        n, count = 0;
     for (; (n = cnn__feed(r, to->x, to->target, count, NULL, false)) > 0; count += n) {
         double value = (double)cnn_forward(loss, CNN_EVAL);
-        if (both) {
-            value = (value + cnn__evaluate_mirror(to, loss, r, count, both)) / 2;
-            if (!g->error[0]) cnn__add_batch(sums, to, both);
-        } else
-            cnn__judge_batch(sums, to, count == 0, count + n == r->until);
+        if (both) value = (value + cnn__evaluate_mirror(to, loss, r, count, both)) / 2;
+        if (!g->error[0]) cnn__judge_batch(sums, to, both, count == 0, count + n == r->until);
         if (g->error[0]) break;
         weights += weight = to->total ? n : cnn__batch_weight(to, n);
         sum += to->total ? value : weight * value;
     }
     if (g->error[0] || count == 0) return cnn__no_score;
-    const int channels = to->logits->shape.c;
-    return (cnn_score){ weights > 0 ? sum / weights : 0, cnn__accuracy(sums), count, cnn__mae(sums, channels),
-                        cnn__r2(sums, channels) };
+    return cnn__score_of(sums, weights > 0 ? sum / weights : 0, count);
 }
 
 static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, const cnn_dataset *data, bool flips)
@@ -10132,10 +9735,11 @@ CNN_API int cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, 
 
 /* ---- Which class for which? ---- */
 
-/* Run all samples and call each with its logits and label. Returns how many; 0 after an error. */
-typedef void (*cnn__judge)(const float *z, int classes, int label, void *user);
-static int cnn__judge_all(cnn_tensor *logits, const cnn_dataset *data, const char *what, cnn__judge judge,
-                          void *user)
+/* Run all samples; count in matrix, unless it is NULL, which class was answered for which, and in *right the
+   labels that are among the k largest logits. Among equal ones the label comes last, so that a net that tells
+   nothing apart scores nothing. Returns how many; 0 after an error. */
+static int cnn__judge_all(cnn_tensor *logits, const cnn_dataset *data, const char *what, int k, int *right,
+                          int *matrix)
 {
     int inputs, n, count = 0;
     if (!cnn__usable(logits, what)) return 0;
@@ -10154,6 +9758,7 @@ static int cnn__judge_all(cnn_tensor *logits, const cnn_dataset *data, const cha
                          "logits %s and %d classes: one label for a sample needs the shape (N,classes,1,1)",
                          cnn__shape_text(logits).s, data->classes), 0;
     cnn__reader r;
+    const int   classes = logits->shape.c;
     if (!cnn__check_feed(NULL, what, x, NULL, data, 0)) return 0;
     if (!cnn__open_reader(&r, data, g->config.max_batch, data->count, 0, true))
         cnn__fail(g, NULL, what, "data set: %s", r.error);
@@ -10162,27 +9767,29 @@ static int cnn__judge_all(cnn_tensor *logits, const cnn_dataset *data, const cha
         const float *z = cnn_map_read(logits);
         const int   *label = data->fill ? r.slot[r.now].want.labels : NULL;
         for (int i = 0; z && i < n; i++) {
-            const int k = label ? label[i] : data->labels[data->order[count + i]];
-            if (k < 0 || k >= logits->shape.c) continue;               /* left out */
-            judge(z + (size_t)i * (size_t)logits->shape.c, logits->shape.c, k, user);
+            const int    of = label ? label[i] : data->labels[data->order[count + i]];
+            const float *own = z + (ptrdiff_t)i * classes;
+            int          best = 0, before = 0;
+            if (of < 0 || of >= classes) continue;                     /* left out */
+            for (int c = 0; c < classes; c++) {
+                if (own[c] > own[best]) best = c;
+                before += c != of && !(own[c] < own[of]);
+            }
+            *right += before < k;
+            if (matrix) matrix[(ptrdiff_t)of * classes + best]++;
         }
     }
     cnn__close_reader(&r);
     return g->error[0] ? 0 : count;
 }
 
-static void cnn__judge_confusion(const float *z, int classes, int label, void *user)
-{
-    int best = 0;
-    for (int c = 1; c < classes; c++) if (z[c] > z[best]) best = c;
-    ((int *)user)[(size_t)label * (size_t)classes + (size_t)best]++;
-}
 CNN_API bool cnn_confusion(cnn_tensor *logits, const cnn_dataset *data, int *matrix)
 {
+    int right = 0;
     if (cnn__is_nil(logits) || logits->graph->error[0]) return false;
     if (!matrix) return cnn__fail(logits->graph, NULL, "confusion", "the matrix is NULL");
     memset(matrix, 0, (size_t)logits->shape.c * (size_t)logits->shape.c * sizeof *matrix);
-    return cnn__judge_all(logits, data, "confusion", cnn__judge_confusion, matrix) > 0;
+    return cnn__judge_all(logits, data, "confusion", 0, &right, matrix) > 0;
 }
 
 CNN_API cnn_class_score cnn_precision_recall(const int *matrix, int classes, int of)
@@ -10197,20 +9804,13 @@ CNN_API cnn_class_score cnn_precision_recall(const int *matrix, int classes, int
     return s;
 }
 
-/* Among equal logits the label comes last, so that a net that tells nothing apart scores nothing. */
-static void cnn__judge_top_k(const float *z, int classes, int label, void *user)
-{
-    int *k = user, before = 0;
-    for (int c = 0; c < classes; c++) before += c != label && !(z[c] < z[label]);
-    k[1] += before < k[0];
-}
 CNN_API double cnn_top_k(cnn_tensor *logits, const cnn_dataset *data, int k)
 {
-    int state[2] = { k, 0 };
+    int right = 0;
     if (!cnn__is_nil(logits) && k < 1)
         cnn__fail(logits->graph, NULL, "top_k", "k is %d: it must be positive", k);
-    int count = cnn__judge_all(logits, data, "top_k", cnn__judge_top_k, state);
-    return count > 0 ? (double)state[1] / count : NAN;
+    const int count = cnn__judge_all(logits, data, "top_k", k, &right, NULL);
+    return count > 0 ? (double)right / count : NAN;
 }
 
 /* ---- History ---- */
@@ -10222,36 +9822,23 @@ CNN_API void cnn_history_free(cnn_history *h)
     memset(h, 0, sizeof *h);
 }
 
-/* Room for one more than `count` elements of `each` bytes. */
-static bool cnn__grow(cnn_graph *g, const char *at, void *array, int count, int *capacity, size_t each)
-{
-    void *old, *more;
-    if (count < *capacity) return true;
-    const int    twice = *capacity < 8 ? 8 : *capacity > INT_MAX / 2 ? INT_MAX : 2 * *capacity;
-    const size_t bytes = cnn__mul_size((size_t)twice, each);
-    memcpy(&old, array, sizeof old);
-    more = count == INT_MAX || bytes == SIZE_MAX ? NULL : CNN_REALLOC(old, bytes);
-    if (!more) return cnn__no_memory(g, at, "fit", bytes);
-    memcpy(array, &more, sizeof more), *capacity = twice;
-    return true;
-}
+
 static bool cnn__history_add(cnn_graph *g, const char *at, cnn_history *h, cnn_epoch e)
 {
-    if (!cnn__grow(g, at, &h->epoch, h->count, &h->capacity, sizeof e)) return false;
+    if (!cnn__grow(g, at, "fit", &h->epoch, h->count, &h->capacity, sizeof e)) return false;
     return h->epoch[h->count++] = e, true;
 }
 static bool cnn__history_add_update(cnn_graph *g, const char *at, cnn_history *h, cnn_update u)
 {
-    if (!cnn__grow(g, at, &h->update, h->updates, &h->update_capacity, sizeof u)) return false;
+    if (!cnn__grow(g, at, "fit", &h->update, h->updates, &h->update_capacity, sizeof u)) return false;
     return h->update[h->updates++] = u, true;
 }
 
 /* ---- Schedules ---- */
 
 CNN_API float cnn_linear(float progress, void *user) { return (void)user, 1 - progress; }
-CNN_API float cnn_cosine(float progress, void *user)
+CNN_API float cnn_cosine(float progress, void *user CNN__UNUSED)
 {
-    (void)user;
     return (float)(0.5 + 0.5 * cos(3.14159265358979323846 * (double)progress));
 }
 CNN_API float cnn_one_cycle(float progress, void *user)
@@ -10260,9 +9847,8 @@ CNN_API float cnn_one_cycle(float progress, void *user)
     if (progress < top) return 1 - (1 - low) * cnn_cosine(progress / top, user);
     return cnn_cosine((progress - top) / (1 - top), user);
 }
-CNN_API float cnn_staircase(float progress, void *user)
+CNN_API float cnn_staircase(float progress, void *user CNN__UNUSED)
 {
-    (void)user;
     return progress * 3 < 1 ? 1.0f : progress * 3 < 2 ? 0.1f : 0.01f;
 }
 
@@ -10306,10 +9892,7 @@ static bool cnn__save_run(cnn__run *run);                        /* see "Checkpo
 static bool cnn__resume_run(cnn__run *run);
 #endif
 
-static double cnn__updates_of_epoch(const cnn__run *run)
-{
-    return (run->batches - 1) / run->per_update + 1;
-}
+static double cnn__updates_of_epoch(const cnn__run *run) { return (run->batches - 1) / run->per_update + 1; }
 
 /* The learning rate of update number `done` (from 0) of `steps`. */
 static float cnn__scheduled(const cnn_fit_args *a, double done, double steps)
@@ -10377,7 +9960,7 @@ static bool cnn__fit_epoch(cnn__run *run, cnn__reader *data, cnn_progress *p, do
     while (*go && (int)at->fed < count &&
            (n = cnn__feed(data, run->to.x, run->to.target, (int)at->fed, &a->augment, false)) > 0) {
         double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
-        cnn__judge_batch(&run->sums, &run->to, at->fed == 0 || show, (int)at->fed + n == count || show);
+        cnn__judge_batch(&run->sums, &run->to, NULL, at->fed == 0 || show, (int)at->fed + n == count || show);
         const double weight = total ? 1 : cnn__batch_weight(&run->to, n), part = total ? loss : loss * n;
         if (group > 0 && weight > 0 && !cnn__scale_grads(g, last / weight)) return false;
         if (group > 0) cnn_backward_add(a->loss);
@@ -10400,8 +9983,8 @@ static bool cnn__fit_epoch(cnn__run *run, cnn__reader *data, cnn_progress *p, do
 
         double now = cnn__seconds(), done = (double)at->updates;
         p->batch = (int)((at->fed - 1) / (uint64_t)max_batch) + 1;
-        p->loss = at->sum / (double)at->fed, p->accuracy = cnn__accuracy(&run->sums);
-        p->mae = cnn__mae(&run->sums, a->logits->shape.c), p->r2 = cnn__r2(&run->sums, a->logits->shape.c);
+        const cnn_score so_far = cnn__score_of(&run->sums, at->sum / (double)at->fed, (int)at->fed);
+        p->loss = so_far.loss, p->accuracy = so_far.accuracy, p->mae = so_far.mae, p->r2 = so_far.r2;
         p->validation_loss = p->validation_accuracy = p->validation_mae = p->validation_r2 = NAN;
         p->seconds = now - start;
         p->samples_per_second = now > epoch_start ? ((double)at->fed - fed_before) / (now - epoch_start) : 0;
@@ -10440,8 +10023,7 @@ static bool cnn__count_batches(cnn__run *run)
     run->batches = run->samples / batch + (run->samples % batch > 0);
     if (run->batches == 0)
         return cnn__fail(g, run->a.at, "fit",
-                         "drop_last leaves nothing: %d samples do not fill a batch of %d",
-                         count, batch);
+                         "drop_last leaves nothing: %d samples do not fill a batch of %d", count, batch);
     for (int i = 0; (run->samples - 1) % batch == 0 && i <= run->a.loss->index; i++) {
         const cnn_tensor *y = &g->order[i]->t;
         if (y->op && y->op->flags & CNN_BATCH_STATISTICS && y->batched && cnn__plane(y->shape) == 1
@@ -10460,7 +10042,6 @@ static bool cnn__fit(cnn__run *run)
     cnn__fit_place     *at = &run->at;
     cnn_graph          *g = run->g;
     const double start = cnn__seconds();
-    const int    channels = a->logits->shape.c;
     bool   go = true, tired = false;
     while ((int)at->epochs < run->epochs && go && !tired) {
         double epoch_start = cnn__seconds();
@@ -10468,7 +10049,7 @@ static bool cnn__fit(cnn__run *run)
         p.epoch = (int)at->epochs + 1, p.epochs = run->epochs, p.batches = run->batches;
         if (at->fed == 0) {
             at->epoch_step = (uint64_t)g->step, at->sum = 0;
-            cnn__clear_sums(&run->sums, channels);
+            cnn__clear_sums(&run->sums);
         }
         if (!a->no_shuffle) cnn_shuffle(a->train, g->config.seed + at->epoch_step);
         const long  round = (long)((double)at->epoch_step / cnn__updates_of_epoch(run));
@@ -10482,10 +10063,9 @@ static bool cnn__fit(cnn__run *run)
 
         cnn_score score = cnn__no_score;
         if (a->validation && go && !cnn__fit_validate(run, &score)) return false;
-        const cnn_epoch e = { at->sum / (double)at->fed, cnn__accuracy(&run->sums), score.loss,
-                             score.accuracy,
-                              cnn__seconds() - epoch_start, cnn__mae(&run->sums, channels),
-                              cnn__r2(&run->sums, channels), score.mae, score.r2 };
+        const cnn_score fit = cnn__score_of(&run->sums, at->sum / (double)at->fed, run->samples);
+        const cnn_epoch e = { fit.loss, fit.accuracy, score.loss, score.accuracy,
+                              cnn__seconds() - epoch_start, fit.mae, fit.r2, score.mae, score.r2 };
         if (a->history && !cnn__history_add(g, a->at, a->history, e)) return false;
         at->epochs++, at->fed = 0;
         tired = run->best && at->epochs - at->best_epoch >= (uint64_t)a->patience;
@@ -10873,7 +10453,8 @@ typedef struct {
     const char          *at, *what, *path;     /* for messages: main.c:7: load "net.safetensors": ... */
     char                *header, *end, *p;     /* p: where the reader is */
     cnn__entry          *entry;                /* sorted by name */
-    size_t               n, capacity;
+    size_t               n;
+    int                  capacity;
     const unsigned char *data;
     size_t               bytes;                /* of data; SIZE_MAX while they are not read yet */
     void                *own;                  /* the data, if it was read from a path */
@@ -10885,8 +10466,7 @@ typedef struct {
 
 static cnn__file cnn__file_of(cnn_graph *g, const char *at, const char *what, const char *path)
 {
-    cnn__file f = { .g = g, .at = at, .what = what, .path = path };
-    return f;
+    return (cnn__file){ .g = g, .at = at, .what = what, .path = path };
 }
 
 CNN__PRINTF(2, 3)
@@ -10934,24 +10514,20 @@ static double cnn__element(const cnn__file *f, const cnn__entry *e, size_t i)
     }
 }
 
-static int cnn__hex_digit(char c)
-{
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
 static bool cnn__read_hex(const char *s, int digits, uint32_t *value)
 {
+    static const char hex[] = "0123456789abcdefABCDEF";
     *value = 0;
     for (int i = 0; i < digits; i++) {
-        if (cnn__hex_digit(s[i]) < 0) return false;
-        *value = *value << 4 | (uint32_t)cnn__hex_digit(s[i]);
+        const char *digit = s[i] ? strchr(hex, s[i]) : NULL;
+        if (!digit) return false;
+        const uint32_t v = (uint32_t)(digit - hex);
+        *value = *value << 4 | (v < 16 ? v : v - 6);
     }
     return true;
 }
 
-/* A whole number as one would write it: no sign, no leading zero, at most `most`. Returns what follows, or
-   NULL. */
+/* A whole number as one would write it: no sign, no leading zero, at most `most`. What follows, or NULL. */
 static const char *cnn__read_whole(const char *s, uint64_t most, uint64_t *value)
 {
     *value = 0;
@@ -11020,7 +10596,7 @@ static uint32_t cnn__json_code(cnn__file *f)
     if (!cnn__read_hex(f->p, 4, &code) || (code & 0xFC00) == 0xDC00) return 0;
     f->p += 4;
     if ((code & 0xFC00) != 0xD800) return code;
-    if (f->p[0] != '\\' || f->p[1] != 'u' || !cnn__read_hex(f->p + 2, 4, &low) || (low & 0xFC00) != 0xDC00)
+    if (strncmp(f->p, "\\u", 2) != 0 || !cnn__read_hex(f->p + 2, 4, &low) || (low & 0xFC00) != 0xDC00)
         return 0;
     f->p += 6;
     return 0x10000 + ((code & 0x3FF) << 10) + (low & 0x3FF);
@@ -11202,12 +10778,8 @@ static bool cnn__read_header(cnn__file *f)
             if (!cnn__read_metadata(f)) return false;
             continue;
         }
-        if (f->n == f->capacity) {
-            const size_t capacity = f->capacity ? 2 * f->capacity : 32;
-            void *more = cnn__file_realloc(f, f->entry, cnn__mul_size(capacity, sizeof *f->entry));
-            if (!more) return false;
-            f->entry = more, f->capacity = capacity;
-        }
+        if (!cnn__grow(NULL, NULL, NULL, &f->entry, (int)f->n, &f->capacity, sizeof *f->entry))
+            return cnn__file_fail(f, "out of memory: %zu tensors", f->n + 1);
         cnn__entry *e = &f->entry[f->n];
         memset(e, 0, sizeof *e);
         e->name = name;
@@ -11284,6 +10856,12 @@ static cnn__entry *cnn__lookup(const cnn__file *f, const char *prefix, const cha
     return f->n ? bsearch(&key, f->entry, f->n, sizeof *f->entry, cnn__compare_entry) : NULL;
 }
 
+/* "conv1.weight", "conv1.bias": one name more. */
+static void cnn__say_name(cnn__page *list, const char *name)
+{
+    cnn__say(list, "%s\"%.40s\"", list->said ? ", " : "", name);
+}
+
 /* The first entry whose name ends in this one, as behind a prefix; NULL: none. */
 static const cnn__entry *cnn__longer_name(const cnn__file *f, const char *name)
 {
@@ -11295,18 +10873,15 @@ static const cnn__entry *cnn__longer_name(const cnn__file *f, const char *name)
     return NULL;
 }
 
-/* The entry that fits a tensor of this name and shape, whose extents of 1 may stand anywhere: (6,) is
-   (1,6,1,1). */
+/* The entry that fits a tensor's name and shape, whose extents of 1 may stand anywhere: (6,) is (1,6,1,1). */
 static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *prefix, const char *name,
                                          cnn_shape s)
 {
     cnn__entry *e = cnn__lookup(f, prefix, name);
     if (!e) {
-        char list[160] = "none";
-        int  n = 0;
-        for (size_t i = 0; i < f->n && i < 3; i++)
-            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", i ? ", " : "",
-                             f->entry[i].name);
+        char      list[160] = "none";
+        cnn__page names = { list, sizeof list, 0, 0 };
+        for (size_t i = 0; i < f->n && i < 3; i++) cnn__say_name(&names, f->entry[i].name);
         const cnn__entry *like = *prefix ? NULL : cnn__longer_name(f, name);
         const int n_like = like ? (int)(strlen(like->name) - strlen(name)) : 0;
         cnn__file_fail(f, "there is no tensor \"%s%.60s\"; the file has %zu: %s%s%s%.*s%s", prefix, name,
@@ -11399,12 +10974,11 @@ static bool cnn__is_extra(const cnn__file *f, const cnn__entry *e)
 }
 static bool cnn__check_extra(const cnn__file *f)
 {
-    char list[160] = "";
-    int  n = 0, extra = 0;
+    char      list[160] = "";
+    cnn__page names = { list, sizeof list, 0, 0 };
+    int       extra = 0;
     for (size_t i = 0; i < f->n; i++)
-        if (cnn__is_extra(f, &f->entry[i]) && extra++ < 3)
-            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", n ? ", " : "",
-                             f->entry[i].name);
+        if (cnn__is_extra(f, &f->entry[i]) && extra++ < 3) cnn__say_name(&names, f->entry[i].name);
     return !extra || cnn__file_fail(f, "the net has nothing for %d tensors of the file: %s%s (.extra_ok = 1 "
                                        "leaves them out)", extra, list, extra > 3 ? ", ..." : "");
 }
@@ -11610,8 +11184,9 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
     }
     /* The option struct, and behind it the options as the text of a call's arguments: ".pad=1,.pad_h=0". */
     const size_t bytes = op->args_size + (rest ? 2 * strlen(rest) : 0) + 2;
-    char *args = op->args_size ? CNN_MALLOC(bytes) : NULL, *said = args ? args + op->args_size : NULL;
-    if (op->args_size && !args) return cnn__file_fail(f, "out of memory: %zu bytes", bytes), nil;
+    char *args = op->args_size ? cnn__file_realloc(f, NULL, bytes) : NULL;
+    char *said = args ? args + op->args_size : NULL;
+    if (op->args_size && !args) return nil;
     if (args) memset(args, 0, bytes);
     if (args && op->fields) memcpy(args + sizeof said, &said, sizeof said);
     for (const char *c = rest; said && c && *c; c++) {
@@ -11630,8 +11205,7 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
     return y;
 }
 
-/* A constant takes its values where they are recorded: x3f80000040000000; NULL: of an older file, from the
-   tensor of its name. */
+/* The values of a constant: x3f80000040000000; NULL: of an older file, in the tensor of its name. */
 static bool cnn__read_values(const cnn__file *f, cnn_tensor *t, const char *word)
 {
     const size_t      n = cnn__checked_len(t->shape);
@@ -11714,9 +11288,8 @@ static cnn_tensor *cnn__read_nodes(const cnn__file *f, const cnn_load_args *a, c
 /* ---- The state of a training, beside the weights ---- */
 
 /* Call use with each array of the state. average, best: as cnn__copy_trained lays them out, or NULL. */
-typedef bool cnn__use_vector(void *user, const char *prefix, const cnn_tensor *t, float *values);
-static bool cnn__each_state(cnn_graph *g, int slots, float *average, float *best, cnn__use_vector *use,
-                            void *user)
+typedef bool cnn__use(void *user, const char *prefix, const cnn_tensor *t, float *values);
+static bool cnn__each_state(cnn_graph *g, int slots, float *average, float *best, cnn__use *use, void *user)
 {
     static const char *const slot[CNN_MAX_SLOTS] = { "cnn.slot0.", "cnn.slot1.", "cnn.slot2." };
     float *vectors = g->arena[CNN_ARENA_OPTIMIZER];
@@ -11873,13 +11446,6 @@ static void cnn__put_options(cnn__string *to, const cnn_tensor *y)
     }
 }
 
-static void cnn__put_values(cnn__string *to, cnn_tensor *t)
-{
-    const float *v = cnn_map_read(t);
-    cnn__put(to, " x", 2);
-    for (int i = 0; v && i < cnn__len(t->shape) && !to->g->error[0]; i++)
-        cnn__putf(to, "%08lx", (unsigned long)cnn__bits_of_float(v[i]));
-}
 static void cnn__put_graph(cnn__string *to)
 {
     const cnn_graph *g = to->g;
@@ -11898,7 +11464,10 @@ static void cnn__put_graph(cnn__string *to)
             if (!t->batched) cnn__putf(to, "%d,", t->shape.n);
             cnn__putf(to, "%d,%d,%d", t->shape.c, t->shape.h, t->shape.w);
         }
-        if (t->kind == CNN_CONST) cnn__put_values(to, &g->order[i]->t);
+        const float *value = t->kind == CNN_CONST ? cnn_map_read(&g->order[i]->t) : NULL;
+        if (value) cnn__put(to, " x", 2);
+        for (int k = 0; value && k < cnn__len(t->shape) && !g->error[0]; k++)
+            cnn__putf(to, "%08lx", (unsigned long)cnn__bits_of_float(value[k]));
         if (t->frozen)                  cnn__putf(to, " frozen");
         if (g->order[i]->wants_grad)    cnn__putf(to, " grad");
         if (t->kept)                    cnn__putf(to, " kept");
@@ -11927,10 +11496,10 @@ static int cnn__file_extents(const cnn_tensor *t, int extent[4])
 static cnn__text cnn__file_shape(const cnn_tensor *t)
 {
     cnn__text text;
-    int n = 0, extent[4], rank = cnn__file_extents(t, extent);
-    for (int k = 0; k < rank; k++)
-        n += cnn__format(text.s + n, sizeof text.s - (size_t)n, "%c%d", k ? ',' : '[', extent[k]);
-    cnn__format(text.s + n, sizeof text.s - (size_t)n, "]");
+    cnn__page page = { text.s, sizeof text.s, 0, 0 };
+    int       extent[4], rank = cnn__file_extents(t, extent);
+    for (int k = 0; k < rank; k++) cnn__say(&page, "%c%d", k ? ',' : '[', extent[k]);
+    cnn__say(&page, "]");
     return text;
 }
 
@@ -12203,14 +11772,13 @@ static bool cnn__read_about(cnn__file *f)
     size_t      n = 1;
     if (!line) return true;
     for (const char *s = line; *s; s++) n += *s == ' ';
-    const char **names = CNN_MALLOC(n * sizeof *names);
-    if (!names) return cnn__file_fail(f, "out of memory: %zu bytes", n * sizeof *names);
+    const char **names = cnn__file_realloc(f, NULL, n * sizeof *names);
+    if (!names) return false;
     bool good = n >= 8;
     for (size_t k = 0; k < n && good; k++) {
         word = cnn__word(&line);
         good = word && (k < 8 ? cnn__read_hex(word, 8, &bits[k]) && !word[8] : cnn__unescape(word));
-        if (k < 8) continue;
-        names[k - 8] = word;
+        if (k >= 8) names[k - 8] = word;
     }
     for (int k = 0; k < 4 && good; k++) {
         d.mean[k] = cnn__float_of_bits(bits[k]), d.deviation[k] = cnn__float_of_bits(bits[4 + k]);
@@ -12232,10 +11800,9 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
                                  "cnn_load_weights");
     size_t lines = 1;
     for (const char *s = f->graph; *s; s++) lines += *s == '\n';
-    size_t       bytes = cnn__mul_size(lines, sizeof(cnn_tensor *));
-    cnn_tensor **node = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
-    if (!node) return cnn__file_fail(f, "out of memory: %zu bytes", bytes);
-    cnn_tensor *root = cnn__read_nodes(f, a, node);
+    cnn_tensor **node = cnn__file_realloc(f, NULL, cnn__mul_size(lines, sizeof *node)), *root;
+    if (!node) return false;
+    root = cnn__read_nodes(f, a, node);
     CNN_FREE(node);
     if (g->error[0]) return false;
     if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* not a loss */
@@ -12643,21 +12210,18 @@ typedef struct { char s[160]; } cnn__long_text;
 static cnn__long_text cnn__op_text(const cnn_tensor *t)
 {
     cnn__long_text r;
-    const int room = (int)sizeof r.s;
+    cnn__page      p = { r.s, sizeof r.s, 0, 0 };
     int all = t->frozen, frozen = t->frozen;
-    int k = cnn__format(r.s, sizeof r.s, "%s", t->op ? t->op->name : cnn__kind_names[t->kind]);
-    for (const cnn_field *f = t->op && t->args ? t->op->fields : NULL; f && f->name; f++) {
-        if (k < 0 || k >= room) break;
-        if (cnn__is_default(t, f)) continue;
-        k += cnn__format(r.s + k, (size_t)(room - k), f->type == 'f' ? " %s=%g" : " %s=%.0f", f->name,
-                         cnn__option(f, t->args));
-    }
+    cnn__say(&p, "%s", t->op ? t->op->name : cnn__kind_names[t->kind]);
+    for (const cnn_field *f = t->op && t->args ? t->op->fields : NULL; f && f->name; f++)
+        if (!cnn__is_default(t, f))
+            cnn__say(&p, f->type == 'f' ? " %s=%g" : " %s=%.0f", f->name, cnn__option(f, t->args));
     for (int i = 0; i < t->n_in; i++)
         if (cnn__of(t->in[i])->owner == cnn__of(t)) all++, frozen += t->in[i]->frozen;
-    if (frozen && k < room) k += cnn__format(r.s + k, (size_t)(room - k), ", frozen");
-    for (int i = 0; i < t->n_in && frozen < all && k < room; i++)
+    if (frozen) cnn__say(&p, ", frozen");
+    for (int i = 0; i < t->n_in && frozen < all; i++)
         if (cnn__of(t->in[i])->owner == cnn__of(t) && t->in[i]->frozen)
-            k += cnn__format(r.s + k, (size_t)(room - k), " %s", cnn__of(t->in[i])->suffix);
+            cnn__say(&p, " %s", cnn__of(t->in[i])->suffix);
     return r;
 }
 
@@ -13810,7 +13374,7 @@ static int cnn__processors(void)
    cnn__zip_      (t, a, b): a[0], b[0], a[1], b[1] ... in two vectors
    cnn__larger_   lanes where v > most, or v is NaN, take v and its tag
    cnn__m_        a mask;  mask(lanes);  masked(p, m, v): load those lanes, of v the
-                  others;  put(p, m, v): store those */
+                  others;  put(p, m, v): store the bits of those */
 enum { CNN__MAX_MR = 14, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
 typedef struct { int images; ptrdiff_t length, lda, a_image, b_image; } cnn__runs;
 typedef struct { int h, w, oh, ow, ph, pw, s; } cnn__image;   /* of x (h,w), of y (oh,ow); padding, stride */
@@ -13876,11 +13440,11 @@ typedef struct {
                        const float *clip, float *const *y, const ptrdiff_t *row, bool add);
     void (*winograd_dy)(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
     void (*winograd_dw)(const float *u, ptrdiff_t step, float *g);
-    /* W windows of a pooling side by side, the first at x, each sw <= 2 further, with kw > 1 if sw is 2.
-       at NULL: y[l] = their sums, row by row. Otherwise y[l] = the largest, the first of equals, the last NaN
-       if there is one, and the bits of at[l] are its distance from the start of window l. Reads nothing
-       beyond the last window. */
-    void (*windows)(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y, float *at);
+    /* n windows of a pooling side by side, the first at x, each sw <= 2 further: y[l] = their sums, row by
+       row, or the largest, the first of equals, the last NaN if there is one. at, if not NULL: at[l] = its
+       place, where x has the place `first`. Reads nothing beyond the last window. */
+    void (*windows)(int kh, int kw, int sw, bool sum, int n, const float *x, ptrdiff_t w, float *y, int *at,
+                    int first);
     /* Windows of 3x3 on one plane, with stride 1 or 2: y = the largest of each, NaN if there is one. */
     void (*largest)(const cnn__image *, float *y, const float *x);
     /* 3x3 depthwise on one plane: y (+)= b + x * w with stride 1 or 2, then, if clip is not NULL, at least
@@ -14404,35 +13968,53 @@ static inline int cnn__tile_rows(int left, int tall)
         }                                                                                                    \
     }
 
-#define CNN__WINDOWS(isa)                                                                                    \
+/* m: the lanes of the first and the second vector that may be read, for every tap alike. */
+#define CNN__POOLED(isa)                                                                                     \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__window_##isa(const int kh, const int kw, const int sw, const bool sum, const float *x,         \
-                           ptrdiff_t w, float *y, float *at)                                                 \
+    void cnn__pooled_##isa(const int kh, const int kw, const int sw, const bool sum, int n, const float *x,  \
+                           ptrdiff_t w, float *y, int *at, int first)                                        \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
-        cnn__v_##isa r = cnn__set_##isa(0.0f), which = r, v[2];                                              \
-        CNN__UNROLL for (int i = 0; i < kh; i++)                                                             \
-            CNN__UNROLL for (int j = 0, n; j < kw; j += n) {                                                 \
-                n = sw == 2 && (kw - j) % 2 == 0 ? 2 : 1;                                                    \
-                v[0] = cnn__load_##isa(x + i * w + j);                                                       \
-                if (sw == 2) cnn__split_##isa(v, v[0], cnn__load_##isa(x + i * w + j + W));                  \
-                CNN__UNROLL for (int e = 0; e < n; e++) {                                                    \
-                    if (sum) { r = cnn__add_##isa(r, v[e]); continue; }                                      \
-                    const cnn__v_##isa tag = cnn__set_##isa(cnn__float_of_bits((uint32_t)(i * w + j + e)));  \
-                    if (i + j + e == 0) r = v[e], which = tag;                                               \
-                    else                cnn__larger_##isa(&r, &which, v[e], tag);                            \
+        float tags[W];                                                                                       \
+        int   place[W];                                                                                      \
+        for (; n > 0; n -= W, x += W * sw, y += W, first += W * sw) {                                        \
+            const int lanes = n < W ? n : W, floats = (lanes - 1) * sw + 1;                                  \
+            const bool whole = n > W || (n == W && sw == 1);                                                 \
+            const cnn__m_##isa m[2] = { cnn__mask_##isa(cnn__run_of(0, cnn__clamp(floats, W))),              \
+                                        cnn__mask_##isa(cnn__run_of(0, cnn__clamp(floats - W, W))) };        \
+            const cnn__m_##isa to = cnn__mask_##isa(cnn__run_of(0, lanes));                                  \
+            const cnn__v_##isa none = cnn__set_##isa(0.0f);                                                  \
+            cnn__v_##isa r = none, which = none;                                                             \
+            CNN__UNROLL for (int i = 0; i < kh; i++)                                                         \
+                CNN__UNROLL for (int j = 0; j < kw; j++) {                                                   \
+                    const float *p = x + i * w + j;                                                          \
+                    cnn__v_##isa v[2] = { whole ? cnn__load_##isa(p) : cnn__masked_##isa(p, m[0], none) };   \
+                    if (sw == 2) cnn__split_##isa(v, v[0], whole ? cnn__load_##isa(p + W)                    \
+                                                                 : cnn__masked_##isa(p + W, m[1], none));    \
+                    const cnn__v_##isa tag = cnn__set_##isa(cnn__float_of_bits((uint32_t)(i * w + j)));      \
+                    if (sum)             r = cnn__add_##isa(r, v[0]);                                        \
+                    else if (i + j == 0) r = v[0];                                                           \
+                    else                 cnn__larger_##isa(&r, &which, v[0], tag);                           \
                 }                                                                                            \
-            }                                                                                                \
-        cnn__store_##isa(y, r);                                                                              \
-        if (!sum) cnn__store_##isa(at, which);                                                               \
-    }                                                                                                        \
-    CNN__TARGET_##isa static void cnn__windows_##isa(int kh, int kw, int sw, const float *x, ptrdiff_t w,    \
-                                                     float *y, float *at)                                    \
+            if (n >= W) cnn__store_##isa(y, r);                                                              \
+            else        cnn__put_##isa(y, to, r);                                                            \
+            if (!at) continue;                                                                               \
+            cnn__store_##isa(tags, which);                                                                   \
+            memcpy(place, tags, sizeof place);                                                               \
+            for (int l = 0; l < W; l++) place[l] += first + l * sw;                                          \
+            memcpy(tags, place, sizeof place);                                                               \
+            cnn__put_##isa((float *)(void *)at, to, cnn__load_##isa(tags)), at += W;                         \
+        }                                                                                                    \
+    }
+#define CNN__WINDOWS(isa)                                                                                    \
+    CNN__TARGET_##isa static void cnn__windows_##isa(int kh, int kw, int sw, bool sum, int n, const float *x,\
+                                                     ptrdiff_t w, float *y, int *at, int first)              \
     {                                                                                                        \
-        if (kh == 2 && kw == 2 && sw == 2 && at)      cnn__window_##isa(2, 2, 2, false, x, w, y, at);        \
-        else if (kh == 3 && kw == 3 && sw == 2 && at) cnn__window_##isa(3, 3, 2, false, x, w, y, at);        \
-        else if (kh == 2 && kw == 2 && sw == 2)       cnn__window_##isa(2, 2, 2, true, x, w, y, at);         \
-        else                                          cnn__window_##isa(kh, kw, sw, !at, x, w, y, at);       \
+        const int k = kh == kw && sw == 2 ? kh : 0;                                                          \
+        if (k == 2 && !sum)      cnn__pooled_##isa(2, 2, 2, false, n, x, w, y, at, first);                   \
+        else if (k == 3 && !sum) cnn__pooled_##isa(3, 3, 2, false, n, x, w, y, at, first);                   \
+        else if (k == 2)         cnn__pooled_##isa(2, 2, 2, true, n, x, w, y, at, first);                    \
+        else                     cnn__pooled_##isa(kh, kw, sw, sum, n, x, w, y, at, first);                  \
     }
 
 /* The three taps of W windows side by side in one row of x; lanes outside the image, of which m are inside,
@@ -14610,8 +14192,8 @@ enum { CNN__ROWS_AHEAD = 32 };
     CNN__TAKE_EVEN(isa) CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                        \
     CNN__WINOGRAD_G(isa) CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_X4(isa)                     \
     CNN__WINOGRAD_AT(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                                         \
-    CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__TAPS(isa) CNN__STRIP_ROW(isa) CNN__STRIP(isa)               \
-    CNN__STRIPS(isa) CNN__FLAT(isa) CNN__DEPTH(isa) CNN__LARGEST(isa) CNN__DEPTH_W(isa)
+    CNN__WINOGRAD_DW(isa) CNN__POOLED(isa) CNN__WINDOWS(isa) CNN__TAPS(isa) CNN__STRIP_ROW(isa)              \
+    CNN__STRIP(isa) CNN__STRIPS(isa) CNN__FLAT(isa) CNN__DEPTH(isa) CNN__LARGEST(isa) CNN__DEPTH_W(isa)
 
 #define CNN__ISA_ROW(number, isa)                                                                            \
     { number, #isa, cnn__has_##isa, CNN__W_##isa, CNN__MR_##isa, CNN__NV_##isa * CNN__W_##isa,               \
@@ -14767,8 +14349,8 @@ CNN__ISA_KERNELS(avx512)
 #endif
 
 #if CNN__ARM || CNN__WASM
-/* ---- Vectors of four floats, by four words of the sections below: low(a, b) = a[0], b[0], a[1], b[1];
-        high: a[2], b[2], a[3], b[3];  evens: a[0], a[2], b[0], b[2];  odds: a[1], a[3], b[1], b[3] ---- */
+/* ---- Vectors of four floats, by two words of the sections below: low(a, b) = a[0], b[0], a[1], b[1];
+        high: a[2], b[2], a[3], b[3] ---- */
 
 #define CNN__FOUR_LANES(isa)                                                                                 \
     static inline void cnn__transpose_##isa(cnn__v_##isa *r)                                                 \
@@ -14813,7 +14395,7 @@ CNN__ISA_KERNELS(avx512)
     {                                                                                                        \
         float part[4];                                                                                       \
         cnn__store_##isa(part, v);                                                                           \
-        for (int l = 0; l < 4; l++) if (m >> l & 1) p[l] = part[l];                                          \
+        for (int l = 0; l < 4; l++) if (m >> l & 1) memcpy(p + l, part + l, sizeof *p);                      \
     }
 #endif
 
@@ -14947,7 +14529,9 @@ static CNN__NOINLINE cnn__v_c cnn__masked_c(const float *p, cnn__lanes m, cnn__v
 }
 static CNN__NOINLINE void cnn__put_c(float *p, cnn__lanes m, cnn__v_c v)
 {
-    for (int l = 0; l < 4; l++) if (m >> l & 1) p[l] = CNN__LANE(v, l);
+    float part[4];
+    cnn__store_c(part, v);
+    for (int l = 0; l < 4; l++) if (m >> l & 1) memcpy(p + l, part + l, sizeof *p);
 }
 static CNN__NOINLINE void cnn__sum4_c(float *sum, cnn__v_c a, cnn__v_c b, cnn__v_c c, cnn__v_c d)
 {
@@ -15119,7 +14703,7 @@ static void cnn__gemm_part(const cnn__kernels *isa, float *c, ptrdiff_t ldc, boo
 {
     const int mr = isa->mr, nr = isa->nr;
     const ptrdiff_t mc = mr * CNN__MC_PANELS, nc = nr * CNN__NC_PANELS, kb = cnn__k_block(k);
-    const bool in_place = b.si == 1 && m <= 3 * mr;
+    const bool in_place = b.si == 1 && m <= 3 * mr, all_in_place = in_place && n >= nr;
     float tile[CNN__MAX_MR * CNN__MAX_NR], *pb = pack, *pa = pack + kb * cnn__min(cnn__ceil(n, nr) * nr, nc);
     ptrdiff_t packed[CNN__KC], rows[CNN__KC];
     for (ptrdiff_t p = 0; p < kb; p++) packed[p] = p * nr, rows[p] = p * b.sp;
@@ -15127,7 +14711,7 @@ static void cnn__gemm_part(const cnn__kernels *isa, float *c, ptrdiff_t ldc, boo
         for (ptrdiff_t p = 0; p < k; p += kb) {
             const ptrdiff_t jn = cnn__min(nc, n - jc), kc = cnn__min(kb, k - p);
             const bool add = accumulate || p > 0;
-            for (ptrdiff_t j = 0; j < jn; j += nr)
+            for (ptrdiff_t j = 0; j < jn && !all_in_place; j += nr)
                 if (b.si == 1 && j + nr <= jn) {
                     if (!in_place) isa->panel(pb + j * kc, b.x + jc + j + p * b.sp, rows, kc);
                 } else
@@ -15140,17 +14724,20 @@ static void cnn__gemm_part(const cnn__kernels *isa, float *c, ptrdiff_t ldc, boo
                     cnn__pack(isa, pa + i * kc, ni, a.x + (ic + i) * a.si + p * a.sp, a.si, a.sp, ni, kc);
                 }
                 for (ptrdiff_t j = 0; j < jn; j += nr) {
-                    const bool whole = j + nr <= jn, direct = in_place && whole;
-                    const float *from = direct ? b.x + jc + j + p * b.sp : pb + j * kc;
+                    /* The last columns: in place, those before them are computed once more. */
+                    const bool whole = j + nr <= jn, direct = in_place && (whole || all_in_place);
+                    const ptrdiff_t rest = jn - j, wide = rest <= nr / 2 ? nr / 2 : nr;
+                    const ptrdiff_t back = direct && !whole ? wide - rest : 0;
+                    const float *from = direct ? b.x + jc + j - back + p * b.sp : pb + j * kc;
                     for (ptrdiff_t i = 0; i < in; i += mr) {
                         const int ni = (int)cnn__min(mr, in - i);
                         float *y = c + (ic + i) * ldc + jc + j;
-                        isa->micro(ni, (int)cnn__min(nr, jn - j), kc, pa + i * kc, from,
-                                   direct ? rows : packed,
-                                 whole ? y : tile, whole ? ldc : nr, NULL, whole && add, NULL, 0);
+                        isa->micro(ni, (int)cnn__min(nr, rest), kc, pa + i * kc, from,
+                                   direct ? rows : packed, whole ? y : tile, whole ? ldc : nr, NULL,
+                                   whole && add, NULL, 0);
                         for (ptrdiff_t s = 0; !whole && s < ni; s++)
-                            for (ptrdiff_t q = 0; q < jn - j; q++)
-                                y[s * ldc + q] = add ? y[s * ldc + q] + tile[s * nr + q] : tile[s * nr + q];
+                            for (ptrdiff_t q = 0, t = s * nr + back; q < rest; q++, t++)
+                                y[s * ldc + q] = add ? y[s * ldc + q] + tile[t] : tile[t];
                     }
                 }
             }
@@ -15505,25 +15092,24 @@ static double cnn__conv_work(const cnn__conv *conv)
 }
 
 /* Rows of the output that are worked on at a time, at most so many: fewer if there would be too few units for
-   the threads. Where S is the image itself, they fill vectors. */
+   the threads, or of more pixels than channels: then these, which another thread may have written, should be
+   met by one. */
 static int cnn__unit_rows(const cnn__shifted *shifted, ptrdiff_t most)
 {
-    const ptrdiff_t least = cnn__conv_work(shifted->t) < 2 * CNN__SERIAL_WORK ? 1 : shifted->borrow
-                            && !shifted->turned ? 8 : 4;
-    const ptrdiff_t units = (ptrdiff_t)shifted->t->n * shifted->t->groups * cnn__ceil(shifted->m,
-                                                                                      shifted->high);
-    ptrdiff_t fair = cnn__ceil(shifted->rows, cnn__ceil(least, units)), step = 1;
-    while (shifted->borrow && !shifted->turned && step * shifted->t->ow % shifted->u->nr) step++;
-    fair = cnn__ceil(fair, step) * step;
+    const bool flat = shifted->borrow && !shifted->turned;
+    const ptrdiff_t least = cnn__conv_work(shifted->t) < 2 * CNN__SERIAL_WORK ? 1 : flat ? 8 : 4;
+    const ptrdiff_t panels = flat && shifted->out_plane > shifted->m ? 1 : cnn__ceil(shifted->m,
+                                                                                     shifted->high);
+    const ptrdiff_t units = (ptrdiff_t)shifted->t->n * shifted->t->groups * panels;
+    const ptrdiff_t fair = cnn__ceil(shifted->rows, cnn__ceil(least, units));
     most = cnn__min(most < 1 ? 1 : most, fair);
-    return step > 1 ? (int)cnn__min(shifted->rows, most) : (int)cnn__ceil(shifted->rows,
-                                                                          cnn__ceil(shifted->rows, most));
+    return (int)cnn__ceil(shifted->rows, cnn__ceil(shifted->rows, most));
 }
 
 /* Turned: pixels whose sums are kept: of a tile or, where the terms come in blocks, of the rows. */
 static ptrdiff_t cnn__turned_pixels(const cnn__shifted *shifted, ptrdiff_t k)
 {
-    return k > cnn__shifted_k(shifted, k) ? (ptrdiff_t)shifted->block * shifted->t->ow : shifted->u->tall;
+    return k > cnn__shifted_k(shifted, k) ? shifted->block * shifted->row : shifted->u->tall;
 }
 
 /* Turned: the pixels of each tile lie in one row of S, nx to a row, so that they need not be packed. */
@@ -15548,21 +15134,25 @@ CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__
         shifted.high) * shifted.high : shifted.m;
     shifted.n_phases = backward ? (int)(cnn__min(conv->sh, conv->h) * cnn__min(conv->sw, conv->w)) : 1;
     shifted.rows = backward ? (conv->h + conv->sh - 1) / conv->sh : conv->oh;
+    shifted.out_plane = backward ? (ptrdiff_t)conv->h * conv->w : (ptrdiff_t)conv->oh * conv->ow;
+    shifted.out_planes = backward ? conv->ic : conv->oc;
+    shifted.row = backward ? (ptrdiff_t)conv->sh * conv->w : conv->ow, shifted.col = backward ? conv->sw : 1;
     shifted.borrow = cnn__pointwise_fits(cpu, conv, 0);
+    if (shifted.borrow) {               /* a row is what fills the registers */
+        shifted.s.width = turned ? shifted.u->tall : shifted.u->nr, shifted.row = shifted.s.width;
+        shifted.rows = (int)cnn__ceil(shifted.out_plane, shifted.row);
+    }
     shifted.rows_first = backward || (conv->ow >= shifted.u->nr && !turned);
     /* in the order (c,i,j) it is the planes of one k block that should stay in the cache */
     const ptrdiff_t k_blocks = shifted.rows_first ? 1 : cnn__ceil((ptrdiff_t)k, CNN__KC);
     const ptrdiff_t cached = shifted.m > 1 ? k_blocks * CNN__SPREAD_FLOATS : CNN__PLANE_FLOATS;
     shifted.block = cnn__unit_rows(&shifted, !shifted.borrow ? cnn__block_rows(&shifted.s, shifted.rows,
                                                                                cached)
-                                 : turned ? CNN__TURNED_PIXELS / conv->ow : shifted.rows);
+                                 : turned ? CNN__TURNED_PIXELS / shifted.row : shifted.rows);
     shifted.blocks = (int)cnn__ceil(shifted.rows, shifted.block);
     shifted.once = !shifted.packed && !backward && shifted.m > 1 && conv->n == 1 && shifted.blocks == 1;
     shifted.plane = shifted.borrow ? (ptrdiff_t)conv->h * conv->w : cnn__spread_plane(&shifted.s,
                                                                                       shifted.block);
-    shifted.out_plane = backward ? (ptrdiff_t)conv->h * conv->w : (ptrdiff_t)conv->oh * conv->ow;
-    shifted.out_planes = backward ? conv->ic : conv->oc;
-    shifted.row = backward ? (ptrdiff_t)conv->sh * conv->w : conv->ow, shifted.col = backward ? conv->sw : 1;
     shifted.phase = cnn__take(base, used, (size_t)shifted.n_phases, sizeof *shifted.phase);
     shifted.at = cnn__take(base, used, k, sizeof *shifted.at);
     shifted.wat = cnn__take(base, used, k, sizeof *shifted.wat);
@@ -15571,7 +15161,7 @@ CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__
                                                             sizeof *shifted.a);
     const ptrdiff_t kb = cnn__shifted_k(&shifted, (ptrdiff_t)k),
                     most = cnn__min(shifted.all, cnn__shifted_rows(&shifted));
-    shifted.panel = (size_t)cnn__round_up(turned ? (size_t)(kb * shifted.block * conv->ow + 16
+    shifted.panel = (size_t)cnn__round_up(turned ? (size_t)(kb * shifted.block * shifted.row + 16
                                                       + cnn__turned_pixels(&shifted, (ptrdiff_t)k) * most)
                                     : shifted.m == 1 ? (size_t)shifted.block * (size_t)shifted.s.width
                                     : (size_t)((CNN__KC + 1) * shifted.u->nr), 16);
@@ -15630,16 +15220,20 @@ static void cnn__phase_of(const cnn__shifted *shifted, cnn__phase *p, int f, ptr
                        shifted->a + done * shifted->all * conv->groups, shifted->at + done,
                        shifted->wat + done, v.start, v.step,
                        shifted->rows_first ? v.count : 1, (ptrdiff_t)spread->c * h.count };
+    if (shifted->borrow) p->ny = shifted->rows;
     const int outer = p->k ? (shifted->rows_first ? v.count : spread->c) : 0, inner = shifted->rows_first
                       ? spread->c : v.count;
+    const ptrdiff_t back = (shifted->rows_first ? 1 : v.count) * h.count;        /* terms to the next plane */
+    const ptrdiff_t plane = cnn__place(spread, shifted->plane, 1, 0, 0);
     ptrdiff_t *at = p->at, *wat = p->wat;
     for (int o = 0; o < outer; o++)
         for (int n = 0; n < inner; n++)
-            for (int j = 0; j < h.count; j++) {
+            for (int j = 0; j < h.count; j++, at++, wat++) {
                 const int i = shifted->rows_first ? o : n, c = shifted->rows_first ? n : o;
+                if (c) { *at = at[-back] + plane, *wat = wat[-back] + w_plane; continue; }
                 const int y = v.start + i * v.step - spread->y0, x = h.start + j * h.step - spread->x0;
-                *at++ = cnn__place(spread, shifted->plane, c, y, x);
-                *wat++ = c * w_plane + (v.first + (ptrdiff_t)i * v.q) * conv->kw + h.first + j * h.q;
+                *at = cnn__place(spread, shifted->plane, 0, y, x);
+                *wat = (v.first + (ptrdiff_t)i * v.q) * conv->kw + h.first + j * h.q;
             }
 }
 
@@ -15776,7 +15370,8 @@ static void cnn__cut_block(cnn__area *d)
     const cnn__shifted *shifted = d->q;
     const cnn__phase *p = d->p;
     const int rows = (int)cnn__min(p->ny - d->from, shifted->block), nr = shifted->u->nr;
-    const int width = shifted->borrow ? rows * p->nx : shifted->s.width;
+    const int width = shifted->borrow ? (int)cnn__min(rows * shifted->row, shifted->out_plane
+                                                      - d->from * shifted->row) : shifted->s.width;
     d->nx = shifted->borrow ? width : p->nx, d->ny = shifted->borrow ? 1 : rows;
     const bool dense = shifted->col == 1;
     const bool sets = dense && !shifted->add && cnn__shifted_k(shifted, p->k) == p->k;
@@ -17940,22 +17535,21 @@ static void cnn__share_planes(cnn__job *job, const cnn__pooling *q)
                    pool->planes, job, q);
 }
 
-/* Windows ox .. ox+n of a row, as many as one vector holds, if they lie inside the plane from left to right:
-   their sums, or with at the largest elements and the places of these. Returns n, or 0 if this cannot be
-   done, as with a dilation. A vector that is not full goes on into the next row of windows, as far as the
-   array x reaches. */
-static int cnn__pool_some(const cnn__kernels *isa, const cnn__pool *pool, const float *plane,
-                          const float *end,
-                          int y0, int y1, int ox, float *v, float *at)
+/* What lies j columns behind the start of its window: inside the plane for the windows *from <= ox < *to. */
+static void cnn__column(const cnn__pool *pool, int j, int *from, int *to)
 {
-    const int x0 = ox * pool->sw - pool->pw, rest = pool->w - x0 - pool->kw;
-    if (x0 < 0 || rest < 0 || pool->sw > 2 || (pool->sw == 2 && pool->kw < 2)) return 0;
-    if (pool->dh > 1 || pool->dw > 1) return 0;
-    const int n = (int)cnn__min(cnn__min(isa->lanes, (rest >> (pool->sw - 1)) + 1), pool->ow - ox);
-    const ptrdiff_t last = (ptrdiff_t)(y1 - 1) * pool->w + x0 + (isa->lanes - 1) * pool->sw + pool->kw - 1;
-    if (last >= end - plane) return 0;
-    isa->windows(y1 - y0, pool->kw, pool->sw, plane + (ptrdiff_t)y0 * pool->w + x0, pool->w, v, at);
-    return n;
+    const int last = pool->w - 1 + pool->pw - j;              /* ox sw <= last */
+    *from = j >= pool->pw ? 0 : (pool->pw - j + pool->sw - 1) / pool->sw;
+    *to = last >= (pool->ow - 1) * pool->sw ? pool->ow : last < 0 ? 0 : last / pool->sw + 1;
+}
+
+/* The windows *from <= ox < *to lie inside the plane from left to right, and the kernel can do them. */
+static void cnn__whole_windows(const cnn__pool *pool, int *from, int *to)
+{
+    int first, last;
+    cnn__column(pool, 0, from, &last);
+    cnn__column(pool, pool->kw - 1, &first, to);
+    if (pool->sw > 2 || pool->dh > 1 || pool->dw > 1 || *from >= *to) *from = *to = pool->ow;
 }
 
 /* The largest of a window: its place in the plane. */
@@ -17974,37 +17568,31 @@ static void cnn__max_pool_job(const void *of, ptrdiff_t first_plane, ptrdiff_t p
 {
     const cnn__pooling *q = of;
     const cnn__pool    *pool = q->pool;
-    float              *y = q->to;
-    int                *at = q->at;
+    int                *at = q->at, y0, y1, from, to;
     const float        *x = q->from;
     const cnn__kernels *isa = cnn__kernels_of(q->cpu);
-    const float *end = x + (ptrdiff_t)pool->planes * pool->h * pool->w;
     const cnn__image image = { pool->h, pool->w, pool->oh, pool->ow, pool->ph, pool->pw, pool->sh };
     const bool all = !at && pool->kh == 3 && pool->kw == 3 && pool->sh == pool->sw && pool->sh <= 2
                      && pool->dh * pool->dw == 1;
+    cnn__whole_windows(pool, &from, &to);
     for (ptrdiff_t plane = first_plane; plane < planes; plane++) {
         const float *in = x + plane * pool->h * pool->w;
-        if (all) {
-            isa->largest(&image, y + plane * pool->oh * pool->ow, in);
-            continue;
-        }
-        ptrdiff_t    to = plane * pool->oh * pool->ow;
-        float        v[CNN__MAX_LANES], which[CNN__MAX_LANES];
-        for (int oy = 0; oy < pool->oh; oy++) {
-            int y0, y1;
+        float       *y = q->to + plane * pool->oh * pool->ow;
+        if (all) isa->largest(&image, y, in);
+        for (int oy = 0; oy < pool->oh && !all; oy++, y += pool->ow) {
             cnn__window(oy, pool->h, pool->kh, pool->sh, pool->ph, pool->dh, &y0, &y1);
-            for (int ox = 0, n; ox < pool->ow; ox += n, to += n) {
-                n = cnn__pool_some(isa, pool, in, end, y0, y1, ox, v, which);
-                cnn__copy(y + to, v, n);
-                for (int i = 0, first = y0 * pool->w + ox * pool->sw - pool->pw; at && i < n; i++,
-                     first += pool->sw) {
-                    at[to + i] = first + (int)cnn__bits_of_float(which[i]);
+            int *place = at ? at + (y - q->to) : NULL;
+            for (int ox = 0; ox < pool->ow; ox++) {
+                const int first = y0 * pool->w + ox * pool->sw - pool->pw;
+                if (ox == from) {
+                    isa->windows(y1 - y0, pool->kw, pool->sw, false, to - from, in + first, pool->w, y + ox,
+                                 place ? place + ox : NULL, first);
+                    ox = to - 1;
+                    continue;
                 }
-                if (n) continue;
-                n = 1;
                 const int best = cnn__pool_one(pool, in, y0, y1, ox);
-                y[to] = in[best];
-                if (at) at[to] = best;
+                y[ox] = in[best];
+                if (place) place[ox] = best;
             }
         }
     }
@@ -18012,14 +17600,6 @@ static void cnn__max_pool_job(const void *of, ptrdiff_t first_plane, ptrdiff_t p
 static void cnn__fast_max_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *y, int *at, const float *x)
 {
     cnn__share_planes(cnn__max_pool_job, &(cnn__pooling){ cpu, pool, y, at, x, NULL, false });
-}
-
-/* What lies j columns behind the start of its window: inside the plane for the windows *from <= ox < *to. */
-static void cnn__column(const cnn__pool *pool, int j, int *from, int *to)
-{
-    const int last = pool->w - 1 + pool->pw - j;              /* ox sw <= last */
-    *from = j >= pool->pw ? 0 : (pool->pw - j + pool->sw - 1) / pool->sw;
-    *to = last >= (pool->ow - 1) * pool->sw ? pool->ow : last < 0 ? 0 : last / pool->sw + 1;
 }
 
 /* The sum of a window, however large it is. */
@@ -18042,19 +17622,22 @@ static void cnn__avg_pool_job(const void *of, ptrdiff_t first, ptrdiff_t planes,
     const float        *x = q->from, *share = q->share;
     const bool few = (double)pool->kh * pool->kw <= 256;              /* few enough for a sum in float */
     const cnn__kernels *isa = cnn__kernels_of(q->cpu);
-    const float *end = x + (ptrdiff_t)pool->planes * pool->h * pool->w;
+    int from, end;
+    cnn__whole_windows(pool, &from, &end);
     for (ptrdiff_t plane = first; plane < planes; plane++)
         for (int oy = 0; oy < pool->oh; oy++) {
             float *restrict to = q->to + (plane * pool->oh + oy) * pool->ow;
-            float  v[CNN__MAX_LANES];
             int    y0, y1, x0, x1;
             cnn__window(oy, pool->h, pool->kh, pool->sh, pool->ph, pool->dh, &y0, &y1);
             const float *restrict in = x + plane * pool->h * pool->w;
-            for (int ox = 0, n; ox < pool->ow; ox += n) {
-                n = few ? cnn__pool_some(isa, pool, in, end, y0, y1, ox, v, NULL) : 0;
-                cnn__copy(to + ox, v, n);
-                if (n) continue;
-                n = 1, to[ox] = 0;
+            for (int ox = 0; ox < pool->ow; ox++) {
+                if (few && ox == from) {
+                    isa->windows(y1 - y0, pool->kw, pool->sw, true, end - from,
+                                 in + y0 * pool->w + ox * pool->sw - pool->pw, pool->w, to + ox, NULL, 0);
+                    ox = end - 1;
+                    continue;
+                }
+                to[ox] = 0;
                 cnn__window(ox, pool->w, pool->kw, pool->sw, pool->pw, pool->dw, &x0, &x1);
                 if (!few) to[ox] = (float)cnn__window_sum(q->cpu, pool, in, y0, y1, x0, x1);
                 for (int iy = y0; few && iy < y1; iy += pool->dh)
@@ -18233,7 +17816,7 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
 }
 
 /* ===========================================================================================================
-   >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory
+   >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory; portions of a batch
 
    Nodes with a formula that run in place of conv2d, batch_norm or an operation of two operands (CNN_JOINABLE)
    join it: their formulas are applied to each piece of its result while that is in the L1 cache, and their
@@ -18310,6 +17893,108 @@ static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
     return tail;
 }
 
+/* ---- Portions of a batch ----
+
+   What a convolution of many pixels leaves for a batch is larger than any cache. Where a max pooling alone
+   reads it, behind formulas that join the convolution, the nodes run for 16 samples (as many as a vector has
+   lanes), then for the next ones: values, and gradients on the way back, are read while the cache holds them,
+   and the memory of the first portion serves all. Backward so only where the convolution's input wants no
+   gradient, as in the first layer of a net. */
+enum { CNN__PORTION = 16, CNN__PORTION_BYTES = 1 << 21,         /* most for one: that fits the L2 cache */
+       CNN__BATCH_BYTES = 1 << 22 };                            /* least for all */
+
+/* Nodes head .. v-1 run in place of each other. Nobody but v may read what they leave, and nobody take the
+   memory of head's operands before v, whose result is begun early, is done. */
+static void cnn__plan_portions(cnn_graph *g, cnn_mode mode)
+{
+    const bool never = g->config.keep_grads || g->config.backend || g->cpu.isa == CNN_ISA_PLAIN;
+    for (int i = 0; i < g->n_order; i++) {
+        cnn__node *v = g->order[i], *u = v->t.n_in ? cnn__of(v->t.in[0]) : v, *head = u;
+        int        length = 1;
+        v->ends[mode] = NULL;
+        if (never || !v->t.op || !(v->t.op->flags & CNN_SELECTS)) continue;
+        for (; head->alias[mode] && head->t.n_in == 1 && head->t.op->formula; length++)
+            head = head->alias[mode];
+        const bool gated = mode == CNN_TRAIN && u->gate == v;
+        if (!(v->t.op->flags & CNN_PORTIONS) || v->kernel || u->users > 1) continue;
+        if (!head->t.op || !(head->t.op->flags & CNN_PORTIONS) || head->kernel) continue;
+        if (!head->t.in[0]->batched || head->t.index + length != i) continue;
+        if (u->last[mode] != (gated ? cnn__backward_time(g, u->t.index) : i)) continue;
+        if (mode == CNN_TRAIN && u != head && !gated) continue;
+        head->ends[mode] = v;
+        for (int k = 0; k < head->t.n_in; k++) {
+            cnn__node *x = cnn__of(head->t.in[k]);
+            if (x->last[mode] < i) x->last[mode] = i;
+        }
+    }
+}
+
+/* Samples of a portion in this run; 0: all at once. */
+static int cnn__portion(const cnn__node *head, bool back)
+{
+    const cnn_graph *g = head->t.graph;
+    const cnn__node *v = head->ends[g->mode];
+    const size_t     bytes = (size_t)cnn__sample(head->t.shape) * sizeof(float);
+    if (!v || v->mark != g->walk || g->probe || (back && head->t.in[0]->needs_grad)) return 0;
+    return CNN__PORTION * bytes <= CNN__PORTION_BYTES && (size_t)g->batch * bytes > CNN__BATCH_BYTES
+           ? CNN__PORTION : 0;
+}
+
+/* Show v n samples, at their own place or at that of the first ones. */
+static void cnn__bind_samples(cnn__node *v, int n, int place)
+{
+    const ptrdiff_t at = (ptrdiff_t)place * cnn__sample(v->t.shape);
+    cnn__bind(v, v->t.graph->mode);
+    v->t.shape.n = n, v->t.data += at;
+    if (v->t.grad)  v->t.grad += at;
+    if (v->t.saved) v->t.saved = (float *)v->t.saved + at;
+}
+static void cnn__run_portions(cnn__node *head, bool back, int samples)
+{
+    cnn_graph  *g = head->t.graph;
+    cnn__node  *x = cnn__of(head->t.in[0]), *v = head->ends[g->mode];
+    cnn_tensor *a = &head->t, *b = &v->t;
+    for (int from = 0, n; from < g->batch; from += n) {
+        n = samples < g->batch - from ? samples : g->batch - from;
+        cnn__bind_samples(x, n, from), cnn__bind_samples(v, n, from);
+        for (int i = a->index; i < b->index; i++) cnn__bind_samples(g->order[i], n, 0);
+        if (back) b->op->backward(b), a->op->backward(a);
+        else      a->op->forward(a, g->mode), b->op->forward(b, g->mode);
+    }
+    cnn__bind(x, g->mode), cnn__bind(v, g->mode), v->stamp = g->run;
+    for (int i = a->index; i < b->index; i++) cnn__bind(g->order[i], g->mode), g->order[i]->portion = true;
+}
+
+/* Run v and what follows up to the pooling, or, back, the pooling v and what it follows, in portions; or say
+   no. A sum of several gradients cannot be mended after an infinity (see >>conv), that of all samples can. */
+static bool cnn__in_portions(cnn__node *v, bool back)
+{
+    cnn_graph *g = v->t.graph;
+    cnn__node *head = v;
+    if (back && !(v->t.op->flags & CNN_SELECTS)) return false;
+    if (back) for (head = cnn__of(v->t.in[0]); head->gate == v; ) head = cnn__of(head->t.in[0]);
+    const int samples = cnn__portion(head, back);
+    if (!samples || (back && head->ends[g->mode] != v)) return false;
+    const cnn__node *u = cnn__of(head->ends[g->mode]->t.in[0]);
+    if (!back && u != head && u->stamp != g->run) return false;             /* not all of them have joined */
+    const bool from_zero = g->from_zero;
+    bool       fine = true;
+    g->from_zero = false;
+    cnn__run_portions(head, back, samples);
+    g->from_zero = from_zero;
+    for (int k = 1; back && from_zero && k < head->t.n_in; k++) {
+        const cnn_tensor *w = head->t.in[k];
+        if (w->grad && cnn__of(head->t.in[k])->grad_first != head->t.index) return true;
+        for (ptrdiff_t i = 0; w->grad && i < cnn__len(w->shape); i++) fine = isfinite(w->grad[i]) && fine;
+    }
+    for (int k = 1; !fine && k < head->t.n_in; k++) {
+        const cnn_tensor *w = head->t.in[k];
+        if (w->grad) memset(w->grad, 0, (size_t)cnn__len(w->shape) * sizeof *w->grad);
+    }
+    if (!fine) cnn__run_portions(head, true, g->batch);
+    return true;
+}
+
 /* ===========================================================================================================
 
    Part III. Devices: the same arenas elsewhere.
@@ -18341,26 +18026,38 @@ static const char *cnn__device_error(cnn_graph *g)
     return dev->error;
 }
 
+/* What failed on a device is the call, not a tensor. */
+static bool cnn__device_failed(cnn_graph *g, const char *at, const char *what)
+{
+    return cnn__fail(g, at, what, "%s: %s", g->config.backend->name, cnn__device_error(g));
+}
+
+/* Copy an array, unless it is there, to the side where it is wanted. False if the device fails. */
+static bool cnn__transfer(cnn_graph *g, unsigned char *on, unsigned side, cnn_place place, void *host,
+                          size_t bytes)
+{
+    cnn_backend *dev = g->config.backend;
+    const size_t at = place.at * sizeof(float);
+    if (*on & side) return true;
+    g->traffic.uploads += side == CNN__DEVICE, g->traffic.downloads += side == CNN__HOST;
+    if (!(side == CNN__DEVICE ? dev->upload(dev, place.buffer, at, host, bytes)
+                              : dev->download(dev, place.buffer, at, host, bytes))) return false;
+    *on = CNN__HOST | CNN__DEVICE;
+    return true;
+}
+
 /* Make one array of a tensor valid on `side`. Copies only if it is not. */
 static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side)
 {
     cnn__node     *v = cnn__of(t);
     cnn_graph     *g = t->graph;
-    cnn_backend   *dev = g->config.backend;
     unsigned char *on = cnn__part_on(v, part);
     if (*on & side) return true;
     cnn_place place = part == CNN__DATA ? cnn_place_data(t) : part == CNN__GRAD ? cnn_place_grad(t)
         : cnn_place_saved(t);
     void     *host = part == CNN__DATA ? (void *)t->data : part == CNN__GRAD ? (void *)t->grad : t->saved;
     size_t    bytes = part == CNN__SAVED ? t->op->saved(t) : (size_t)cnn__len(t->shape) * sizeof(float);
-    bool      done = side == CNN__DEVICE ? dev->upload(dev, place.buffer, place.at * sizeof(float), host,
-                                                       bytes)
-                                         : dev->download(dev, place.buffer, place.at * sizeof(float), host,
-                                                         bytes);
-    if (side == CNN__DEVICE) g->traffic.uploads++;
-    else g->traffic.downloads++;
-    if (!done) return cnn_fail(t, "%s", cnn__device_error(g));
-    *on = (unsigned char)(CNN__HOST | CNN__DEVICE);
+    if (!cnn__transfer(g, on, side, place, host, bytes)) return cnn_fail(t, "%s", cnn__device_error(g));
     return true;
 }
 
@@ -18445,50 +18142,31 @@ static void cnn__device_clear_grads(cnn_graph *g)
     if (!g->memory.grads) return;
     if (!dev->clear(dev, g->buffer[CNN_ARENA_GRADS], 0, g->memory.grads))
         cnn__fail(g, NULL, "backward", "%s", cnn__device_error(g));
-    for (int i = 0; i < g->n_order; i++)
-        if (g->order[i]->t.kind == CNN_PARAM) cnn__wrote(&g->order[i]->t, CNN__GRAD, CNN__DEVICE);
+    for (int i = 0; i < g->n_params; i++) cnn__wrote(&g->param[i]->t, CNN__GRAD, CNN__DEVICE);
 }
 
 /* Make all parameters, or all their gradients, valid on one side; and say that they were written there. */
 static bool cnn__sync_params(cnn_graph *g, cnn__part part, unsigned side)
 {
-    for (int i = 0; i < g->n_order; i++) {
-        cnn_tensor *t = &g->order[i]->t;
-        if (t->kind == CNN_PARAM && t->needs_grad && !cnn__sync(t, part, side)) return false;
-    }
+    for (int i = 0; i < g->n_params; i++)
+        if (g->param[i]->t.needs_grad && !cnn__sync(&g->param[i]->t, part, side)) return false;
     return true;
 }
 static void cnn__wrote_params(cnn_graph *g, cnn__part part, unsigned side)
 {
-    for (int i = 0; i < g->n_order; i++) {
-        cnn_tensor *t = &g->order[i]->t;
-        if (t->kind == CNN_PARAM && t->needs_grad) cnn__wrote(t, part, side);
-    }
+    for (int i = 0; i < g->n_params; i++)
+        if (g->param[i]->t.needs_grad) cnn__wrote(&g->param[i]->t, part, side);
 }
 
 /* ---- Training there ---- */
-
-/* Bring a whole array, newest on *on, to the side where it is wanted. */
-static bool cnn__sync_array(cnn_graph *g, const char *what, unsigned char *on, unsigned side, void *buffer,
-                            float *host, size_t bytes)
-{
-    cnn_backend *device = g->config.backend;
-    if (*on & side) return true;
-    g->traffic.uploads += side == CNN__DEVICE, g->traffic.downloads += side == CNN__HOST;
-    if (!(side == CNN__DEVICE ? device->upload(device, buffer, 0, host, bytes)
-                              : device->download(device, buffer, 0, host, bytes)))
-        return cnn__fail(g, NULL, what, "%s: %s", device->name, cnn__device_error(g));
-    *on = CNN__HOST | CNN__DEVICE;
-    return true;
-}
 
 /* The optimizer's state, to where the update will run. Zero everywhere needs no copy. */
 static bool cnn__sync_optimizer(cnn_graph *g, unsigned side)
 {
     size_t bytes = g->arena_bytes[CNN_ARENA_OPTIMIZER];
     return !g->optimizer_on || !bytes ||
-           cnn__sync_array(g, "optimizer", &g->optimizer_on, side, g->buffer[CNN_ARENA_OPTIMIZER],
-                           g->arena[CNN_ARENA_OPTIMIZER], bytes);
+           cnn__transfer(g, &g->optimizer_on, side, (cnn_place){ g->buffer[CNN_ARENA_OPTIMIZER], 0 },
+                         g->arena[CNN_ARENA_OPTIMIZER], bytes) || cnn__device_failed(g, NULL, "optimizer");
 }
 
 /* A buffer of the device for an array that stays in one piece, or a chunk; NULL after an error. */
@@ -18513,7 +18191,8 @@ static bool cnn__sync_average(cnn_graph *g, unsigned side)
     if (!g->average || !bytes) return true;
     if (side == CNN__DEVICE && !g->average_buffer
         && !(g->average_buffer = cnn__device_buffer(g, "average", "the average", bytes))) return false;
-    return cnn__sync_array(g, "average", &g->average_on, side, g->average_buffer, g->average, bytes);
+    return cnn__transfer(g, &g->average_on, side, (cnn_place){ g->average_buffer, 0 }, g->average, bytes) ||
+           cnn__device_failed(g, NULL, "average");
 }
 
 static bool cnn__mix_on_device(cnn_graph *g, float share)
@@ -18526,7 +18205,7 @@ static bool cnn__mix_on_device(cnn_graph *g, float share)
     for (int i = 0; i < 2; a.at += n[i++]) {
         const cnn_place x = { g->buffer[i ? CNN_ARENA_BUFFERS : CNN_ARENA_PARAMS], 0 };
         if (n[i] && !device->mix(device, a, x, n[i], share))
-            return cnn__fail(g, g->config.at, "average", "%s: %s", device->name, cnn__device_error(g));
+            return cnn__device_failed(g, g->config.at, "average");
     }
     return true;
 }
@@ -18569,7 +18248,7 @@ static double cnn__squares_on_device(cnn_graph *g)
         done = device->squares(device, at, n, anew, NULL);
     if (done && !anew) done = device->squares(device, none, 0, false, &sum), g->traffic.downloads++;
     if (done) return sum;
-    return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, cnn__device_error(g)), NAN;
+    return cnn__device_failed(g, g->config.at, "clip"), NAN;
 }
 static bool cnn__shorten_on_device(cnn_graph *g, float factor)
 {
@@ -18577,8 +18256,7 @@ static bool cnn__shorten_on_device(cnn_graph *g, float factor)
     cnn_place    at = { NULL, 0 };
     int          i = 0;
     for (size_t n; (n = cnn__next_learned(g, &i, &at)) > 0; )
-        if (!device->scale(device, at, n, factor))
-            return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, cnn__device_error(g));
+        if (!device->scale(device, at, n, factor)) return cnn__device_failed(g, g->config.at, "clip");
     return true;
 }
 
@@ -18587,16 +18265,13 @@ static bool cnn__shorten_on_device(cnn_graph *g, float factor)
 static void cnn__close_backend(cnn_graph *g)
 {
     cnn_backend *dev = g->config.backend;
-    for (int i = 0; dev && i < CNN_ARENAS; i++) {
-        if (g->buffer[i]) dev->release(dev, g->buffer[i]);
-        g->buffer[i] = NULL;
-    }
-    for (int i = 0; dev && i < g->n_chunks; i++) if (g->chunk[i]) dev->release(dev, g->chunk[i]);
-    g->n_chunks = 0;
-    if (dev && g->average_buffer) dev->release(dev, g->average_buffer);
-    g->average_buffer = NULL;
-    if (dev && dev->close) dev->graph = NULL, dev->close(dev);
-    g->config.backend = NULL;
+    if (!dev) return;
+    for (int i = 0; i < CNN_ARENAS; i++) if (g->buffer[i]) dev->release(dev, g->buffer[i]);
+    for (int i = 0; i < g->n_chunks; i++) if (g->chunk[i]) dev->release(dev, g->chunk[i]);
+    if (g->average_buffer) dev->release(dev, g->average_buffer);
+    memset(g->buffer, 0, sizeof g->buffer);
+    g->average_buffer = NULL, g->n_chunks = 0, g->config.backend = NULL;
+    if (dev->close) dev->graph = NULL, dev->close(dev);
 }
 
 /* The row that computes y on the device, or NULL: then the room does, on the host. */
@@ -18642,11 +18317,10 @@ static bool cnn__open_backend(cnn_graph *g)
         if (s > scratch) scratch = s;
     }
     if (!cnn__device_arenas(g, scratch)) return false;
-    /* updates run over the gaps */
-    static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };
+    static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };     /* updates run over gaps */
     for (int i = 0; i < 2; i++)
         if (g->buffer[flat[i]] && !dev->clear(dev, g->buffer[flat[i]], 0, g->arena_bytes[flat[i]]))
-            return cnn__fail(g, g->config.at, "compile", "%s: %s", dev->name, cnn__device_error(g));
+            return cnn__device_failed(g, g->config.at, "compile");
     return true;
 }
 

@@ -504,7 +504,8 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     A(X, sqrt,       sqrt(v),                           0.5f / v)                                            \
     A(X, abs,        fabs(v),                           v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : 0.0f)           \
     A(X, erf,        erf(v),                            1.12837917f * exp(-v * v))                           \
-    A(X, power,      pow(v, k0),                        k0 == 0.0f ? 0.0f : k0 * pow(v, k0 - 1.0f))
+    A(X, power,      pow(v, k0),                        k0 == 0.0f ? 0.0f : k0 * pow(v, k0 - 1.0f))          \
+    A(X, scale,      k0 * v + k1,                       k0)
 
 /* Each kernel and the shape of its work: one item per element; one group per element of the result (a sum
    that the group shares) or per tile of it; or one small group. Kernels of tiles are in the order of
@@ -514,21 +515,17 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     X(weights_128, GROUPS) X(weights_64, GROUPS) X(weights_32, SMALL) X(weights_4, ITEMS)                    \
     X(product_128, GROUPS) X(product_64, GROUPS) X(product_32, SMALL) X(product_4, ITEMS)                    \
     X(add_slices, ITEMS) X(depthwise_forward, ITEMS) X(depthwise_data, ITEMS) X(depthwise_weights, GROUPS)   \
-    X(wino_in, ITEMS) X(wino_out, ITEMS) X(wino_dw, ITEMS) X(spread, ITEMS) X(stretch, ITEMS)                \
-    X(fold, ITEMS) X(fold_group, GROUPS) X(max_pool_forward, ITEMS)                      \
-    X(stretch_back, ITEMS)                                                                                   \
-    X(max_pool_backward, ITEMS) X(avg_pool_forward, ITEMS) X(avg_pool_backward, ITEMS) X(map_forward, ITEMS) \
-    X(map_backward, ITEMS) X(softmax_forward, GROUPS) X(softmax_backward, GROUPS)         \
-    X(dropout, ITEMS) X(norm_statistics, GROUPS) X(norm_forward, GROUPS) X(norm_sums, GROUPS)                \
-    X(norm_backward, GROUPS) X(label_rows, GROUPS) X(label_end, GROUPS)                                      \
-    X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                                               \
-    X(dice_sums, GROUPS) X(dice_forward, ITEMS) X(dice_backward, ITEMS)                                      \
-    X(pair_loss_backward, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS) X(move, ITEMS)                 \
-    X(pad_forward, ITEMS) X(pad_backward, ITEMS) X(adaptive_forward, ITEMS) X(adaptive_backward, ITEMS)      \
-    X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(sample_norm_statistics, GROUPS)                 \
-    X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS) X(sample_norm_weight, GROUPS)              \
-    X(sgd, ITEMS) X(adam, ITEMS) X(adamw, ITEMS) X(rmsprop, ITEMS) X(rmsprop_centered, ITEMS)                \
-    X(adagrad, ITEMS) X(squares, GROUPS) X(correct, GROUPS) X(fill, ITEMS)
+    X(wino_in, ITEMS) X(wino_out, ITEMS) X(wino_dw, ITEMS) X(stretch, ITEMS) X(move, ITEMS)                  \
+    X(stretch_back, ITEMS) X(fold, GROUPS) X(fill, ITEMS) X(dropout, ITEMS)             \
+    X(pool_forward, ITEMS) X(pool_backward, ITEMS) X(pad_forward, ITEMS) X(pad_backward, ITEMS)              \
+    X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)      \
+    X(softmax_forward, GROUPS)                                                                               \
+    X(softmax_backward, GROUPS) X(norm_statistics, GROUPS) X(norm_forward, GROUPS) X(norm_sums, GROUPS)      \
+    X(norm_backward, GROUPS) X(norm_weight, GROUPS) X(label_rows, GROUPS) X(label_end, GROUPS)               \
+    X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS) X(pair_loss_backward, ITEMS)                  \
+    X(dice_sums, GROUPS) X(dice_forward, ITEMS) X(dice_backward, ITEMS) X(update, ITEMS) X(squares, GROUPS)  \
+    X(correct, GROUPS)
+#define CNNCL_OPTIMIZERS(X) X(sgd) X(adam) X(adamw) X(rmsprop) X(rmsprop_centered) X(adagrad)
 #define CNNCL_NUMBER(name, work) CNNCL_##name,
 enum { CNNCL_KERNELS(CNNCL_NUMBER) CNNCL_COUNT };
 #define CNNCL_HOW(X, name, value, derivative) CNNCL_IS_##name,
@@ -537,6 +534,7 @@ enum { CNNCL_IS_NOTHING, CNNCL_ACTIVATIONS(CNNCL_HOW, ) CNNCL_IS_ALL };
 enum { CNNCL_LOCAL = 64,            /* items in a group where they do not cooperate, or in a small one */
        CNNCL_GROUP = 256 };         /* items in a group that shares a sum, or a tile */
 
+#define CNNCL_NAME_BY(name) "BY_" #name ", "
 #define CNNCL_NAME_IS(X, name, value, derivative) "IS_" #name ", "
 #define CNNCL_VALUE(X, name, value, derivative) "    if (how == IS_" #name ") return " #value ";\n"
 #define CNNCL_SLOPE(X, name, value, derivative) "    if (how == IS_" #name ") return " #derivative ";\n"
@@ -637,7 +635,7 @@ static const char cnncl_tile_macros[] =
        the results that lie in one phase of the stride s meet the same weights: i with (place + p - i d) % s
        = 0; so each phase is a convolution of its own, and none multiplies zeros. */
     typedef struct { int from, step, count, start, stride, reach, first, every, taps; } side;
-    side along(int back, int phase, int size, int out, int k, int s, int p, int d)
+    side along(int back, int phase, int out, int k, int s, int p, int d)
     {
         side a;
         a.from = 0, a.step = 1, a.count = out, a.start = -p, a.stride = s, a.reach = d;
@@ -645,13 +643,14 @@ static const char cnncl_tile_macros[] =
         if (!back) return a;
         while (a.every < k && a.every * d % s) a.every++;
         while (a.first < k && (phase + p - a.first * d) % s) a.first++;
-        a.from = phase, a.step = s, a.count = (size - phase + s - 1) / s, a.stride = 1;
+        a.from = phase, a.step = s, a.count = (out - phase + s - 1) / s, a.stride = 1;
         a.taps = a.first < k ? (k - a.first + a.every - 1) / a.every : 0;
         a.start = (phase + p - a.first * d) / s, a.reach = -(a.every * d / s);
         return a;
     });
 
-/* y = beta y + f(conv(x, w) + b); back = 1: y = dx and x = dy. Layer z of the grid is a phase of a group;
+/* y = beta y + f(conv(x, w) + b); back = 1: y = dx and x = dy, and g is turned: ic, h and w are those of dy.
+   Layer z of the grid is a phase of a group;
    columns are the pixels of all images, and term (c,i,j) is a tap of a channel. */
 static const char cnncl_tile_conv[] =
     "#undef A_AT\n#undef B_AT\n#undef AT\n#undef TO\n#undef FINISH\n"
@@ -659,19 +658,18 @@ static const char cnncl_tile_conv[] =
     "#define A_AT(e) ME % TK * LA + ME / TK + (e) * (S * S / TK)\n"
     "#define B_AT(e) (ME / T * (PER / COLUMNS) + (e) / COLUMNS) * LA + ME % T + (e) % COLUMNS\n"
     "#define AT(j) out_at[j]\n#define TO(row) y + (size_t)(row) * out\n"
-    "#define FINISH(v, row, col) finish(how, has_bias ? v + b[row] : v, k0, k1)\n"
+    "#define FINISH(v, row, col) finish(how, b ? v + b[group * m + (row)] : v, k0, k1)\n"
     CNNCL_SOURCE(
-    TILE_KERNEL NAME(conv)(ARRAY(y), ARRAY(x), ARRAY(w), ARRAY(b), int has_bias, conv g, int back, float beta,
-                           int how, float k0, float k1)
+    TILE_KERNEL NAME(conv)(ARRAY(y), ARRAY(x), ARRAY(w), ARRAY(b), conv g, int back, float beta, int how,
+                           float k0, float k1)
     {
         TILE LOCAL int out_at[T];
-        const int h = back ? g.oh : g.h; const int width = back ? g.ow : g.w; const int plane = h * width;
-        const int out_w = back ? g.w : g.ow; const int out = back ? g.h * g.w : g.oh * g.ow;
-        const int channels = (back ? g.oc : g.ic) / g.groups; const int m = (back ? g.ic : g.oc) / g.groups;
-        const int across = back ? min(g.sw, g.w) : 1; const int down = back ? min(g.sh, g.h) : 1;
+        const int plane = g.h * g.w; const int out = g.oh * g.ow;
+        const int channels = g.ic / g.groups; const int m = g.oc / g.groups;
+        const int across = back ? min(g.sw, g.ow) : 1; const int down = back ? min(g.sh, g.oh) : 1;
         const int z = TILE_ID(2); const int group = z / (across * down); const int taps = g.kh * g.kw;
-        const side v = along(back, z / across % down, g.h, g.oh, g.kh, g.sh, g.ph, g.dh);
-        const side u = along(back, z % across, g.w, g.ow, g.kw, g.sw, g.pw, g.dw);
+        const side v = along(back, z / across % down, g.oh, g.kh, g.sh, g.ph, g.dh);
+        const side u = along(back, z % across, g.ow, g.kw, g.sw, g.pw, g.dw);
         const int pixels = g.n * v.count * u.count; const int k = channels * v.taps * u.taps;
         const int w_row = back ? taps : channels * taps; const int w_channel = back ? m * taps : taps;
         const int kh = max(v.taps, 1); const int kw = max(u.taps, 1);
@@ -681,18 +679,18 @@ static const char cnncl_tile_conv[] =
         int top[COLUMNS]; int left[COLUMNS]; int corner[COLUMNS];
         BASE(y) BASE(x) BASE(w) BASE(b)
         if (S == 1 && j0 >= pixels) return;
-        x += (size_t)group * channels * plane, y += (size_t)group * m * out, b += group * m;
+        x += (size_t)group * channels * plane, y += (size_t)group * m * out;
         w += (size_t)group * m * channels * taps;
         UNROLL for (int c = 0; c < COLUMNS; c++) {
             const int4 p = digits(j0 + ME % T + c, v.count, u.count);
             top[c] = j0 + ME % T + c < pixels ? v.start + p.y * v.stride : -(1 << 30);
             left[c] = u.start + p.z * u.stride;
-            corner[c] = p.x * (back ? g.oc : g.ic) * plane + top[c] * width + left[c];
+            corner[c] = p.x * g.ic * plane + top[c] * g.w + left[c];
         }
         for (int c = ME; c < T; c += S * S) {
             const int4 p = digits(j0 + c, v.count, u.count);
-            out_at[c] = j0 + c >= pixels ? -1 : p.x * (back ? g.ic : g.oc) * out
-                + (v.from + p.y * v.step) * out_w + u.from + p.z * u.step;
+            out_at[c] = j0 + c >= pixels ? -1 : p.x * g.oc * out
+                + (v.from + p.y * v.step) * g.ow + u.from + p.z * u.step;
         }
         TERMS(0, k) {
             const int w_at = a.x * w_channel + (v.first + a.y * v.every) * g.kw + u.first + a.z * u.every;
@@ -703,10 +701,10 @@ static const char cnncl_tile_conv[] =
             }
             UNROLL for (int q = 0; q < PER / COLUMNS; q++) {
                 const int dy = t.y * v.reach; const int dx = t.z * u.reach;
-                const int from = t.x * plane + dy * width + dx; const int is_term = at + first_b + q < k;
+                const int from = t.x * plane + dy * g.w + dx; const int is_term = at + first_b + q < k;
                 UNROLL for (int c = 0; c < COLUMNS; c++)
-                    b_[q * COLUMNS + c] = is_term && (uint)(top[c] + dy) < (uint)h
-                        && (uint)(left[c] + dx) < (uint)width ? x[corner[c] + from] : 0.0f;
+                    b_[q * COLUMNS + c] = is_term && (uint)(top[c] + dy) < (uint)g.h
+                        && (uint)(left[c] + dx) < (uint)g.w ? x[corner[c] + from] : 0.0f;
                 t = step_by(t, one, kh, kw);
             }
             a = step_by(a, step_, kh, kw), b0 = step_by(b0, step_, kh, kw);
@@ -723,7 +721,7 @@ static const char cnncl_tile_weights[] =
     "#define AT(j) (j0 + (j) < columns ? j0 + (j) : -1)\n#define TO(row) dw + (size_t)(row) * columns\n"
     "#define FINISH(v, row, col) v\n"
     CNNCL_SOURCE(
-    TILE_KERNEL NAME(weights)(ARRAY(dw), ARRAY(db), int want_db, ulong slice, ARRAY(x), ARRAY(dy), conv g,
+    TILE_KERNEL NAME(weights)(ARRAY(dw), ARRAY(db), ulong slice, ARRAY(x), ARRAY(dy), conv g,
                               int length, float beta)
     {
         TILE
@@ -736,7 +734,8 @@ static const char cnncl_tile_weights[] =
         BASE(dw) BASE(db) BASE(x) BASE(dy)
         if (S == 1 && j0 >= columns) return;
         x += (size_t)group * channels * plane, dy += (size_t)group * m * out;
-        dw += slice * z + (size_t)group * m * columns, db += slice * z + group * m;
+        dw += slice * z + (size_t)group * m * columns;
+        if (db) db += slice * z + group * m;
         UNROLL for (int e = 0; e < PER; e++) {
             const int c = j0 + ME / TK + e * (S * S / TK); const int4 t = digits(c, g.kh, g.kw);
             dy_[e] = c < columns ? t.y * g.dh : -(1 << 30), dx_[e] = t.z * g.dw;
@@ -755,7 +754,7 @@ static const char cnncl_tile_weights[] =
             p = step_by(p, step_, g.oh, g.ow);
         } MULTIPLY(first, last)
         EACH_SUM(PUT)
-        ROW_SUMS(want_db && j0 == 0, db)
+        ROW_SUMS(db && j0 == 0, db)
     });
 
 /* C (m,n) = beta C + f(A (m,k) B (k,n) + b), where A and B have any strides, so that all transposes are one
@@ -770,21 +769,21 @@ static const char cnncl_tile_product[] =
     "#define B_TERM(e) Q_TERM(b_row, e)\n#define B_COL(e) Q_SIDE(b_row, e)\n"
     "#define A_AT(e) A_TERM(e) * LA + A_ROW(e)\n#define B_AT(e) B_TERM(e) * LA + B_COL(e)\n"
     "#define AT(j) (j0 + (j) < n ? j0 + (j) : -1)\n#define TO(row) c + (size_t)(row) * ldc\n"
-    "#define BIAS(j) (has_bias && j0 + (j) < n ? bias[j0 + (j)] : 0.0f)\n"
+    "#define BIAS(j) (bias && j0 + (j) < n ? bias[j0 + (j)] : 0.0f)\n"
     "#define BIASES(j) (float4)(BIAS(j), BIAS(j + 1), BIAS(j + 2), BIAS(j + 3))\n"
     "#define FINISH(v, r, j) finish(how, v + BIASES(j), k0, k1)\n"
     CNNCL_SOURCE(
     TILE_KERNEL NAME(product)(ARRAY(c), int ldc, ulong slice, float beta, ARRAY(a), int a_row, int a_col,
                               ulong a_step, ARRAY(b), int b_row, int b_col, ulong b_step, int m, int n, int k,
-                              int length, int parts, ARRAY(bias), int has_bias, int how, float k0, float k1,
-                              ARRAY(sums), int want_sums)
+                              int length, int parts, ARRAY(bias), int how, float k0, float k1, ARRAY(sums))
     {
         TILE
         const int z = TILE_ID(2); const int first = z % parts * length;
         const int last = min(first + length, k);
         BASE(a) BASE(b) BASE(c) BASE(bias) BASE(sums)
         if (S == 1 && j0 >= n) return;
-        a += a_step * (z / parts), b += b_step * (z / parts), c += slice * z, sums += slice * z;
+        a += a_step * (z / parts), b += b_step * (z / parts), c += slice * z;
+        if (sums) sums += slice * z;
         TERMS(first, last) UNROLL for (int e = 0; e < PER; e++) {
             const int r = i0 + A_ROW(e); const int p = at + A_TERM(e);
             const int s = j0 + B_COL(e); const int q = at + B_TERM(e);
@@ -792,7 +791,7 @@ static const char cnncl_tile_product[] =
             b_[e] = s < n && q < last ? b[(size_t)q * b_row + (size_t)s * b_col] : 0.0f;
         } MULTIPLY(first, last)
         EACH_SUM(PUT)
-        ROW_SUMS(want_sums && j0 == 0, sums)
+        ROW_SUMS(sums && j0 == 0, sums)
     });
 
 #define CNNCL_TILE(name, r, s, k)                                                                            \
@@ -804,7 +803,10 @@ static const char *const cnncl_source[] = {
     "#define ARRAY(a) __global float *a, ulong a##_at\n"
     "#define BASE(a) a += a##_at;\n"
     "#define ITEM(i, n) if (get_global_id(0) >= (size_t)(n)) return; const int i = (int)get_global_id(0);\n"
-    "#define ADD(y, v) y = beta == 0.0f ? (v) : beta * y + (v);\n"
+    "#define FORWARD ARRAY(y), shape ys, ARRAY(x), shape xs, int n\n"
+    "#define BACKWARD ARRAY(dx), float beta, shape xs, ARRAY(dy), shape ys, int n\n"
+    "#define ADD_BY(beta, y, v) y = beta == 0.0f ? (v) : beta * y + (v);\n"
+    "#define ADD(y, v) ADD_BY(beta, y, v)\n"
     "#define UNROLL _Pragma(\"unroll\")\n"
     "#define GROUP 256\n"
     "#define GROUP_KERNEL __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))\n"
@@ -864,48 +866,31 @@ static const char *const cnncl_source[] = {
     })
     "enum { IS_nothing, " CNNCL_ACTIVATIONS(CNNCL_NAME_IS, ) "IS_all };\n"
     "float value(int how, float v, float k0, float k1)\n{\n"
+    "    if (how == 0) return v;\n"
     CNNCL_ACTIVATIONS(CNNCL_VALUE, )
     "    return v;\n}\n",
     "float slope(int how, float v, float k0, float k1)\n{\n"
     CNNCL_ACTIVATIONS(CNNCL_SLOPE, )
     "    return 1.0f;\n}\n",
-    CNNCL_SOURCE(
-    __kernel void map_forward(ARRAY(y), ARRAY(x), int n, int how, float k0, float k1)
-    {
-        BASE(y) BASE(x) ITEM(i, n)
-        y[i] = value(how, x[i], k0, k1);
-    }
-    __kernel void map_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(b), int n, int how, float k0, float k1)
-    {
-        BASE(dx) BASE(dy) BASE(b) ITEM(i, n)
-        ADD(dx[i], dy[i] * slope(how, b[i], k0, k1))
-    }),
 
     cnncl_tile_macros, CNNCL_TILE(128, 2, 16, 8), CNNCL_TILE(64, 1, 16, 8), CNNCL_TILE(32, 1, 8, 8),
     CNNCL_TILE(4, 1, 1, 1),
 
-    /* spread:  y = beta y + factor x + offset, with x stretched to the shape of y
-       stretch: y = f(a op b), with both stretched, unless all is `plain`; op: its place in cnncl_binary
+    /* stretch: y = beta y + f(a op b), or f(a) without b, or, op = 9, a f'(b), with both stretched, unless
+                all is `plain`; op: its place in cnncl_binary
        stretch_back: d = dy times the derivative of op to a, or to b; the formulas stand in the room
        fold:    y = beta y + factor (sum of terms over what y does not tell apart), where how = 0: the terms
                 are x; 1, 2: it is the largest, or the smallest, x; 3: they are x u, with u stretched to the
-                shape of x. Term q for y[j] is at folded(j, q).
-       fold_group: a group for each y[j], and for part z of its terms, which goes to slice z of y */
+                shape of x. Term q for y[j] is at folded(j, q). `lanes` items share each y[j], and each part
+                z of its terms, which goes to slice z of y. */
     CNNCL_SOURCE(
     __kernel void fill(ARRAY(y), int n, float v)
     {
         BASE(y) ITEM(i, n)
         y[i] = v;
     }
-    __kernel void spread(ARRAY(y), shape ys, ARRAY(x), shape xs, int n, float beta, float factor,
-                         float offset)
-    {
-        BASE(y) BASE(x) ITEM(i, n)
-        const float v = factor * x[element(xs, coordinates(ys, i))] + offset;
-        ADD(y[i], v)
-    }
-    __kernel void stretch(ARRAY(y), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n, int plain,
-                          int op, int how, float k0, float k1)
+    __kernel void stretch(ARRAY(y), shape ys, float beta, ARRAY(a), shape as, ARRAY(b), shape bs, int n,
+                          int plain, int op, int how, float k0, float k1)
     {
         BASE(y) BASE(a) BASE(b) ITEM(i, n)
         size_t p = (size_t)i; size_t q = p;
@@ -913,11 +898,13 @@ static const char *const cnncl_source[] = {
             const shape at = coordinates(ys, i);
             p = element(as, at), q = element(bs, at);
         }
-        const float u = a[p]; const float v = b[q];
-        y[i] = value(how, op == 0 ? u + v : op == 1 ? u - v : op == 2 ? u * v : op == 3 ? u / v
-                        : op == 4 ? (u > v || u != u ? u : v) : op == 5 ? (u < v || u != u ? u : v)
-                        : op == 6 ? pow(u, v) : op == 7 ? (u > 0.0f ? u : u * v)
-                        : (u == v ? 1.0f : 0.0f), k0, k1);
+        const float u = a[p]; const float v = b ? b[q] : 0.0f;
+        const float r = op == 9 ? u * slope(how, v, k0, k1)
+            : value(how, !b ? u : op == 0 ? u + v : op == 1 ? u - v : op == 2 ? u * v : op == 3 ? u / v
+                       : op == 4 ? (u > v || u != u ? u : v) : op == 5 ? (u < v || u != u ? u : v)
+                       : op == 6 ? pow(u, v) : op == 7 ? (u > 0.0f ? u : u * v)
+                       : (u == v ? 1.0f : 0.0f), k0, k1);
+        ADD(y[i], r)
     }
     float stretch_slope(float u, float v, int how, int to_b)
     {
@@ -957,23 +944,16 @@ static const char *const cnncl_source[] = {
         return sum;
     }),
     CNNCL_SOURCE(
-    __kernel void fold(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int how, int n, int count,
-                       int length, float beta, float factor)
-    {
-        BASE(y) BASE(x) BASE(u) ITEM(j, n)
-        const float sum = factor * fold_part(x, xs, u, us, how, ys, j, 0, count, 1);
-        ADD(y[j], sum)
-    }
-    GROUP_KERNEL void fold_group(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int how, int n,
-                                 int count, int length, float beta, float factor)
+    GROUP_KERNEL void fold(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int how, int n,
+                           int count, int length, int lanes, float beta, float factor)
     {
         __local float part[GROUP]; BASE(y) BASE(x) BASE(u)
-        const int j = (int)get_group_id(0); const int z = (int)get_group_id(1);
-        const float sum = factor * team(how < 3 ? how : 0,
-            fold_part(x, xs, u, us, how, ys, j, z * length + (int)get_local_id(0),
-                      min(count, z * length + length), GROUP), part, GROUP);
-        y += (size_t)z * n + j;
-        if (get_local_id(0) == 0) ADD(y[0], sum)
+        const int me = (int)get_local_id(0); const int z = (int)get_group_id(1);
+        const int j = (int)get_group_id(0) * (GROUP / lanes) + me / lanes;
+        const int last = j < n ? min(count, z * length + length) : 0;
+        const float sum = factor * team(how < 3 ? how : 0, fold_part(x, xs, u, us, how, ys, j,
+            z * length + me % lanes, last, lanes), part, lanes);
+        if (j < n && me % lanes == 0) ADD(y[(size_t)z * n + j], sum)
     }
     /* element i of a, as cnn_move tells its place in b: the one is beta times itself + the other; into = 1
        writes b */
@@ -1009,8 +989,7 @@ static const char *const cnncl_source[] = {
         if (j == 1) return k > 0 && k <= from ? from - k : -1;
         return k < n - 1 && from + 2 * (n - 1) - k < out ? from + 2 * (n - 1) - k : -1;
     }
-    __kernel void pad_forward(ARRAY(y), shape ys, ARRAY(x), shape xs, shape from, int mode, float value,
-                              int n)
+    __kernel void pad_forward(FORWARD, shape from, int mode, float value)
     {
         BASE(y) BASE(x) ITEM(i, n)
         const shape at = coordinates(ys, i);
@@ -1019,8 +998,7 @@ static const char *const cnncl_source[] = {
         const int w = pad_source(at.w - from.w, xs.w, mode);
         y[i] = c < 0 || h < 0 || w < 0 ? value : x[((at.n * xs.c + c) * xs.h + h) * xs.w + w];
     }
-    __kernel void pad_backward(ARRAY(dx), float beta, shape xs, ARRAY(dy), shape ys, shape from, int mode,
-                               int n)
+    __kernel void pad_backward(BACKWARD, shape from, int mode)
     {
         BASE(dx) BASE(dy) ITEM(i, n)
         const shape at = coordinates(xs, i);
@@ -1036,57 +1014,30 @@ static const char *const cnncl_source[] = {
             }
         }
         ADD(dx[i], sum)
-    }
-
-    /* The pixels of bin i, of `bins`, from b0 on below b1; and so the bins that pixel i is in. */
-    int bin_from(int i, int size, int bins) { return (int)((long)i * size / bins); }
-    int bin_to(int i, int size, int bins)   { return (int)(((long)(i + 1) * size + bins - 1) / bins); }
-    __kernel void adaptive_forward(ARRAY(y), shape ys, ARRAY(x), shape xs, int n)
-    {
-        BASE(y) BASE(x) ITEM(i, n)
-        const shape at = coordinates(ys, i);
-        const int y0 = bin_from(at.h, xs.h, ys.h); const int y1 = bin_to(at.h, xs.h, ys.h);
-        const int x0 = bin_from(at.w, xs.w, ys.w); const int x1 = bin_to(at.w, xs.w, ys.w);
-        float sum = 0.0f;
-        x += (size_t)(at.n * xs.c + at.c) * xs.h * xs.w;
-        for (int r = y0; r < y1; r++) for (int q = x0; q < x1; q++) sum += x[r * xs.w + q];
-        y[i] = sum / ((float)(y1 - y0) * (float)(x1 - x0));
-    }
-    __kernel void adaptive_backward(ARRAY(dx), float beta, shape xs, ARRAY(dy), shape ys, int n)
-    {
-        BASE(dx) BASE(dy) ITEM(i, n)
-        const shape at = coordinates(xs, i);
-        float sum = 0.0f;
-        dy += (size_t)(at.n * xs.c + at.c) * ys.h * ys.w;
-        for (int r = bin_from(at.h, ys.h, xs.h); r < bin_to(at.h, ys.h, xs.h); r++)
-            for (int q = bin_from(at.w, ys.w, xs.w); q < bin_to(at.w, ys.w, xs.w); q++)
-                sum += dy[r * ys.w + q] / ((float)(bin_to(r, xs.h, ys.h) - bin_from(r, xs.h, ys.h))
-                                           * (float)(bin_to(q, xs.w, ys.w) - bin_from(q, xs.w, ys.w)));
-        ADD(dx[i], sum)
     }),
 
     /* y = beta y + f(sum of the slices of s + bias), n numbers; the n2 numbers behind them in each slice go
        to z. */
     CNNCL_SOURCE(
     __kernel void add_slices(ARRAY(y), ARRAY(z), ARRAY(s), int n, int n2, int slices, float beta, ARRAY(bias),
-                             int has_bias, int columns, int how, float k0, float k1)
+                             int columns, int how, float k0, float k1)
     {
         BASE(y) BASE(z) BASE(s) BASE(bias) ITEM(i, n + n2)
         float sum = 0.0f;
         for (int q = 0; q < slices; q++) sum += s[(size_t)q * (n + n2) + i];
         if (i >= n) ADD(z[i - n], sum)
-        else ADD(y[i], value(how, has_bias ? sum + bias[i % columns] : sum, k0, k1))
+        else ADD(y[i], value(how, bias ? sum + bias[i % columns] : sum, k0, k1))
     }
 
     /* Depthwise convolutions, of one channel a group: with oc / ic kernels for each, and few terms. */
-    __kernel void depthwise_forward(ARRAY(y), ARRAY(x), ARRAY(w), ARRAY(b), int has_bias, conv g, int items,
-                                    float beta, int how, float k0, float k1)
+    __kernel void depthwise_forward(ARRAY(y), ARRAY(x), ARRAY(w), ARRAY(b), conv g, int items, float beta,
+                                    int how, float k0, float k1)
     {
         BASE(y) BASE(x) BASE(w) BASE(b) ITEM(o, items)
         const int ox = o % g.ow; const int oy = o / g.ow % g.oh;
         const int oc = o / (g.ow * g.oh) % g.oc; const int n = o / (g.ow * g.oh * g.oc);
         const int top = oy * g.sh - g.ph; const int left = ox * g.sw - g.pw;
-        float sum = has_bias ? b[oc] : 0.0f;
+        float sum = b ? b[oc] : 0.0f;
         x += (size_t)(n * g.ic + oc / (g.oc / g.ic)) * g.h * g.w, w += (size_t)oc * g.kh * g.kw;
         for (int i = 0; i < g.kh; i++) for (int j = 0; j < g.kw; j++) {
             const int iy = top + i * g.dh; const int ix = left + j * g.dw;
@@ -1094,25 +1045,26 @@ static const char *const cnncl_source[] = {
         }
         ADD(y[o], value(how, sum, k0, k1))
     }
-    __kernel void depthwise_data(ARRAY(dx), ARRAY(dy), ARRAY(w), ARRAY(b), int has_bias, conv g, int items,
-                                 float beta, int how, float k0, float k1)
+    /* with g turned as in conv */
+    __kernel void depthwise_data(ARRAY(dx), ARRAY(dy), ARRAY(w), ARRAY(b), conv g, int items, float beta,
+                                 int how, float k0, float k1)
     {
         BASE(dx) BASE(dy) BASE(w) BASE(b) ITEM(o, items)
-        const int ix = o % g.w; const int iy = o / g.w % g.h; const int outs = g.oc / g.ic;
-        const int ic = o / (g.w * g.h) % g.ic; const int n = o / (g.w * g.h * g.ic);
-        float sum = has_bias ? b[ic] : 0.0f;
+        const int ix = o % g.ow; const int iy = o / g.ow % g.oh; const int outs = g.ic / g.oc;
+        const int ic = o / (g.ow * g.oh) % g.oc; const int n = o / (g.ow * g.oh * g.oc);
+        float sum = b ? b[ic] : 0.0f;
         for (int i = 0; i < g.kh; i++) for (int j = 0; j < g.kw; j++) {
             const int ty = iy + g.ph - i * g.dh; const int oy = ty / g.sh;
             const int tx = ix + g.pw - j * g.dw; const int ox = tx / g.sw;
-            if (ty < 0 || ty % g.sh || oy >= g.oh || tx < 0 || tx % g.sw || ox >= g.ow) continue;
+            if (ty < 0 || ty % g.sh || oy >= g.h || tx < 0 || tx % g.sw || ox >= g.w) continue;
             for (int oc = ic * outs; oc < (ic + 1) * outs; oc++)
                 sum += w[((size_t)oc * g.kh + i) * g.kw + j]
-                     * dy[((size_t)(n * g.oc + oc) * g.oh + oy) * g.ow + ox];
+                     * dy[((size_t)(n * g.ic + oc) * g.h + oy) * g.w + ox];
         }
         ADD(dx[o], value(how, sum, k0, k1))
     }
     /* row i of dw of channel oc, from the pixels of slice z; db with row 0 */
-    GROUP_KERNEL void depthwise_weights(ARRAY(dw), ARRAY(db), int want_db, ulong slice, ARRAY(x), ARRAY(dy),
+    GROUP_KERNEL void depthwise_weights(ARRAY(dw), ARRAY(db), ulong slice, ARRAY(x), ARRAY(dy),
                                         conv g, int length, float beta)
     {
         enum { MOST = 8 };
@@ -1122,7 +1074,7 @@ static const char *const cnncl_source[] = {
         const int me = (int)get_local_id(0); const int first = z * length + me;
         const int last = min(z * length + length, g.n * g.oh * g.ow);
         const int4 by = digits(GROUP, g.oh, g.ow);
-        dw += slice * z + ((size_t)oc * g.kh + i) * g.kw, db += slice * z + oc;
+        dw += slice * z + ((size_t)oc * g.kh + i) * g.kw;
         for (int j = 0; j < g.kw; j += MOST) {
             float sum[MOST]; float all = 0.0f; int4 p = digits(first, g.oh, g.ow);
             UNROLL for (int e = 0; e < MOST; e++) sum[e] = 0.0f;
@@ -1142,7 +1094,7 @@ static const char *const cnncl_source[] = {
                 barrier(CLK_LOCAL_MEM_FENCE);
             }
             if (me < MOST && j + me < g.kw) ADD(dw[j + me], part[me][0])
-            if (me == MOST && want_db && i == 0 && j == 0) ADD(db[0], part[MOST][0])
+            if (me == MOST && db && i == 0 && j == 0) ADD(db[slice * z + oc], part[MOST][0])
             barrier(CLK_LOCAL_MEM_FENCE);
         }
     }),
@@ -1151,7 +1103,8 @@ static const char *const cnncl_source[] = {
 
        Tile t of channel c covers 4 x 4 outputs. V = B^T x B, U = G w G^T, y = A^T (U V) A; for the weights
        Z = A dy A^T, dw = G^T (Z V^T) G. Number q of 36 lies at plane q: of tiles, by channels. Backward to
-       the data is forward of dy with turned weights. A call has `count` tiles from `first`. */
+       the data is forward of dy with turned weights, and g turned as in conv. A call has `count` tiles from
+       `first`. */
     CNNCL_SOURCE(
     void wino_b(float *d, int s)
     {
@@ -1194,25 +1147,24 @@ static const char *const cnncl_source[] = {
     __kernel void wino_in(ARRAY(v), ARRAY(x), ARRAY(u), ARRAY(w), conv g, int back, int first, int count,
                           int more)
     {
-        const int channels = back ? g.oc : g.ic; const int n_v = channels * count;
-        const int weights = g.oc * g.ic;
-        const int h = back ? g.oh : g.h; const int width = back ? g.ow : g.w;
-        const int across = ((back ? g.w : g.ow) + 3) / 4; const int down = ((back ? g.h : g.oh) + 3) / 4;
+        const int n_v = g.ic * count; const int weights = g.oc * g.ic;
+        const int across = (g.ow + 3) / 4; const int down = (g.oh + 3) / 4;
         float d[36]; float e[36];
         BASE(v) BASE(x) BASE(u) BASE(w) ITEM(i, n_v + (more == 1 ? weights : more == 2 ? g.oc * count : 0))
         if (i >= n_v && more == 1) {
-            const int o = (i - n_v) / g.ic; const int c = (i - n_v) % g.ic;
+            const int ic = back ? g.oc : g.ic;                                           /* as w has them */
+            const int o = (i - n_v) / ic; const int c = (i - n_v) % ic;
             UNROLL for (int q = 0; q < 9; q++) e[q] = w[(i - n_v) * 9 + (back ? 8 - q : q)];
             UNROLL for (int j = 0; j < 3; j++) wino_g(e + j, 3, e + 9 + j, 3);
             UNROLL for (int j = 0; j < 6; j++) wino_g(e + 9 + 3 * j, 1, d + 6 * j, 1);
-            u += back ? c * g.oc + o : i - n_v;
+            u += back ? c * g.ic + o : i - n_v;
             UNROLL for (int q = 0; q < 36; q++) u[(size_t)q * weights] = d[q];
             return;
         }
         const int k = i < n_v ? i : i - n_v; const int4 t = digits(first + k % count, down, across);
         if (i < n_v) {
-            x += (size_t)(t.x * channels + k / count) * h * width;
-            PATCH(6, x, h, width, t.y * 4 - (back ? 2 - g.ph : g.ph), t.z * 4 - (back ? 2 - g.pw : g.pw))
+            x += (size_t)(t.x * g.ic + k / count) * g.h * g.w;
+            PATCH(6, x, g.h, g.w, t.y * 4 - (back ? 2 - g.ph : g.ph), t.z * 4 - (back ? 2 - g.pw : g.pw))
             UNROLL for (int j = 0; j < 6; j++) wino_b(d + j, 6);
             UNROLL for (int j = 0; j < 6; j++) wino_b(d + 6 * j, 1);
             UNROLL for (int q = 0; q < 36; q++) v[(size_t)q * n_v + i] = d[q];
@@ -1224,21 +1176,20 @@ static const char *const cnncl_source[] = {
             UNROLL for (int q = 0; q < 36; q++) u[(size_t)q * g.oc * count + k] = d[q];
         }
     }
-    __kernel void wino_out(ARRAY(y), ARRAY(m), ARRAY(b), int has_bias, conv g, int back, int first, int count,
-                           float beta, int how, float k0, float k1)
+    __kernel void wino_out(ARRAY(y), ARRAY(m), ARRAY(b), conv g, int first, int count, float beta, int how,
+                           float k0, float k1)
     {
-        const int channels = back ? g.ic : g.oc; const int h = back ? g.h : g.oh;
-        const int w = back ? g.w : g.ow;
+        const int h = g.oh; const int w = g.ow;
         float d[36]; float e[24];
-        BASE(y) BASE(m) BASE(b) ITEM(i, channels * count)
+        BASE(y) BASE(m) BASE(b) ITEM(i, g.oc * count)
         const int c = i / count; const int4 t = digits(first + i % count, (h + 3) / 4, (w + 3) / 4);
-        UNROLL for (int q = 0; q < 36; q++) d[q] = m[(size_t)q * channels * count + i];
+        UNROLL for (int q = 0; q < 36; q++) d[q] = m[(size_t)q * g.oc * count + i];
         UNROLL for (int j = 0; j < 6; j++) wino_at(d + j, 6, e + j, 6);
         UNROLL for (int j = 0; j < 4; j++) wino_at(e + 6 * j, 1, d + 4 * j, 1);
-        y += (size_t)(t.x * channels + c) * h * w;
+        y += (size_t)(t.x * g.oc + c) * h * w;
         UNROLL for (int j = 0; j < 4; j++) {
             const float4 r = (float4)(d[4 * j], d[4 * j + 1], d[4 * j + 2], d[4 * j + 3]);
-            const float4 f = finish(how, has_bias ? r + b[c] : r, k0, k1);
+            const float4 f = finish(how, b ? r + b[c] : r, k0, k1);
             float row[4]; row[0] = f.s0, row[1] = f.s1, row[2] = f.s2, row[3] = f.s3;
             UNROLL for (int l = 0; l < 4; l++) if (4 * t.y + j < h && 4 * t.z + l < w) {
                 const int at = (4 * t.y + j) * w + 4 * t.z + l;
@@ -1260,77 +1211,73 @@ static const char *const cnncl_source[] = {
         UNROLL for (int q = 0; q < 9; q++) dw[(size_t)i * 9 + q] += d[q];
     }),
 
-    /* Pooling windows start at oy SH - PH; saved is the place of the maximum in its plane, the first one in a
-       tie. Of a window of every d-th element that starts at i: the first one inside. */
+    /* Pools. The window of output o holds along one side the inputs `from`, from + d, ... below `to`; input i
+       is in windows of the outputs `from` to `to` - 1. pool: 0 the largest, 1 the mean, 2 the mean of bins as
+       large as they come, for any number of outputs. saved: the place of the largest in its plane, the first
+       one in a tie. */
     CNNCL_SOURCE(
+    typedef struct { int size, out, k, s, p, d; } axis;
+    typedef struct { int from, to; } range;
+    axis rows_of(conv g)    { axis a = { g.h, g.oh, g.kh, g.sh, g.ph, g.dh }; return a; }
+    axis columns_of(conv g) { axis a = { g.w, g.ow, g.kw, g.sw, g.pw, g.dw }; return a; }
     int first_inside(int i, int d) { return i < 0 ? i + (d - 1 - i) / d * d : i; }
-    __kernel void max_pool_forward(ARRAY(y), ARRAY(x), ARRAY(saved), int save, conv g, int items)
+    range bins(int i, int size, int out)
+    {
+        range r = { (int)((long)i * size / out), (int)(((long)(i + 1) * size + out - 1) / out) };
+        return r;
+    }
+    range inputs(int o, axis a, int pool)
+    {
+        const int start = o * a.s - a.p;
+        range r = { first_inside(start, a.d), min(start + (a.k - 1) * a.d + 1, a.size) };
+        return pool == 2 ? bins(o, a.size, a.out) : r;
+    }
+    range outputs(int i, axis a, int pool)
+    {
+        const int end = i + a.p;
+        range r = { max((end - (a.k - 1) * a.d - 1 + a.s) / a.s, 0), min(end / a.s, a.out - 1) + 1 };
+        return pool == 2 ? bins(i, a.out, a.size) : r;
+    }
+    /* what a mean over the window of output o divides by: its part inside the image, or inside image and
+       padding, which may be more than an int holds */
+    float window_size(int o, axis a, int pool, int before, int behind)
+    {
+        const range r = inputs(o, a, pool);
+        const int start = o * a.s - a.p; const int first = first_inside(start + before, a.d) - before;
+        const int end = min(start + (a.k - 1) * a.d + 1, a.size + behind);
+        return (float)(pool == 2 ? r.to - r.from : (end - first + a.d - 1) / a.d);
+    }
+    __kernel void pool_forward(ARRAY(y), ARRAY(x), ARRAY(saved), conv g, shape pad, int pool, int items)
     {
         BASE(y) BASE(x) BASE(saved) ITEM(o, items)
         const int ox = o % g.ow; const int oy = o / g.ow % g.oh;
-        const size_t plane = (size_t)(o / (g.ow * g.oh)) * g.h * g.w;
-        const int top = oy * g.sh - g.ph; const int left = ox * g.sw - g.pw;
-        const int y0 = first_inside(top, g.dh); const int y1 = min(top + (g.kh - 1) * g.dh + 1, g.h);
-        const int x0 = first_inside(left, g.dw); const int x1 = min(left + (g.kw - 1) * g.dw + 1, g.w);
-        int best = y0 * g.w + x0;
-        for (int iy = y0; iy < y1; iy += g.dh) for (int ix = x0; ix < x1; ix += g.dw) {
-            const float v = x[plane + iy * g.w + ix];
-            if (v > x[plane + best] || isnan(v)) best = iy * g.w + ix;
+        const range r = inputs(oy, rows_of(g), pool); const range c = inputs(ox, columns_of(g), pool);
+        int best = r.from * g.w + c.from; float sum = 0.0f;
+        x += (size_t)(o / (g.ow * g.oh)) * g.h * g.w;
+        for (int iy = r.from; iy < r.to; iy += g.dh) for (int ix = c.from; ix < c.to; ix += g.dw) {
+            const float v = x[iy * g.w + ix];
+            sum += v;
+            if (pool == 0 && (v > x[best] || isnan(v))) best = iy * g.w + ix;
         }
-        y[o] = x[plane + best];
-        if (save) ((__global int *)saved)[o] = best;
+        y[o] = pool == 0 ? x[best] : sum / (window_size(oy, rows_of(g), pool, pad.n, pad.c)
+                                            * window_size(ox, columns_of(g), pool, pad.h, pad.w));
+        if (saved) ((__global int *)saved)[o] = best;
     }
-    /* first and last output whose window holds input i, along one side */
-    int first_window(int i, int k, int s, int p) { return max((i + p - k + s) / s, 0); }
-    int last_window(int i, int s, int p, int o)  { return min((i + p) / s, o - 1); }
-    __kernel void max_pool_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(saved), conv g, int items)
+    __kernel void pool_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(saved), conv g, shape pad, int pool,
+                                int items)
     {
         BASE(dx) BASE(dy) BASE(saved) ITEM(i, items)
-        const int me = i % (g.h * g.w); const size_t out = (size_t)(i / (g.h * g.w)) * g.oh * g.ow;
-        const int iy = me / g.w; const int ix = me % g.w;
-        const int kh = (g.kh - 1) * g.dh + 1; const int kw = (g.kw - 1) * g.dw + 1;
-        float sum = 0.0f;
-        for (int oy = first_window(iy, kh, g.sh, g.ph); oy <= last_window(iy, g.sh, g.ph, g.oh); oy++)
-            for (int ox = first_window(ix, kw, g.sw, g.pw); ox <= last_window(ix, g.sw, g.pw, g.ow); ox++)
-                if (((__global int *)saved)[out + oy * g.ow + ox] == me) sum += dy[out + oy * g.ow + ox];
-        ADD(dx[i], sum)
-    }
-    /* what a mean over the window at (oy,ox) divides by: its part inside the image, or inside image and
-       padding, which may be more than an int holds */
-    int inside(int start, int k, int d, int size, int before, int behind)
-    {
-        const int first = first_inside(start + before, d) - before;
-        return (min(start + (k - 1) * d + 1, size + behind) - first + d - 1) / d;
-    }
-    float window_size(conv g, shape pad, int oy, int ox)
-    {
-        return (float)inside(oy * g.sh - g.ph, g.kh, g.dh, g.h, pad.n, pad.c)
-             * (float)inside(ox * g.sw - g.pw, g.kw, g.dw, g.w, pad.h, pad.w);
-    }
-    __kernel void avg_pool_forward(ARRAY(y), ARRAY(x), conv g, shape pad, int items)
-    {
-        BASE(y) BASE(x) ITEM(o, items)
-        const int ox = o % g.ow; const int oy = o / g.ow % g.oh;
-        const size_t plane = (size_t)(o / (g.ow * g.oh)) * g.h * g.w;
-        const int top = oy * g.sh - g.ph; const int left = ox * g.sw - g.pw;
-        const int y1 = min(top + (g.kh - 1) * g.dh + 1, g.h);
-        const int x1 = min(left + (g.kw - 1) * g.dw + 1, g.w);
-        float sum = 0.0f;
-        for (int iy = first_inside(top, g.dh); iy < y1; iy += g.dh)
-            for (int ix = first_inside(left, g.dw); ix < x1; ix += g.dw) sum += x[plane + iy * g.w + ix];
-        y[o] = sum / window_size(g, pad, oy, ox);
-    }
-    __kernel void avg_pool_backward(ARRAY(dx), float beta, ARRAY(dy), conv g, shape pad, int items)
-    {
-        BASE(dx) BASE(dy) ITEM(i, items)
-        const int ix = i % g.w; const int iy = i / g.w % g.h;
+        const int me = i % (g.h * g.w); const int iy = me / g.w; const int ix = me % g.w;
+        const range r = outputs(iy, rows_of(g), pool); const range c = outputs(ix, columns_of(g), pool);
         const size_t out = (size_t)(i / (g.h * g.w)) * g.oh * g.ow;
-        const int kh = (g.kh - 1) * g.dh + 1; const int kw = (g.kw - 1) * g.dw + 1;
         float sum = 0.0f;
-        for (int oy = first_window(iy, kh, g.sh, g.ph); oy <= last_window(iy, g.sh, g.ph, g.oh); oy++)
-            for (int ox = first_window(ix, kw, g.sw, g.pw); ox <= last_window(ix, g.sw, g.pw, g.ow); ox++)
-                if ((iy + g.ph - oy * g.sh) % g.dh == 0 && (ix + g.pw - ox * g.sw) % g.dw == 0)
-                    sum += dy[out + oy * g.ow + ox] / window_size(g, pad, oy, ox);
+        for (int oy = r.from; oy < r.to; oy++) for (int ox = c.from; ox < c.to; ox++) {
+            const size_t o = out + oy * g.ow + ox;
+            if (pool == 0) sum += ((__global int *)saved)[o] == me ? dy[o] : 0.0f;
+            else if ((iy + g.ph - oy * g.sh) % g.dh == 0 && (ix + g.pw - ox * g.sw) % g.dw == 0)
+                sum += dy[o] / (window_size(oy, rows_of(g), pool, pad.n, pad.c)
+                                * window_size(ox, columns_of(g), pool, pad.h, pad.w));
+        }
         ADD(dx[i], sum)
     }),
 
@@ -1369,22 +1316,22 @@ static const char *const cnncl_source[] = {
     /* Local response normalisation: s = k + share sum of x^2 over the channels c - left .. c + right,
        y = x s^-beta,  dx += dy s^-beta - 2 share beta x (sum of dy y / s over c in whose window it is). */
     CNNCL_SOURCE(
-    __kernel void lrn_forward(ARRAY(y), ARRAY(x), ARRAY(saved), int save, int size, float share, float power,
-                              float k, int channels, int plane, int n)
+    __kernel void lrn_forward(FORWARD, ARRAY(saved), int size, float share, float power, float k)
     {
         BASE(y) BASE(x) BASE(saved) ITEM(i, n)
+        const int plane = xs.h * xs.w; const int channels = xs.c;
         const int c = i / plane % channels; const size_t first = (size_t)i - (size_t)c * plane;
         float sum = 0.0f;
         for (int j = max(c - size / 2, 0); j <= min(c + (size - 1) / 2, channels - 1); j++)
             sum += x[first + (size_t)j * plane] * x[first + (size_t)j * plane];
         sum = k + share * sum;
         y[i] = x[i] * pow(sum, -power);
-        if (save) saved[i] = sum;
+        if (saved) saved[i] = sum;
     }
-    __kernel void lrn_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(x), ARRAY(y), ARRAY(saved), int size,
-                               float share, float power, int channels, int plane, int n)
+    __kernel void lrn_backward(BACKWARD, ARRAY(x), ARRAY(y), ARRAY(saved), int size, float share, float power)
     {
         BASE(dx) BASE(dy) BASE(x) BASE(y) BASE(saved) ITEM(i, n)
+        const int plane = xs.h * xs.w; const int channels = xs.c;
         const int c = i / plane % channels; const size_t first = (size_t)i - (size_t)c * plane;
         float sum = 0.0f;
         for (int j = max(c - (size - 1) / 2, 0); j <= min(c + size / 2, channels - 1); j++) {
@@ -1408,7 +1355,7 @@ static const char *const cnncl_source[] = {
         r.t = filter ? at - (float)r.a : 0.0f;
         return r;
     }
-    __kernel void upsample_forward(ARRAY(y), shape ys, ARRAY(x), shape xs, int filter, int n)
+    __kernel void upsample_forward(FORWARD, int filter)
     {
         BASE(y) BASE(x) ITEM(i, n)
         const between r = source(i / ys.w % ys.h, xs.h, ys.h, filter);
@@ -1428,7 +1375,7 @@ static const char *const cnncl_source[] = {
         return from;
     }
     float share_of(between r, int i) { return (r.a == i ? 1.0f - r.t : 0.0f) + (r.b == i ? r.t : 0.0f); }
-    __kernel void upsample_backward(ARRAY(dx), float beta, shape xs, ARRAY(dy), shape ys, int filter, int n)
+    __kernel void upsample_backward(BACKWARD, int filter)
     {
         BASE(dx) BASE(dy) ITEM(i, n)
         const int row = i / xs.w % xs.h; const int col = i % xs.w;
@@ -1470,11 +1417,16 @@ static const char *const cnncl_source[] = {
         ADD(y[i], v)
     }),
 
-    /* Batch norm over (N,P) of x (N,C,P), with what follows in y's place: y = f(w h + b + other), h = (x -
-       mean) inverse. Group (c,s) has slice s of the elements of channel c. Statistics by two passes, since
-       the difference of two large sums would lose the variance; slices' means and squares are merged in order
-       (Chan et al. 1979). Backward, with e = dy f'(y), which is also the gradient of other, and m = N P:
-           dw = sum e h,  db = sum e,  dx += w inverse (e - db / m - h dw / m) */
+    /* Norms, with what follows in y's place: y = f(w h + b + other), h = (x - mean) rstd. x is seen as (N,
+       channels,plane); group (c,s) has slice s of the `count` elements of channel c, which have mean and rstd
+       in common. Batch norm's channels have one weight each (share = 0). In the norms of one sample a channel
+       is a row of `plane` elements, N = 1; `share` neighbours have one weight, and after `sample` elements
+       the weights begin anew. rms_norm is not `centred`. Statistics by two passes, since the difference of
+       two large sums would lose the variance; slices' means and squares are merged in order (Chan et al.
+       1979).
+       Backward, with e = dy f'(y), which is also the gradient of other, and m elements:
+           dw = sum e h,  db = sum e,  dx += rstd (w e - sum w e / m - h (sum w e h) / m)
+       There is no w, other, saved or gradient where its array is NULL. */
     "#define EACH_PIXEL(first, last) \\\n"
     "    for (int q = (first) + me, n_ = q / plane, p_ = q % plane; q < (last); q += GROUP, \\\n"
     "         p_ += GROUP % plane, n_ += GROUP / plane + (p_ >= plane), p_ -= p_ >= plane ? plane : 0)\n"
@@ -1484,11 +1436,13 @@ static const char *const cnncl_source[] = {
     "    const int first = s * length; const int last = min(count, first + length);\n"
     "#define STATISTICS float sum_ = 0.0f; float squares_ = 0.0f; \\\n"
     "    EACH_PIXEL(first, last) sum_ += x[AT_PIXEL]; \\\n"
-    "    const float m_ = group_sum(sum_, part) / (float)(last - first); \\\n"
+    "    const float m_ = centred ? group_sum(sum_, part) / (float)(last - first) : 0.0f; \\\n"
     "    EACH_PIXEL(first, last) squares_ += (x[AT_PIXEL] - m_) * (x[AT_PIXEL] - m_); \\\n"
     "    squares_ = group_sum(squares_, part);\n"
+    "#define NORM int channels, int plane, int count, int length, int sample, int share, int centred\n"
+    "#define WEIGHT(at) ((int)(at) % sample / share)\n",
     CNNCL_SOURCE(
-    GROUP_KERNEL void norm_statistics(ARRAY(x), ARRAY(parts), int channels, int plane, int count, int length)
+    GROUP_KERNEL void norm_statistics(ARRAY(x), ARRAY(parts), NORM)
     {
         __local float part[GROUP]; BASE(x) BASE(parts) SLICE
         STATISTICS
@@ -1497,158 +1451,94 @@ static const char *const cnncl_source[] = {
     }
     /* slices = 0: with the running statistics; 1: with its own, without norm_statistics before it */
     GROUP_KERNEL void norm_forward(ARRAY(y), ARRAY(x), ARRAY(parts), ARRAY(saved), ARRAY(running_mean),
-                                   ARRAY(running_var), ARRAY(w), ARRAY(b), int affine, ARRAY(other),
-                                   float sign_, int channels, int plane, int count, int length, int slices,
-                                   float eps, float momentum, int save, int how, float k0, float k1)
+                                   ARRAY(running_var), ARRAY(w), ARRAY(b), ARRAY(other), float sign_, NORM,
+                                   int slices, float eps, float momentum, int how, float k0, float k1)
     {
         __local float part[GROUP]; BASE(y) BASE(x) BASE(parts) BASE(saved) BASE(running_mean)
         BASE(running_var) BASE(w) BASE(b) BASE(other) SLICE
-        float mean = running_mean[c]; float var = running_var[c]; float square = 0.0f;
+        float mean = slices ? 0.0f : running_mean[c]; float square = 0.0f;
         if (slices == 1) {
             STATISTICS
             mean = m_, square = squares_;
         } else for (int q = 0; q < slices; q++) {
             const float n = (float)(q * length);
             const float m = (float)(min(count, q * length + length) - q * length);
-            const float d = parts[2 * (q * channels + c)] - (q ? mean : 0.0f);
-            mean = (q ? mean : 0.0f) + d * m / (n + m);
+            const float d = parts[2 * (q * channels + c)] - mean;
+            mean += d * m / (n + m);
             square += parts[2 * (q * channels + c) + 1] + d * d * n * m / (n + m);
         }
-        if (slices) var = square / (float)count;
-        const float inverse = 1.0f / sqrt(var + eps);
-        const float u = affine ? w[c] * inverse : inverse; const float v = affine ? b[c] : 0.0f;
+        const float inverse = 1.0f / sqrt((slices ? square / (float)count : running_var[c]) + eps);
+        const float u = w && !share ? w[c] * inverse : inverse; const float v = b && !share ? b[c] : 0.0f;
         EACH_PIXEL(first, last) {
-            const float h = (x[AT_PIXEL] - mean) * u + v;
-            y[AT_PIXEL] = value(how, sign_ != 0.0f ? h + sign_ * other[AT_PIXEL] : h, k0, k1);
+            const size_t at = AT_PIXEL;
+            float h = (x[at] - mean) * u + v;
+            if (share && w) h = w[WEIGHT(at)] * h + (b ? b[WEIGHT(at)] : 0.0f);
+            y[at] = value(how, other ? h + sign_ * other[at] : h, k0, k1);
         }
-        if (me != 0 || s != 0 || !save) return;
+        if (me != 0 || s != 0 || !saved) return;
         saved[c] = mean, saved[channels + c] = inverse;
-        if (!slices) return;
+        if (!slices || !running_mean) return;
         running_mean[c] = (1.0f - momentum) * running_mean[c] + momentum * mean;
         running_var[c] = (1.0f - momentum) * running_var[c] + momentum * (square / (float)max(count - 1, 1));
     }),
+    "#define SLOPE_AT(at) (how ? dy[at] * slope(how, y[at], k0, k1) : dy[at])\n"
+    "#define WEIGHTED(e, at) (share && w ? (e) * w[WEIGHT(at)] : (e))\n",
     CNNCL_SOURCE(
     GROUP_KERNEL void norm_sums(ARRAY(parts), ARRAY(dother), float sign_, float beta, ARRAY(x), ARRAY(dy),
-                                ARRAY(y), ARRAY(saved), int channels, int plane, int count, int length,
-                                int how, float k0, float k1)
+                                ARRAY(y), ARRAY(saved), ARRAY(w), NORM, int how, float k0, float k1)
     {
-        __local float part[GROUP]; BASE(parts) BASE(dother) BASE(x) BASE(dy) BASE(y) BASE(saved) SLICE
+        __local float part[GROUP];
+        BASE(parts) BASE(dother) BASE(x) BASE(dy) BASE(y) BASE(saved) BASE(w) SLICE
         const float mean = saved[c]; const float inverse = saved[channels + c];
         float sum = 0.0f; float with_h = 0.0f;
         EACH_PIXEL(first, last) {
-            const size_t at = AT_PIXEL; const float e = how ? dy[at] * slope(how, y[at], k0, k1) : dy[at];
-            sum += e, with_h += e * (x[at] - mean) * inverse;
-            if (sign_ != 0.0f) ADD(dother[at], sign_ * e)
+            const size_t at = AT_PIXEL; const float e = SLOPE_AT(at); const float f = WEIGHTED(e, at);
+            sum += f, with_h += f * (x[at] - mean) * inverse;
+            if (dother) ADD(dother[at], sign_ * e)
         }
         sum = group_sum(sum, part);
         with_h = group_sum(with_h, part);
         parts += 2 * (s * channels + c);
         if (me == 0) parts[0] = with_h, parts[1] = sum;
     }
-    GROUP_KERNEL void norm_backward(ARRAY(dx), int want_dx, ARRAY(dw), int want_dw, ARRAY(db), int want_db,
-                                    float beta, ARRAY(parts), ARRAY(x), ARRAY(dy), ARRAY(y), ARRAY(saved),
-                                    ARRAY(w), int affine, int channels, int plane, int count, int length,
-                                    int slices, float share, int how, float k0, float k1)
+    /* part: 1 / m, or 0 where the statistics do not depend on x */
+    GROUP_KERNEL void norm_backward(ARRAY(dx), ARRAY(dw), ARRAY(db), float beta, ARRAY(parts), ARRAY(x),
+                                    ARRAY(dy), ARRAY(y), ARRAY(saved), ARRAY(w), NORM, int slices, float part,
+                                    int how, float k0, float k1)
     {
         BASE(dx) BASE(dw) BASE(db) BASE(parts) BASE(x) BASE(dy) BASE(y) BASE(saved) BASE(w) SLICE
         const float mean = saved[c]; const float inverse = saved[channels + c];
         float sum = 0.0f; float with_h = 0.0f;
         for (int q = 0; q < slices; q++) {
             with_h += parts[2 * (q * channels + c)];
-            sum += parts[2 * (q * channels + c) + 1];
+            sum += centred ? parts[2 * (q * channels + c) + 1] : 0.0f;
         }
-        if (want_dx) EACH_PIXEL(first, last) {
-            const size_t at = AT_PIXEL; const float e = how ? dy[at] * slope(how, y[at], k0, k1) : dy[at];
-            const float h = (x[at] - mean) * inverse;
-            const float less = share != 0.0f ? (sum + h * with_h) * share : 0.0f;     /* no 0 times Inf */
-            ADD(dx[at], (affine ? w[c] : 1.0f) * inverse * (e - less))
+        if (dx) EACH_PIXEL(first, last) {
+            const size_t at = AT_PIXEL; const float h = (x[at] - mean) * inverse;
+            const float less = part != 0.0f ? (sum + h * with_h) * part : 0.0f;       /* no 0 times Inf */
+            ADD(dx[at], (w && !share ? w[c] : 1.0f) * inverse * (WEIGHTED(SLOPE_AT(at), at) - less))
         }
         if (me != 0 || s != 0) return;
-        if (want_dw) dw[c] += with_h;
-        if (want_db) db[c] += sum;
-    }),
-
-    CNNCL_SOURCE(
-    /* Norms of one sample: row r holds k elements; `share` neighbours have one weight, and after `sample`
-       elements the weights begin anew; affine: how many of w and b there are; rms_norm is not `centred`.
-       As in the room, h = (x - mean) rstd,  e = dy w:
-           dx += (e - mean e - h mean(e h)) rstd,  dw = sum dy h,  db = sum dy
-       Group (r,z) has part z of `slices` of a row. If there are several, it writes its sums to `parts`, and
-       the kernel runs again, `merges`, to make of them what one group makes at once. */
-    GROUP_KERNEL void sample_norm_statistics(ARRAY(x), ARRAY(saved), ARRAY(parts), int k, int length,
-                                             int slices, int merges, float eps, int centred)
-    {
-        __local float part[GROUP]; BASE(x) BASE(saved) BASE(parts)
-        const int r = (int)get_group_id(0); const int rows = (int)get_num_groups(0);
-        const int z = (int)get_group_id(1); const int me = (int)get_local_id(0);
-        const int first = z * length; const int last = min(k, first + length);
-        float mean = 0.0f; float square = 0.0f;
-        x += (size_t)r * k;
-        if (!merges) {
-            for (int i = first + me; i < last; i += GROUP) mean += x[i];
-            mean = centred ? group_sum(mean, part) / (float)(last - first) : 0.0f;
-            for (int i = first + me; i < last; i += GROUP) square += (x[i] - mean) * (x[i] - mean);
-            square = group_sum(square, part);
-        } else for (int q = 0; q < slices; q++) {
-            const float n = (float)(q * length);
-            const float m = (float)(min(k, q * length + length) - q * length);
-            const float d = parts[2 * (q * rows + r)] - mean;
-            mean += d * m / (n + m), square += parts[2 * (q * rows + r) + 1] + d * d * n * m / (n + m);
-        }
-        if (me != 0) return;
-        if (slices > 1 && !merges) parts[2 * (z * rows + r)] = mean, parts[2 * (z * rows + r) + 1] = square;
-        else saved[2 * r] = mean, saved[2 * r + 1] = 1.0f / sqrt(square / (float)k + eps);
+        if (dw) dw[c] += with_h;
+        if (db) db[c] += sum;
     }
-    __kernel void sample_norm_forward(ARRAY(y), ARRAY(x), ARRAY(saved), ARRAY(w), ARRAY(b), int affine, int k,
-                                      int sample, int share, int n)
-    {
-        BASE(y) BASE(x) BASE(saved) BASE(w) BASE(b) ITEM(i, n)
-        const int r = i / k; const int j = i % sample / share;
-        const float h = (x[i] - saved[2 * r]) * saved[2 * r + 1];
-        y[i] = affine ? w[j] * h + (affine > 1 ? b[j] : 0.0f) : h;
-    }
-    GROUP_KERNEL void sample_norm_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(x), ARRAY(saved),
-                                           ARRAY(parts), ARRAY(w), int affine, int k, int length, int slices,
-                                           int merges, int sample, int share, int centred)
-    {
-        __local float part[GROUP]; BASE(dx) BASE(dy) BASE(x) BASE(saved) BASE(parts) BASE(w)
-        const int r = (int)get_group_id(0); const int rows = (int)get_num_groups(0);
-        const int z = (int)get_group_id(1); const int me = (int)get_local_id(0);
-        const int first = r * k + z * length; const int last = r * k + min(k, z * length + length);
-        const float mean = saved[2 * r]; const float rstd = saved[2 * r + 1];
-        float sum = 0.0f; float with_h = 0.0f;
-        if (!merges) {
-            for (int i = first + me; i < last; i += GROUP) {
-                const float e = affine ? dy[i] * w[i % sample / share] : dy[i];
-                sum += e, with_h += e * (x[i] - mean) * rstd;
-            }
-            sum = group_sum(sum, part);
-            with_h = group_sum(with_h, part);
-        } else for (int q = 0; q < slices; q++)
-            sum += parts[2 * (q * rows + r)], with_h += parts[2 * (q * rows + r) + 1];
-        if (slices > 1 && !merges) {
-            if (me == 0) parts[2 * (z * rows + r)] = sum, parts[2 * (z * rows + r) + 1] = with_h;
-        } else for (int i = first + me; i < last; i += GROUP)
-            ADD(dx[i], ((affine ? dy[i] * w[i % sample / share] : dy[i]) - (centred ? sum : 0.0f) / (float)k
-                        - (x[i] - mean) * rstd * with_h / (float)k) * rstd)
-    }
-    /* of part z of the terms, to slice z */
-    GROUP_KERNEL void sample_norm_weight(ARRAY(dw), int want_dw, ARRAY(db), int want_db, ulong slice,
-                                         ARRAY(dy), ARRAY(x), ARRAY(saved), int k, int sample, int share,
-                                         int count, int length, float beta)
+    /* Of the norms of one sample, from part z of the terms to slice z. */
+    GROUP_KERNEL void norm_weight(ARRAY(dw), ARRAY(db), ulong slice, ARRAY(dy), ARRAY(x), ARRAY(saved), NORM,
+                                  int terms, int terms_of_part, float beta)
     {
         __local float part[GROUP]; BASE(dw) BASE(db) BASE(dy) BASE(x) BASE(saved)
         const int j = (int)get_group_id(0); const int z = (int)get_group_id(1);
+        const int first = z * terms_of_part; const int last = min(terms, first + terms_of_part);
         float sum = 0.0f; float with_h = 0.0f;
-        for (int q = z * length + (int)get_local_id(0); q < min(count, z * length + length); q += GROUP) {
-            const int i = q / share * sample + j * share + q % share; const int r = i / k;
-            sum += dy[i], with_h += dy[i] * (x[i] - saved[2 * r]) * saved[2 * r + 1];
+        for (int q = first + (int)get_local_id(0); q < last; q += GROUP) {
+            const int i = q / share * sample + j * share + q % share; const int c = i / plane;
+            sum += dy[i], with_h += dy[i] * (x[i] - saved[c]) * saved[channels + c];
         }
         sum = group_sum(sum, part);
         with_h = group_sum(with_h, part);
         if (get_local_id(0) != 0) return;
-        if (want_dw) ADD(dw[slice * z + j], with_h)
-        if (want_db) ADD(db[slice * z + j], sum)
+        if (dw) ADD(dw[slice * z + j], with_h)
+        if (db) ADD(db[slice * z + j], sum)
     }),
 
     /* Losses with labels, of rows (n,p) of x (N,C,P), as in the rooms of softmax_cross_entropy and nll. For
@@ -1660,15 +1550,15 @@ static const char *const cnncl_source[] = {
        g is the gradient of the term; of a mean, dloss / M, where M is the sum of the labels' own weights.
        Where the label is `ignored`, q is 0. A label that is no class makes the loss NaN.
        saved: max x and log(sum exp(x - max)) of each row. how: 0 mean, 1 sum, 2 the terms. */
-    "#define LABELS ARRAY(x), ARRAY(labels), ARRAY(v), int weighted, int soft, int ignored, int nll, \\\n"
+    "#define LABELS ARRAY(x), ARRAY(labels), ARRAY(v), int soft, int ignored, int nll, \\\n"
     "    float e, int channels, int plane\n"
     CNNCL_SOURCE(
     int is_ignored(float label, int ignored) { return label == (float)ignored; }
-    float own_weight(float label, int ignored, __global float *v, int weighted, int channels)
+    float own_weight(float label, int ignored, __global float *v, int channels)
     {
         if (is_ignored(label, ignored)) return 0.0f;
         if (!(label >= 0.0f && label < (float)channels)) return NAN;
-        return weighted ? v[(int)label] : 1.0f;
+        return v ? v[(int)label] : 1.0f;
     }
     float reduced(float sum, float weights, int how)
     {
@@ -1677,7 +1567,7 @@ static const char *const cnncl_source[] = {
 
     /* Of part z of the n rows, `lanes` items for each: out = the terms, or back, sum q; and of each part the
        sum of the terms, and of the own weights. If there is but one, total = the loss, or back, g. */
-    GROUP_KERNEL void label_rows(ARRAY(out), ARRAY(parts), ARRAY(total), ARRAY(dloss), ARRAY(saved), int save,
+    GROUP_KERNEL void label_rows(ARRAY(out), ARRAY(parts), ARRAY(total), ARRAY(dloss), ARRAY(saved),
                                  LABELS, int n, int length, int lanes, int how, int back)
     {
         __local float part[GROUP];
@@ -1691,7 +1581,7 @@ static const char *const cnncl_source[] = {
             const size_t end = is_row ? first + (size_t)channels * plane : 0;
             const float label = is_row && !soft ? labels[i] : 0.0f;
             const float own = !is_row ? 0.0f : soft ? 1.0f
-                            : own_weight(label, ignored, v, weighted, channels);
+                            : own_weight(label, ignored, v, channels);
             const int is_class = is_row && !soft && own == own && !is_ignored(label, ignored);
             const float at_label = is_class && !back ? x[first + (size_t)(int)label * plane] : 0.0f;
             float top = -INFINITY; float rest = 0.0f; float term = 0.0f; float all = 0.0f;
@@ -1703,7 +1593,7 @@ static const char *const cnncl_source[] = {
             }
             if (soft || e > 0.0f) {
                 EACH_LANE {
-                    const float w = weighted ? v[(at - first) / plane] : 1.0f;
+                    const float w = v ? v[(at - first) / plane] : 1.0f;
                     const float q = w * ((soft ? (1.0f - e) * labels[at] : 0.0f) + e / (float)channels);
                     all += q;
                     if (q != 0.0f && !back) term += q * (rest + (top - x[at]));
@@ -1711,12 +1601,12 @@ static const char *const cnncl_source[] = {
                 all = team(0, all, part, lanes);
                 term = team(0, term, part, lanes);
             }
-            if (!soft) all = weighted ? all + (1.0f - e) * own : own;
+            if (!soft) all = v ? all + (1.0f - e) * own : own;
             if (!soft) term += (1.0f - e) * own * (nll ? -at_label : rest + (top - at_label));
             if (!soft && is_ignored(label, ignored)) term = 0.0f;
             const int writes = is_row && me % lanes == 0;
             if (writes) sum += term, weights += own;
-            if (writes && save) saved[2 * i] = top, saved[2 * i + 1] = rest;
+            if (writes && saved) saved[2 * i] = top, saved[2 * i + 1] = rest;
             if (writes && (back || how == 2)) out[i] = back ? all : term;
         }
         sum = group_sum(sum, part);
@@ -1736,23 +1626,24 @@ static const char *const cnncl_source[] = {
         if (get_local_id(0) == 0) total[0] = reduced(back ? dloss[0] : sum, weights, how);
     }),
     CNNCL_SOURCE(
-    /* of x, or of soft labels; each: a g for each row. all: sum q */
-    __kernel void label_loss_backward(ARRAY(dx), float beta, ARRAY(g), int each, ARRAY(all), ARRAY(saved),
-                                      LABELS, int n, int to_labels)
+    /* of x and of soft labels; each: a g for each row. all: sum q */
+    __kernel void label_loss_backward(ARRAY(dx), float beta, ARRAY(dp), float beta_p, ARRAY(g), int each,
+                                      ARRAY(all), ARRAY(saved), LABELS, int n)
     {
-        BASE(dx) BASE(g) BASE(all) BASE(saved) BASE(x) BASE(labels) BASE(v) ITEM(i, n)
+        BASE(dx) BASE(dp) BASE(g) BASE(all) BASE(saved) BASE(x) BASE(labels) BASE(v) ITEM(i, n)
         const int c = i / plane % channels; const int row = i / (plane * channels) * plane + i % plane;
-        const float label = soft ? 0.0f : labels[row]; const float w = weighted ? v[c] : 1.0f;
+        const float label = soft ? 0.0f : labels[row]; const float w = v ? v[c] : 1.0f;
         const float p = soft ? labels[i] : label == (float)c ? 1.0f : 0.0f;
         const float log_y = nll ? 0.0f : x[i] - saved[2 * row] - saved[2 * row + 1];
         const float q = w * ((1.0f - e) * p + e / (float)channels);
-        const float d = to_labels ? -w * (1.0f - e) * log_y : (nll ? 0.0f : exp(log_y) * all[row]) - q;
-        ADD(dx[i], !soft && is_ignored(label, ignored) ? 0.0f : g[each ? row : 0] * d)
+        const float d = (nll ? 0.0f : exp(log_y) * all[row]) - q; const float g_ = g[each ? row : 0];
+        if (dx) ADD(dx[i], !soft && is_ignored(label, ignored) ? 0.0f : g_ * d)
+        if (dp) ADD_BY(beta_p, dp[i], g_ * -w * (1.0f - e) * log_y)
     }),
 
     /* The other losses have a term for each element of x and t, times a factor: how = 0 mse, 1 l1, 2 huber, 3
-       bce_with_logits, 4 sigmoid_focal, where delta is alpha. The formulas stand in the room: p = 1 and w = 1
-       unless `weights` says that there is p (1), or both (2). Group z makes `length` of them: `each` goes to
+       bce_with_logits, 4 sigmoid_focal, where delta is alpha. The formulas stand in the room: p and w are
+       1 where they are NULL. Group z makes `length` of them: `each` goes to
        y, or their sum to y[z]. */
     CNNCL_SOURCE(
     float softplus_of_minus(float x) { return fmax(-x, 0.0f) + log1p(exp(-fabs(x))); }
@@ -1778,7 +1669,7 @@ static const char *const cnncl_source[] = {
         return (1.0f - t) * x + (1.0f + (p - 1.0f) * t) * softplus_of_minus(x);
     }
     GROUP_KERNEL void pair_loss_forward(ARRAY(y), ARRAY(x), ARRAY(t), int each, int length, ARRAY(p),
-                                        ARRAY(w), int weights, int channels, int plane, int n, int how,
+                                        ARRAY(w), int channels, int plane, int n, int how,
                                         float delta, float gamma, float factor)
     {
         __local float part[GROUP]; BASE(y) BASE(x) BASE(t) BASE(p) BASE(w)
@@ -1786,29 +1677,30 @@ static const char *const cnncl_source[] = {
         float sum = 0.0f;
         for (int i = z * length + (int)get_local_id(0); i < min(n, z * length + length); i += GROUP) {
             const int c = i / plane % channels;
-            const float term = pair_loss(x[i], t[i], how, delta, gamma, weights > 0 ? p[c] : 1.0f)
-                * (weights > 1 ? w[c] : 1.0f);
+            const float term = pair_loss(x[i], t[i], how, delta, gamma, p ? p[c] : 1.0f)
+                * (w ? w[c] : 1.0f);
             sum += term;
             if (each) y[i] = factor * term;
         }
         sum = group_sum(sum, part);
         if (!each && get_local_id(0) == 0) y[z] = factor * sum;
     }
-    /* to_target: the gradient of t, else that of x */
-    __kernel void pair_loss_backward(ARRAY(dx), float beta, ARRAY(x), ARRAY(t), int each, ARRAY(dloss),
-                                     ARRAY(p), ARRAY(w), int weights, int channels, int plane, int n, int how,
-                                     float delta, float gamma, float factor, int to_target)
+    __kernel void pair_loss_backward(ARRAY(dx), float beta, ARRAY(dt), float beta_t, ARRAY(x), ARRAY(t),
+                                     int each, ARRAY(dloss), ARRAY(p), ARRAY(w), int channels, int plane,
+                                     int n, int how, float delta, float gamma, float factor)
     {
-        BASE(dx) BASE(x) BASE(t) BASE(dloss) BASE(p) BASE(w) ITEM(i, n)
+        BASE(dx) BASE(dt) BASE(x) BASE(t) BASE(dloss) BASE(p) BASE(w) ITEM(i, n)
         const float d = x[i] - t[i]; const int c = i / plane % channels;
-        const float more = weights > 0 ? p[c] - 1.0f : 0.0f; const float s = 1.0f / (1.0f + exp(-x[i]));
-        float f = how == 0 ? 2.0f * d
-                : how == 1 ? (float)((d > 0.0f) - (d < 0.0f))
-                : how == 2 ? (d < -delta ? -delta : d > delta ? delta : d)
-                : s - t[i] - more * t[i] * (1.0f - s);
-        if (how == 4) f = focal(x[i], t[i], delta, gamma, 1 + to_target);
-        else if (to_target) f = how == 3 ? more * softplus_of_minus(x[i]) - x[i] : -f;
-        ADD(dx[i], f * (weights > 1 ? w[c] : 1.0f) * factor * dloss[each ? i : 0])
+        const float more = p ? p[c] - 1.0f : 0.0f; const float s = 1.0f / (1.0f + exp(-x[i]));
+        const float f = how == 0 ? 2.0f * d
+                      : how == 1 ? (float)((d > 0.0f) - (d < 0.0f))
+                      : how == 2 ? (d < -delta ? -delta : d > delta ? delta : d)
+                      : how == 3 ? s - t[i] - more * t[i] * (1.0f - s) : focal(x[i], t[i], delta, gamma, 1);
+        const float to_t = how < 3 ? -f : how == 3 ? more * softplus_of_minus(x[i]) - x[i]
+                         : focal(x[i], t[i], delta, gamma, 2);
+        const float g = (w ? w[c] : 1.0f) * factor * dloss[each ? i : 0];
+        if (dx) ADD(dx[i], f * g)
+        if (dt) ADD_BY(beta_t, dt[i], to_t * g)
     }),
     CNNCL_SOURCE(
     /* dice: of channel j of x (N C,P) the sums I = sum p t and S = sum p + t, as in the room; part z of its
@@ -1850,70 +1742,53 @@ static const char *const cnncl_source[] = {
         BASE(y) BASE(sums) ITEM(j, n)
         y[j] = 1.0f - dice_overlap(sums, j, n, smooth);
     }
-    /* of p, or of masks t, when the other one is the target; each: a dloss for each channel */
-    __kernel void dice_backward(ARRAY(dp), float beta, ARRAY(sums), ARRAY(dloss), int each, float factor,
-                                ARRAY(t), int is_label, int channels, int plane, int ignored, ARRAY(labels),
-                                float smooth, int n)
+    /* of p, and of masks t; each: a dloss for each channel */
+    __kernel void dice_backward(ARRAY(dp), float beta, ARRAY(dt), float beta_t, ARRAY(sums), ARRAY(dloss),
+                                int each, float factor, ARRAY(p), ARRAY(t), int is_label, int channels,
+                                int plane, int ignored, float smooth, int n)
     {
-        BASE(dp) BASE(sums) BASE(dloss) BASE(t) BASE(labels) ITEM(i, n)
+        BASE(dp) BASE(dt) BASE(sums) BASE(dloss) BASE(p) BASE(t) ITEM(i, n)
         const int j = i / plane; const int pixel = i % plane;
-        const float f = 2.0f * dice_target(t, j, pixel, is_label, channels, plane)
-            - dice_overlap(sums, j, n / plane, smooth);
-        ADD(dp[i], dice_ignores(labels, j, pixel, is_label, channels, plane, ignored) ? 0.0f
-                   : -factor * dloss[each ? j : 0] * f / (sums[n / plane + j] + smooth))
+        const int none = dice_ignores(t, j, pixel, is_label, channels, plane, ignored);
+        const float overlap = dice_overlap(sums, j, n / plane, smooth);
+        const float g = -factor * dloss[each ? j : 0] / (sums[n / plane + j] + smooth);
+        const float target = dice_target(t, j, pixel, is_label, channels, plane);
+        if (dp) ADD(dp[i], none ? 0.0f : g * (2.0f * target - overlap))
+        if (dt) ADD_BY(beta_t, dt[i], none ? 0.0f : g * (2.0f * p[i] - overlap))
     }),
 
-    /* The updates, named as the rows of cnn.h; the formulas stand there. */
-    "#define UPDATE(name) __kernel void name(ARRAY(w), ARRAY(dw), ARRAY(slot), ulong stride, int n, \\\n"
-    "    float lr, float decay, float momentum, float share, int nesterov, float beta1, float beta2, \\\n"
-    "    float rate, float scale, float alpha, float eps)\n"
-    "#define START BASE(w) BASE(dw) BASE(slot) ITEM(i, n) const float d = dw[i] + decay * w[i];\n"
+    /* The updates, by the optimizers' names; the formulas stand at their rows in cnn.h. */
+    "enum { " CNNCL_OPTIMIZERS(CNNCL_NAME_BY) "BY_all };\n"
     "#define SLOT(k) slot[i + k * stride]\n"
     CNNCL_SOURCE(
-    UPDATE(sgd)
+    __kernel void update(ARRAY(w), ARRAY(dw), ARRAY(slot), ulong stride, int n, int how, float lr,
+                         float decay, float momentum, float share, int nesterov, float beta1, float beta2,
+                         float rate, float scale, float alpha, float eps)
     {
-        START
-        if (momentum > 0.0f) SLOT(0) = momentum * SLOT(0) + share * d;
-        w[i] -= lr * (momentum == 0.0f ? d : nesterov ? d + momentum * SLOT(0) : SLOT(0));
-    }
-    float adam_step(__global float *m, __global float *v, float d, float beta1, float beta2, float scale,
-                    float eps)
-    {
-        *m = beta1 * *m + (1.0f - beta1) * d;
-        *v = beta2 * *v + (1.0f - beta2) * d * d;
-        return *m / (sqrt(*v) * scale + eps);
-    }
-    UPDATE(adam)
-    {
-        START
-        w[i] -= rate * adam_step(&SLOT(0), &SLOT(1), d, beta1, beta2, scale, eps);
-    }
-    UPDATE(adamw)
-    {
-        START
-        const float step = rate * adam_step(&SLOT(0), &SLOT(1), dw[i], beta1, beta2, scale, eps);
-        w[i] = (1.0f - lr * decay) * w[i] - step;
-    }
-    UPDATE(rmsprop)
-    {
-        START
-        SLOT(0) = alpha * SLOT(0) + (1.0f - alpha) * d * d;
-        SLOT(1) = momentum * SLOT(1) + d / (sqrt(SLOT(0)) + eps);
-        w[i] -= lr * SLOT(1);
-    }
-    UPDATE(rmsprop_centered)
-    {
-        START
-        SLOT(0) = alpha * SLOT(0) + (1.0f - alpha) * d * d;
-        SLOT(2) = alpha * SLOT(2) + (1.0f - alpha) * d;
-        SLOT(1) = momentum * SLOT(1) + d / (sqrt(max(SLOT(0) - SLOT(2) * SLOT(2), 0.0f)) + eps);
-        w[i] -= lr * SLOT(1);
-    }
-    UPDATE(adagrad)
-    {
-        START
-        SLOT(0) += d * d;
-        w[i] -= lr * (d / (sqrt(SLOT(0)) + eps));
+        BASE(w) BASE(dw) BASE(slot) ITEM(i, n)
+        const float d = how == BY_adamw ? dw[i] : dw[i] + decay * w[i];
+        float step = 0.0f;
+        if (how == BY_sgd) {
+            if (momentum > 0.0f) SLOT(0) = momentum * SLOT(0) + share * d;
+            step = lr * (momentum == 0.0f ? d : nesterov ? d + momentum * SLOT(0) : SLOT(0));
+        } else if (how == BY_adam || how == BY_adamw) {
+            SLOT(0) = beta1 * SLOT(0) + (1.0f - beta1) * d;
+            SLOT(1) = beta2 * SLOT(1) + (1.0f - beta2) * d * d;
+            step = rate * (SLOT(0) / (sqrt(SLOT(1)) * scale + eps));
+        } else if (how == BY_adagrad) {
+            SLOT(0) += d * d;
+            step = lr * (d / (sqrt(SLOT(0)) + eps));
+        } else {                                                     /* rmsprop, and with a mean gradient */
+            SLOT(0) = alpha * SLOT(0) + (1.0f - alpha) * d * d;
+            float square = SLOT(0);
+            if (how == BY_rmsprop_centered) {
+                SLOT(2) = alpha * SLOT(2) + (1.0f - alpha) * d;
+                square = max(SLOT(0) - SLOT(2) * SLOT(2), 0.0f);
+            }
+            SLOT(1) = momentum * SLOT(1) + d / (sqrt(square) + eps);
+            step = lr * SLOT(1);
+        }
+        w[i] = (how == BY_adamw ? (1.0f - lr * decay) * w[i] : w[i]) - step;
     }
 
     /* Running sums, one for each group, from 0 where `anew`: of x^2, and of the rows whose label's logit is
@@ -2108,14 +1983,32 @@ static bool cnncl_download(cnn_backend *dev, void *buffer, size_t at, void *to, 
 typedef struct { const void *value; size_t bytes; bool key; /* it tells launches apart */ } cnncl_arg;
 #define CNNCL_ARRAY(p)  { &(cl_mem){ (cl_mem)(p).buffer }, sizeof(cl_mem), true },                           \
                        { &(cl_ulong){ (p).at }, sizeof(cl_ulong), true }
-#define CNNCL_DATA(t)  CNNCL_ARRAY(cnn_place_data(t))
-#define CNNCL_GRAD(t)  CNNCL_ARRAY(cnn_place_grad(t))
-#define CNNCL_SAVED(t) CNNCL_ARRAY(cnn_place_saved(t))
+#define CNNCL_DATA(t)  CNNCL_ARRAY(cnncl_data(t))
+#define CNNCL_GRAD(t)  CNNCL_ARRAY(cnncl_grad(t))
 #define CNNCL_SHAPE(s)  { &(cnn_shape){ (s).n, (s).c, (s).h, (s).w }, sizeof(cnn_shape), true }
 #define CNNCL_INT(i)    { &(cl_int){ i }, sizeof(cl_int), true }
 #define CNNCL_ULONG(i)  { &(cl_ulong){ i }, sizeof(cl_ulong), false }
 #define CNNCL_FLOAT(f)  { &(cl_float){ f }, sizeof(cl_float), false }
-#define CNNCL_CONV(g)   { &(g), sizeof(cnncl_conv), true }
+#define CNNCL_CONV(g)   { (cnncl_conv[]){ g }, sizeof(cnncl_conv), true }
+
+/* Arrays of t. One that is not there, or not wanted, is NULL in the kernel, which asks. */
+static const cnn_place cnncl_none = { NULL, 0 };
+static cnn_place cnncl_data(const cnn_tensor *t) { return t ? cnn_place_data(t) : cnncl_none; }
+static cnn_place cnncl_grad(const cnn_tensor *t)
+{
+    return t && t->needs_grad ? cnn_place_grad(t) : cnncl_none;
+}
+static cnn_place cnncl_saved(const cnn_tensor *y, cnn_mode mode)
+{
+    return y->op->saved && mode == CNN_TRAIN ? cnn_place_saved(y) : cnncl_none;
+}
+/* An array and its shape. */
+typedef struct { cnn_place place; cnn_shape shape; } cnncl_view;
+#define CNNCL_VIEW(v) CNNCL_ARRAY((v).place), CNNCL_SHAPE((v).shape)
+static cnncl_view cnncl_row(cnn_place p, int n) { return (cnncl_view){ p, { 1, 1, 1, n } }; }
+static cnncl_view cnncl_data_of(const cnn_tensor *t) { return (cnncl_view){ cnn_place_data(t), t->shape }; }
+static cnncl_view cnncl_grad_of(const cnn_tensor *t) { return (cnncl_view){ cnncl_grad(t), t->shape }; }
+static const cnn_tensor *cnncl_in(const cnn_tensor *y, int i) { return i < y->n_in ? y->in[i] : NULL; }
 
 /* FNV-1a (Fowler, Noll, Vo 1991), going on from `hash`; 0 at first. */
 static uint64_t cnncl_hash(uint64_t hash, const void *data, size_t bytes)
@@ -2298,6 +2191,16 @@ static cl_event *cnncl_event(cnncl *d)
     cnncl_run(d, number, x, y, z, (cnncl_arg[]){ __VA_ARGS__ },                                              \
                 (int)(sizeof (cnncl_arg[]){ __VA_ARGS__ } / sizeof(cnncl_arg)))
 
+/* The kernels with FORWARD, one item for each element of y, and with BACKWARD, one for each of in[0]. */
+#define CNNCL_MAKE_Y(d, kernel, y, ...)                                                                      \
+    CNNCL_RUN(d, kernel, cnncl_len((y)->shape), 1, 1, CNNCL_DATA(y), CNNCL_SHAPE((y)->shape),                \
+              CNNCL_DATA((y)->in[0]), CNNCL_SHAPE((y)->in[0]->shape), CNNCL_INT(cnncl_len((y)->shape)),      \
+              __VA_ARGS__)
+#define CNNCL_MAKE_DX(d, kernel, y, ...)                                                                     \
+    CNNCL_RUN(d, kernel, cnncl_len((y)->in[0]->shape), 1, 1, CNNCL_ADDED(y, 0),                              \
+              CNNCL_SHAPE((y)->in[0]->shape), CNNCL_GRAD(y), CNNCL_SHAPE((y)->shape),                        \
+              CNNCL_INT(cnncl_len((y)->in[0]->shape)), __VA_ARGS__)
+
 static bool cnncl_run(cnncl *d, int kernel, int x, int y, int z, const cnncl_arg *arg, int n)
 {
     enum { ITEMS, GROUPS, SMALL };
@@ -2373,36 +2276,25 @@ static int cnncl_group_parts(const cnncl *d, int groups, int k, size_t size, int
    more. One item for each sum if they are short, else one group, or as many as it takes to keep the device
    busy. */
 enum { CNNCL_SUM, CNNCL_MOST, CNNCL_LEAST, CNNCL_PRODUCTS };        /* how; products take x and u */
-static bool cnncl_fold(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, int how, cnn_place x,
-                       cnn_shape xs, cnn_place u, cnn_shape us)
+static bool cnncl_fold(cnncl *d, cnncl_view y, float beta, float factor, int how, cnncl_view x, cnncl_view u)
 {
-    const int       n = cnncl_len(ys), count = cnncl_len(xs) / n;
-    const bool      items = count <= (n < 4096 ? 32 : 1024);
+    const int       n = cnncl_len(y.shape), count = cnncl_len(x.shape) / n;
+    const int       lanes = count <= (n < 4096 ? 32 : 1024) ? 1 : CNNCL_GROUP;
     int             length = count;
-    const int       parts = items ? 1 : cnncl_group_parts(d, n, count, (size_t)n, &length);
-    const cnn_place slices = { d->slices, 0 }, to = parts > 1 ? slices : y;
-    const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_SHAPE(ys), CNNCL_ARRAY(x), CNNCL_SHAPE(xs),
-                              CNNCL_ARRAY(u), CNNCL_SHAPE(us), CNNCL_INT(how), CNNCL_INT(n), CNNCL_INT(count),
-                              CNNCL_INT(length), CNNCL_FLOAT(parts > 1 ? 0 : beta),
-                              CNNCL_FLOAT(parts > 1 ? 1 : factor) };
-    const cnn_shape one = { 1, 1, 1, n }, all = { 1, 1, parts, n };
-    const int       then = how < CNNCL_PRODUCTS ? how : CNNCL_SUM, n_args = (int)(sizeof arg / sizeof *arg);
-    return cnncl_run(d, items ? CNNCL_fold : CNNCL_fold_group, n, parts, 1, arg, n_args) &&
-           (parts == 1 || cnncl_fold(d, y, one, beta, factor, then, slices, all, slices, all));
+    const int       parts = lanes == 1 ? 1 : cnncl_group_parts(d, n, count, (size_t)n, &length);
+    const bool      cut = parts > 1;
+    const cnn_place slices = { d->slices, 0 };
+    const cnncl_view all = { slices, { 1, 1, parts, n } };
+    return CNNCL_RUN(d, fold, cnncl_part_length(n, CNNCL_GROUP / lanes), parts, 1,
+                     CNNCL_ARRAY(cut ? slices : y.place), CNNCL_SHAPE(y.shape), CNNCL_VIEW(x), CNNCL_VIEW(u),
+                     CNNCL_INT(how), CNNCL_INT(n), CNNCL_INT(count), CNNCL_INT(length), CNNCL_INT(lanes),
+                     CNNCL_FLOAT(cut ? 0 : beta), CNNCL_FLOAT(cut ? 1 : factor)) &&
+           (!cut || cnncl_fold(d, cnncl_row(y.place, n), beta, factor,
+                               how < CNNCL_PRODUCTS ? how : CNNCL_SUM, all, all));
 }
-static bool cnncl_total(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x,
-                        cnn_shape xs)
+static bool cnncl_total(cnncl *d, cnncl_view y, float beta, float factor, cnncl_view x)
 {
-    return cnncl_fold(d, y, ys, beta, factor, CNNCL_SUM, x, xs, x, xs);
-}
-
-/* y = beta y + factor x + offset, x stretched to the shape of y. */
-static bool cnncl_spread(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x,
-                         cnn_shape xs, float offset)
-{
-    int n = cnncl_len(ys);
-    return CNNCL_RUN(d, spread, n, 1, 1, CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(x), CNNCL_SHAPE(xs),
-                     CNNCL_INT(n), CNNCL_FLOAT(beta), CNNCL_FLOAT(factor), CNNCL_FLOAT(offset));
+    return cnncl_fold(d, y, beta, factor, CNNCL_SUM, x, x);
 }
 
 /* One of CNNCL_ACTIVATIONS, with its constants. */
@@ -2416,27 +2308,29 @@ static cnncl_function cnncl_finish(cnncl_function f)
     const bool in_tile = f.how == CNNCL_IS_relu || f.how == CNNCL_IS_leaky_relu || f.how == CNNCL_IS_clamp;
     return in_tile ? f : cnncl_identity;
 }
-/* y = f(x), of n numbers; y = beta y + x. */
+/* y = beta y + f(a op b), or f(a) where b has no array, both stretched; op: its place in cnncl_binary, or one
+   of these. */
+enum { CNNCL_DIV = 3, CNNCL_EQUAL = 8, CNNCL_SLOPE };
+static const cnncl_view cnncl_no_view = { { NULL, 0 }, { 1, 1, 1, 1 } };
+static bool cnncl_same_shape(cnn_shape a, cnn_shape b) { return memcmp(&a, &b, sizeof a) == 0; }
+static bool cnncl_stretch(cnncl *d, cnncl_view y, float beta, int op, cnncl_view a, cnncl_view b,
+                          cnncl_function f)
+{
+    const int  n = cnncl_len(y.shape);
+    const bool plain = cnncl_same_shape(a.shape, y.shape) &&
+                       (!b.place.buffer || cnncl_same_shape(b.shape, y.shape));
+    return CNNCL_RUN(d, stretch, n, 1, 1, CNNCL_VIEW(y), CNNCL_FLOAT(beta), CNNCL_VIEW(a), CNNCL_VIEW(b),
+                     CNNCL_INT(n), CNNCL_INT(plain), CNNCL_INT(op), CNNCL_FUNCTION(f));
+}
+/* y = beta y + factor x + offset, x stretched; y = f(x), of n numbers. */
+static bool cnncl_spread(cnncl *d, cnncl_view y, float beta, float factor, cnncl_view x, float offset)
+{
+    const cnncl_function f = { CNNCL_IS_scale, { factor, offset } };
+    return cnncl_stretch(d, y, beta, 0, x, cnncl_no_view, f);
+}
 static bool cnncl_map(cnncl *d, cnn_place y, cnn_place x, int n, cnncl_function f)
 {
-    return CNNCL_RUN(d, map_forward, n, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_INT(n),
-                     CNNCL_FUNCTION(f));
-}
-static bool cnncl_add(cnncl *d, cnn_place y, float beta, cnn_place x, int n)
-{
-    return CNNCL_RUN(d, map_backward, n, 1, 1, CNNCL_ARRAY(y), CNNCL_FLOAT(beta), CNNCL_ARRAY(x),
-                     CNNCL_ARRAY(x), CNNCL_INT(n), CNNCL_FUNCTION(cnncl_identity));
-}
-/* y = f(a op b), both stretched; op: its place in cnncl_binary. */
-static bool cnncl_same_shape(cnn_shape a, cnn_shape b) { return memcmp(&a, &b, sizeof a) == 0; }
-static bool cnncl_stretch(cnncl *d, cnn_place y, cnn_shape ys, int op, cnn_place a, cnn_shape as, cnn_place b,
-                          cnn_shape bs, cnncl_function f)
-{
-    const int  n = cnncl_len(ys);
-    const bool plain = cnncl_same_shape(as, ys) && cnncl_same_shape(bs, ys);
-    return CNNCL_RUN(d, stretch, n, 1, 1, CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(a), CNNCL_SHAPE(as),
-                     CNNCL_ARRAY(b), CNNCL_SHAPE(bs), CNNCL_INT(n), CNNCL_INT(plain), CNNCL_INT(op),
-                     CNNCL_FUNCTION(f));
+    return cnncl_stretch(d, cnncl_row(y, n), 0, 0, cnncl_row(x, n), cnncl_no_view, f);
 }
 /* What was left out of the last kernel: y = f(y), if no tile does that. */
 static bool cnncl_finish_after(cnncl *d, cnn_place y, int n, cnncl_function f)
@@ -2478,12 +2372,12 @@ static int cnncl_tile_for(const cnncl *d, int way, int m, int n, int times)
 
 /* y = beta y + f(sum of slices + bias), and behind them in each slice y2, of n2 numbers. */
 static bool cnncl_add_slices(cnncl *d, cnn_place y, int n, cnn_place y2, int n2, int slices, float beta,
-                             const cnn_place *bias, int columns, cnncl_function f)
+                             cnn_place bias, int columns, cnncl_function f)
 {
-    cnn_place from = { d->slices, 0 }, b = bias ? *bias : y;
+    const cnn_place from = { d->slices, 0 };
     return CNNCL_RUN(d, add_slices, n + n2, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(y2), CNNCL_ARRAY(from),
-                     CNNCL_INT(n), CNNCL_INT(n2), CNNCL_INT(slices), CNNCL_FLOAT(beta), CNNCL_ARRAY(b),
-                     CNNCL_INT(bias != NULL), CNNCL_INT(columns), CNNCL_FUNCTION(f));
+                     CNNCL_INT(n), CNNCL_INT(n2), CNNCL_INT(slices), CNNCL_FLOAT(beta), CNNCL_ARRAY(bias),
+                     CNNCL_INT(columns), CNNCL_FUNCTION(f));
 }
 
 /* ---- C (m,n) = beta C + f(A (m,k) B (k,n) + bias) ---- */
@@ -2491,34 +2385,29 @@ static bool cnncl_add_slices(cnncl *d, cnn_place y, int n, cnn_place y2, int n2,
 /* What is measured: a convolution to y, backward to x, to w; a product. */
 enum { CNNCL_TO_Y, CNNCL_TO_X, CNNCL_TO_W, CNNCL_OF_PRODUCT };
 
-/* Rows and columns of A and B are so far apart. bias, one a column, may be NULL, and sums, where A's columns
-   are m apart: the sums of A's rows are added. count products lie c_step, a_step and b_step apart. */
+/* Rows and columns of A and B are so far apart. There may be a bias, one a column, and sums, where A's
+   columns are m apart: the sums of A's rows are added. count products lie c_step, a_step and b_step apart. */
 typedef struct {
-    cnn_place        c, a, b;
-    int              ldc, a_row, a_col, b_row, b_col, m, n, k;
-    float            beta;
-    const cnn_place *bias, *sums;
-    cnncl_function   f;
-    int              count;
-    size_t           c_step, a_step, b_step;
+    cnn_place      c, a, b, bias, sums;
+    int            ldc, a_row, a_col, b_row, b_col, m, n, k;
+    float          beta;
+    cnncl_function f;
+    int            count;
+    size_t         c_step, a_step, b_step;
 } cnncl_product;
 
 /* By the tile, each sum in so many parts, c_step apart. */
 static bool cnncl_run_product(cnncl *d, const cnncl_product *p, int tile, int parts)
 {
-    const int             side = cnncl_sides[tile];
-    const cnn_place       bias = p->bias ? *p->bias : p->c, sums = p->sums ? *p->sums : p->c;
-    const cnncl_function  f = cnncl_finish(p->f);
-    const cnncl_arg arg[] = { CNNCL_ARRAY(p->c), CNNCL_INT(p->ldc), CNNCL_ULONG(p->c_step),
-                              CNNCL_FLOAT(p->beta), CNNCL_ARRAY(p->a), CNNCL_INT(p->a_row),
-                              CNNCL_INT(p->a_col), CNNCL_ULONG(p->a_step), CNNCL_ARRAY(p->b),
-                              CNNCL_INT(p->b_row), CNNCL_INT(p->b_col), CNNCL_ULONG(p->b_step),
-                              CNNCL_INT(p->m), CNNCL_INT(p->n), CNNCL_INT(p->k),
-                              CNNCL_INT(cnncl_part_length(p->k, parts)), CNNCL_INT(parts), CNNCL_ARRAY(bias),
-                              CNNCL_INT(p->bias != NULL), CNNCL_FUNCTION(f), CNNCL_ARRAY(sums),
-                              CNNCL_INT(p->sums != NULL) };
-    return cnncl_run(d, CNNCL_product_128 + tile, (p->n + side - 1) / side, (p->m + side - 1) / side,
-                     p->count * parts, arg, (int)(sizeof arg / sizeof *arg));
+    const int            side = cnncl_sides[tile];
+    const cnncl_function f = cnncl_finish(p->f);
+    return CNNCL_RUN_NUMBER(d, CNNCL_product_128 + tile, (p->n + side - 1) / side, (p->m + side - 1) / side,
+                            p->count * parts, CNNCL_ARRAY(p->c), CNNCL_INT(p->ldc), CNNCL_ULONG(p->c_step),
+                            CNNCL_FLOAT(p->beta), CNNCL_ARRAY(p->a), CNNCL_INT(p->a_row), CNNCL_INT(p->a_col),
+                            CNNCL_ULONG(p->a_step), CNNCL_ARRAY(p->b), CNNCL_INT(p->b_row),
+                            CNNCL_INT(p->b_col), CNNCL_ULONG(p->b_step), CNNCL_INT(p->m), CNNCL_INT(p->n),
+                            CNNCL_INT(p->k), CNNCL_INT(cnncl_part_length(p->k, parts)), CNNCL_INT(parts),
+                            CNNCL_ARRAY(p->bias), CNNCL_FUNCTION(f), CNNCL_ARRAY(p->sums));
 }
 
 static uint64_t cnncl_product_key(const cnncl_product *p)
@@ -2533,18 +2422,18 @@ static bool cnncl_own_gemm(cnncl *d, cnncl_product p)
 {
     const int    most = p.k / 256 > 1 ? p.k / 256 : 1, way = cnncl_measured(d, cnncl_product_key(&p));
     const int    tile = cnncl_tile_for(d, way, p.m, p.n, most);
-    const size_t size = (size_t)p.m * (size_t)(p.n + (p.sums != NULL));
+    const size_t size = (size_t)p.m * (size_t)(p.n + (p.sums.buffer != NULL));
     const int    parts = cnncl_parts(d, cnncl_groups(tile, p.m, p.n), p.k, size);
     p.count = 1;
     if (parts == 1)
         return cnncl_run_product(d, &p, tile, 1) && cnncl_finish_after(d, p.c, p.m * p.n, p.f);
     cnncl_product   q = p;
-    const cnn_place slices = { d->slices, 0 }, sums = { d->slices, (size_t)p.m * (size_t)p.n };
-    q.c = slices, q.ldc = p.n, q.c_step = size, q.beta = 0, q.bias = NULL, q.f = cnncl_identity;
-    q.sums = p.sums ? &sums : NULL;
+    const cnn_place slices = { d->slices, 0 };
+    q.c = slices, q.ldc = p.n, q.c_step = size, q.beta = 0, q.bias = cnncl_none, q.f = cnncl_identity;
+    if (p.sums.buffer) q.sums = cnncl_place_at(slices, (size_t)p.m * (size_t)p.n);
     return cnncl_run_product(d, &q, tile, parts) &&
-           cnncl_add_slices(d, p.c, p.m * p.n, p.sums ? *p.sums : p.c, p.sums ? p.m : 0, parts, p.beta,
-                            p.bias, p.n, p.f);
+           cnncl_add_slices(d, p.c, p.m * p.n, p.sums, p.sums.buffer ? p.m : 0, parts, p.beta, p.bias, p.n,
+                            p.f);
 }
 
 /* By CLBlast where it pays: only with enough tiles for all units, as it cuts no sums. It is asked for the
@@ -2568,12 +2457,11 @@ static bool cnncl_gemm(cnncl *d, cnncl_product p)
     if (event && e != 0) d->events--;
     d->clblast = e == 0;                          /* no memory for its copies, perhaps: on without it */
     if (e != 0) return cnncl_own_gemm(d, p);
-    const cnn_shape s = { p.m, p.n, 1, 1 }, row = { 1, p.n, 1, 1 }, as = { p.k, p.m, 1, 1 },
-        one = { 1, p.m, 1, 1 };
-    const bool map = p.f.how != CNNCL_IS_NOTHING;
-    return cnncl_flush(d) && (p.bias ? cnncl_stretch(d, p.c, s, 0, p.c, s, *p.bias, row, p.f)
-                                     : !map || cnncl_map(d, p.c, p.c, p.m * p.n, p.f)) &&
-           (!p.sums || cnncl_total(d, *p.sums, one, 1, 1, p.a, as));
+    const cnncl_view c = { p.c, { p.m, p.n, 1, 1 } }, bias = { p.bias, { 1, p.n, 1, 1 } };
+    const cnncl_view a = { p.a, { p.k, p.m, 1, 1 } }, sums = { p.sums, { 1, p.m, 1, 1 } };
+    const bool       more = p.bias.buffer || p.f.how != CNNCL_IS_NOTHING;
+    return cnncl_flush(d) && (!more || cnncl_stretch(d, c, 0, 0, c, bias, p.f)) &&
+           (!p.sums.buffer || cnncl_total(d, sums, 1, 1, a));
 }
 
 /* ===========================================================================================================
@@ -2610,6 +2498,23 @@ static cnncl_function cnncl_function_of(const cnn_tensor *y)
         if (k[i]) memcpy(&f.k[i], (const char *)y->args + k[i], sizeof f.k[i]);
     if (y->op == &cnn_op_gelu) f.k[0] = ((const cnn_gelu_args *)y->args)->tanh ? 1.0f : 0.0f;
     return f;
+}
+
+/* An option, by name: 0 where the operation has none of it. */
+static void cnncl_read_option(const cnn_tensor *y, const char *name, void *value)
+{
+    for (const cnn_field *f = y->op->fields; f && f->name; f++)
+        if (strcmp(f->name, name) == 0) memcpy(value, (const char *)y->args + f->offset, sizeof(int));
+}
+static int cnncl_option(const cnn_tensor *y, const char *name)
+{
+    int value = 0;
+    return cnncl_read_option(y, name, &value), value;
+}
+static float cnncl_constant(const cnn_tensor *y, const char *name)
+{
+    float value = 0;
+    return cnncl_read_option(y, name, &value), value;
 }
 
 /* What runs next in the place of y: behind batch norm the sum with another array of its shape, times sign,
@@ -2686,16 +2591,23 @@ static cnncl_conv cnncl_conv_of(const cnn_tensor *y)
                                    : CNNCL_CONV_OF(b, y->shape, y->in[0]->shape);
 }
 static int cnncl_min(int a, int b) { return a < b ? a : b; }
-static bool cnncl_is_depthwise(const cnncl_conv *g) { return g->groups > 1 && g->groups == g->ic; }
 
-/* One pass of a convolution: CNNCL_TO_Y, ..., a tile, Winograd or the rule. */
+/* One pass of a convolution: CNNCL_TO_Y, ..., a tile, Winograd or the rule. To x, g is turned: ic, h and w
+   are those of dy, which is read. */
 typedef struct { cnncl_conv g; int pass, way; bool exact; cnn_place scratch; } cnncl_task;
+static cnncl_conv cnncl_turned(cnncl_conv g)
+{
+    const cnncl_conv from = g;
+    g.ic = from.oc, g.h = from.oh, g.w = from.ow, g.oc = from.ic, g.oh = from.h, g.ow = from.w;
+    return g;
+}
+static bool cnncl_is_depthwise(const cnncl_task *t)
+{
+    return t->g.groups > 1 && t->g.groups == (t->pass == CNNCL_TO_X ? t->g.oc : t->g.ic);
+}
 
 /* Winograd's tiles of 4 x 4 outputs, in one image of the result. */
-static int cnncl_wino_tiles(const cnncl_conv *g, bool back)
-{
-    return ((back ? g->h : g->oh) + 3) / 4 * (((back ? g->w : g->ow) + 3) / 4);
-}
+static int cnncl_wino_tiles(const cnncl_conv *g) { return (g->oh + 3) / 4 * ((g->ow + 3) / 4); }
 static bool cnncl_wino_may(const cnncl *d, const cnncl_task *t)
 {
     const cnncl_conv *g = &t->g;
@@ -2706,9 +2618,8 @@ static bool cnncl_wino_may(const cnncl *d, const cnncl_task *t)
    be used, by enough channels. */
 static bool cnncl_wino_pays(const cnncl *d, const cnncl_task *t)
 {
-    const bool back = t->pass == CNNCL_TO_X;
-    const int  pixels = back ? t->g.h * t->g.w : t->g.oh * t->g.ow;
-    const bool many = t->g.ic >= 16 && t->g.oc >= 16 && pixels >= 8 * cnncl_wino_tiles(&t->g, back);
+    const cnncl_conv *g = &t->g;
+    const bool        many = g->ic >= 16 && g->oc >= 16 && g->oh * g->ow >= 8 * cnncl_wino_tiles(g);
     return cnncl_wino_may(d, t) && (d->winograd > 0 || many);
 }
 static uint64_t cnncl_task_key(const cnncl_task *t)
@@ -2720,6 +2631,7 @@ static uint64_t cnncl_task_key(const cnncl_task *t)
 static cnncl_task cnncl_task_of(const cnncl *d, const cnn_tensor *y, int pass)
 {
     cnncl_task t = { cnncl_conv_of(y), pass, CNNCL_BY_RULE, cnn_is_exact(y), cnn_place_scratch(y->graph) };
+    if (pass == CNNCL_TO_X) t.g = cnncl_turned(t.g);
     if (d->n_tuned) t.way = cnncl_measured(d, cnncl_task_key(&t));
     if (t.way == CNNCL_WINOGRAD ? !cnncl_wino_may(d, &t) : t.way == CNNCL_BY_RULE)
         t.way = cnncl_wino_pays(d, &t) ? CNNCL_WINOGRAD : CNNCL_BY_RULE;
@@ -2727,13 +2639,14 @@ static cnncl_task cnncl_task_of(const cnncl *d, const cnn_tensor *y, int pass)
 }
 
 /* How many of its tiles at once: the arrays stay in the device's cache, but each unit gets four groups. */
-static int cnncl_wino_chunk(const cnncl *d, const cnncl_conv *g, int tiles)
+static int cnncl_wino_chunk(const cnncl *d, const cnncl_conv *g)
 {
     const size_t tile = 36 * sizeof(float) * ((size_t)g->ic + (size_t)g->oc), most = d->workspace / tile;
     const int    rows = 36 * ((cnncl_min(g->ic, g->oc) + 63) / 64);
     const size_t least = d->tight ? 1 : 64 * (size_t)((4 * d->units + rows - 1) / rows);
     const size_t chunk = most > least ? most : least;
-    return chunk < (size_t)tiles * (size_t)g->n ? (int)chunk : tiles * g->n;
+    const int    all = cnncl_wino_tiles(g) * g->n;
+    return chunk < (size_t)all ? (int)chunk : all;
 }
 static int cnncl_wino_parts(const cnncl *d, const cnncl_conv *g, int count)
 {
@@ -2743,11 +2656,9 @@ static int cnncl_wino_parts(const cnncl *d, const cnncl_conv *g, int count)
 /* V; U or Z; products, or the gradient of U. */
 static size_t cnncl_wino_scratch(const cnncl *d, const cnncl_task *t)
 {
-    const int    tiles = cnncl_wino_tiles(&t->g, t->pass == CNNCL_TO_X);
-    const size_t count = (size_t)cnncl_wino_chunk(d, &t->g, tiles),
-        weights = (size_t)t->g.ic * (size_t)t->g.oc;
-    const size_t arrays = count * ((size_t)t->g.ic + (size_t)t->g.oc);
-    return 36 * (arrays + weights * (size_t)cnncl_wino_parts(d, &t->g, (int)count)) * sizeof(float);
+    const size_t ic = (size_t)t->g.ic, oc = (size_t)t->g.oc, count = (size_t)cnncl_wino_chunk(d, &t->g);
+    const size_t parts = (size_t)cnncl_wino_parts(d, &t->g, (int)count);
+    return 36 * (count * (ic + oc) + ic * oc * parts) * sizeof(float);
 }
 /* Of all three passes, also by the rule: so go batches of a size that was not measured. */
 static size_t cnncl_conv_scratch(const cnncl *d, const cnn_tensor *y)
@@ -2764,15 +2675,13 @@ static size_t cnncl_conv_scratch(const cnncl *d, const cnn_tensor *y)
 
 /* y = beta y + f(conv(x, w) + b) in three steps for each chunk of tiles: transforms, products, transforms. */
 static bool cnncl_wino(cnncl *d, const cnncl_task *t, cnn_place y, float beta, cnn_place x, cnn_place w,
-                       const cnn_place *b, cnncl_function f)
+                       cnn_place b, cnncl_function f)
 {
     const cnncl_conv *g = &t->g;
-    const bool   back = t->pass == CNNCL_TO_X;
-    const int    in = back ? g->oc : g->ic, out = back ? g->ic : g->oc, tiles = cnncl_wino_tiles(g, back);
+    const int    in = g->ic, out = g->oc, all = cnncl_wino_tiles(g) * g->n;
     const size_t weights = (size_t)in * (size_t)out;
-    const int    all = tiles * g->n;
-    cnn_place    u = t->scratch, v = cnncl_place_at(u, 36 * weights), bias = b ? *b : w;
-    for (int first = 0, count, chunk = cnncl_wino_chunk(d, g, tiles); first < all; first += count) {
+    cnn_place    u = t->scratch, v = cnncl_place_at(u, 36 * weights);
+    for (int first = 0, count, chunk = cnncl_wino_chunk(d, g); first < all; first += count) {
         count = cnncl_min(chunk, all - first);
         const size_t  n_v = (size_t)in * (size_t)count, n_m = (size_t)out * (size_t)count;
         cnn_place     m = cnncl_place_at(v, 36 * n_v);
@@ -2780,12 +2689,12 @@ static bool cnncl_wino(cnncl *d, const cnncl_task *t, cnn_place y, float beta, c
                             .b_col = 1, .m = out, .n = count, .k = in, .count = 36, .c_step = n_m,
                             .a_step = weights, .b_step = n_v };
         if (!CNNCL_RUN(d, wino_in, (int)(n_v + (first ? 0 : weights)), 1, 1, CNNCL_ARRAY(v), CNNCL_ARRAY(x),
-                       CNNCL_ARRAY(u), CNNCL_ARRAY(w), CNNCL_CONV(*g), CNNCL_INT(back), CNNCL_INT(first),
-                       CNNCL_INT(count), CNNCL_INT(!first)) ||
+                       CNNCL_ARRAY(u), CNNCL_ARRAY(w), CNNCL_CONV(*g), CNNCL_INT(t->pass == CNNCL_TO_X),
+                       CNNCL_INT(first), CNNCL_INT(count), CNNCL_INT(!first)) ||
             !cnncl_run_product(d, &p, cnncl_tile_for(d, CNNCL_BY_RULE, out, count, 36), 1) ||
-            !CNNCL_RUN(d, wino_out, (int)n_m, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(m), CNNCL_ARRAY(bias),
-                       CNNCL_INT(b != NULL), CNNCL_CONV(*g), CNNCL_INT(back), CNNCL_INT(first),
-                       CNNCL_INT(count), CNNCL_FLOAT(beta), CNNCL_FUNCTION(cnncl_finish(f)))) return false;
+            !CNNCL_RUN(d, wino_out, (int)n_m, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(m), CNNCL_ARRAY(b),
+                       CNNCL_CONV(*g), CNNCL_INT(first), CNNCL_INT(count), CNNCL_FLOAT(beta),
+                       CNNCL_FUNCTION(cnncl_finish(f)))) return false;
     }
     return true;
 }
@@ -2794,8 +2703,8 @@ static bool cnncl_wino(cnncl *d, const cnncl_task *t, cnn_place y, float beta, c
 static bool cnncl_wino_weights(cnncl *d, const cnncl_task *t, cnn_place dw, cnn_place dy, cnn_place x)
 {
     const cnncl_conv *g = &t->g;
-    const int    tiles = cnncl_wino_tiles(g, false), all = tiles * g->n, weights = g->ic * g->oc;
-    const int    chunk = cnncl_wino_chunk(d, g, tiles), parts = cnncl_wino_parts(d, g, chunk);
+    const int    all = cnncl_wino_tiles(g) * g->n, weights = g->ic * g->oc;
+    const int    chunk = cnncl_wino_chunk(d, g), parts = cnncl_wino_parts(d, g, chunk);
     cnn_place    du = t->scratch, v = cnncl_place_at(du, 36 * (size_t)weights * (size_t)parts);
     for (int first = 0, count; first < all; first += count) {
         count = cnncl_min(chunk, all - first);
@@ -2814,72 +2723,66 @@ static bool cnncl_wino_weights(cnncl *d, const cnncl_task *t, cnn_place dw, cnn_
                      CNNCL_INT(parts));
 }
 
-/* y = beta y + f(conv(x, w) + b); CNNCL_TO_X: y = dx, x = dy, the convolution's transpose. b may be NULL;
+/* y = beta y + f(conv(x, w) + b); CNNCL_TO_X: y = dx, x = dy, the convolution's transpose. There may be a b;
    beta = 0, or no b and no f. */
 static bool cnncl_convolve(cnncl *d, const cnncl_task *t, cnn_place y, float beta, cnn_place x, cnn_place w,
-                           const cnn_place *b, cnncl_function f)
+                           cnn_place b, cnncl_function f)
 {
     const cnncl_conv *g = &t->g;
-    const bool      back = t->pass == CNNCL_TO_X;
-    const cnn_place bias = b ? *b : w;
-    const int rows = (back ? g->ic : g->oc) / g->groups, n = g->n * (back ? g->ic * g->h * g->w
-                                                                          : g->oc * g->oh * g->ow);
-    const int across = back ? cnncl_min(g->sw, g->w) : 1, down = back ? cnncl_min(g->sh, g->h) : 1;
-    const int pixels = g->n * (back ? ((g->h - 1) / g->sh + 1) * ((g->w - 1) / g->sw + 1) : g->oh * g->ow);
-    const int grid = g->groups * across * down;
-    const int tile = cnncl_tile_for(d, t->way, rows, pixels, grid), side = cnncl_sides[tile];
+    const bool back = t->pass == CNNCL_TO_X;
+    const int  rows = g->oc / g->groups, n = g->n * g->oc * g->oh * g->ow;
+    const int  sh = back ? g->sh : 1, sw = back ? g->sw : 1;                     /* so many phases, at most */
+    const int  pixels = g->n * ((g->oh - 1) / sh + 1) * ((g->ow - 1) / sw + 1);
+    const int  grid = g->groups * cnncl_min(sw, g->ow) * cnncl_min(sh, g->oh);
+    const int  tile = cnncl_tile_for(d, t->way, rows, pixels, grid), side = cnncl_sides[tile];
     const cnncl_function now = cnncl_finish(f);
     if (t->way == CNNCL_WINOGRAD) {
         if (!cnncl_wino(d, t, y, beta, x, w, b, f)) return false;
-    } else if (cnncl_is_depthwise(g)) {
+    } else if (cnncl_is_depthwise(t)) {
         if (!CNNCL_RUN_NUMBER(d, back ? CNNCL_depthwise_data : CNNCL_depthwise_forward, n, 1, 1,
-                              CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_ARRAY(w), CNNCL_ARRAY(bias),
-                              CNNCL_INT(b != NULL), CNNCL_CONV(*g), CNNCL_INT(n), CNNCL_FLOAT(beta),
-                              CNNCL_FUNCTION(now))) return false;
+                              CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_ARRAY(w), CNNCL_ARRAY(b), CNNCL_CONV(*g),
+                              CNNCL_INT(n), CNNCL_FLOAT(beta), CNNCL_FUNCTION(now))) return false;
     } else if (!CNNCL_RUN_NUMBER(d, CNNCL_conv_128 + tile, (pixels + side - 1) / side,
                                  (rows + side - 1) / side, grid, CNNCL_ARRAY(y), CNNCL_ARRAY(x),
-                                 CNNCL_ARRAY(w), CNNCL_ARRAY(bias), CNNCL_INT(b != NULL), CNNCL_CONV(*g),
-                                 CNNCL_INT(back), CNNCL_FLOAT(beta), CNNCL_FUNCTION(now))) return false;
+                                 CNNCL_ARRAY(w), CNNCL_ARRAY(b), CNNCL_CONV(*g), CNNCL_INT(back),
+                                 CNNCL_FLOAT(beta), CNNCL_FUNCTION(now))) return false;
     return cnncl_finish_after(d, y, n, f);
 }
 
-/* dw += dy x^T, and db += the sums of dy where it is not NULL. */
-static bool cnncl_convolve_weights(cnncl *d, const cnncl_task *t, cnn_place dw, const cnn_place *db,
-                                   cnn_place dy, cnn_place x)
+/* dw += dy x^T, and db += the sums of dy where there is one. */
+static bool cnncl_convolve_weights(cnncl *d, const cnncl_task *t, cnn_place dw, cnn_place db, cnn_place dy,
+                                   cnn_place x)
 {
     const cnncl_conv *g = &t->g;
     const int    columns = g->ic / g->groups * g->kh * g->kw, rows = g->oc / g->groups, n = g->oc * columns;
-    const int    pixels = g->n * g->oh * g->ow;
-    const bool   depthwise = cnncl_is_depthwise(g);
+    const int    pixels = g->n * g->oh * g->ow, n_db = db.buffer ? g->oc : 0;
+    if (t->way == CNNCL_WINOGRAD) {
+        const cnncl_view all = { dy, { g->n, g->oc, g->oh, g->ow } }, sums = { db, { 1, g->oc, 1, 1 } };
+        return cnncl_wino_weights(d, t, dw, dy, x) && (!n_db || cnncl_total(d, sums, 1, 1, all));
+    }
+    const bool   depthwise = cnncl_is_depthwise(t);
     const int    most = pixels / 256 > 1 ? pixels / 256 : 1;
     const int    tile = cnncl_tile_for(d, t->way, rows, columns, g->groups * most), side = cnncl_sides[tile];
-    const size_t size = (size_t)n + (db ? (size_t)g->oc : 0);
+    const size_t size = (size_t)n + (size_t)n_db;
     const double groups = depthwise ? g->oc * g->kh : (double)cnncl_groups(tile, rows, columns) * g->groups;
     const int    parts = cnncl_parts(d, groups, pixels, size), length = cnncl_part_length(pixels, parts);
     const bool   add = parts > 1;
-    cnn_place    sums = db ? *db : dw, slices = { d->slices, 0 }, more = { d->slices, (size_t)n };
-    cnn_place    to = add ? slices : dw, to_b = add ? more : sums;
-    if (t->way == CNNCL_WINOGRAD) {
-        const cnn_shape ys = { g->n, g->oc, g->oh, g->ow }, bs = { 1, g->oc, 1, 1 };
-        return cnncl_wino_weights(d, t, dw, dy, x) && (!db || cnncl_total(d, *db, bs, 1, 1, dy, ys));
-    }
-    const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_ARRAY(to_b), CNNCL_INT(db != NULL), CNNCL_ULONG(size),
-                              CNNCL_ARRAY(x), CNNCL_ARRAY(dy), CNNCL_CONV(*g), CNNCL_INT(length),
-                              CNNCL_FLOAT(add ? 0 : 1) };
-    const int n_args = (int)(sizeof arg / sizeof *arg);
-    return (depthwise ? cnncl_run(d, CNNCL_depthwise_weights, g->oc, g->kh, parts, arg, n_args)
-            : cnncl_run(d, CNNCL_weights_128 + tile, (columns + side - 1) / side, (rows + side - 1) / side,
-                        g->groups * parts, arg, n_args)) &&
-           (!add || cnncl_add_slices(d, dw, n, sums, db ? g->oc : 0, parts, 1, NULL, 1, cnncl_identity));
+    const cnn_place slices = { d->slices, 0 }, to = add ? slices : dw;
+    const cnn_place to_b = add && n_db ? cnncl_place_at(slices, (size_t)n) : db;
+    return CNNCL_RUN_NUMBER(d, depthwise ? CNNCL_depthwise_weights : CNNCL_weights_128 + tile,
+                            depthwise ? g->oc : (columns + side - 1) / side,
+                            depthwise ? g->kh : (rows + side - 1) / side,
+                            depthwise ? parts : g->groups * parts, CNNCL_ARRAY(to), CNNCL_ARRAY(to_b),
+                            CNNCL_ULONG(size), CNNCL_ARRAY(x), CNNCL_ARRAY(dy), CNNCL_CONV(*g),
+                            CNNCL_INT(length), CNNCL_FLOAT(add ? 0 : 1)) &&
+           (!add || cnncl_add_slices(d, dw, n, db, n_db, parts, 1, cnncl_none, 1, cnncl_identity));
 }
 
 /* db += the sum of dy over all but the channels, where there is a bias that wants it: operand 2. */
 static bool cnncl_bias_backward(cnncl *d, cnn_tensor *y)
 {
-    const cnn_shape bs = { 1, y->shape.c, 1, 1 };
-    const cnn_place dy = cnn_place_grad(y);
-    return y->n_in < 3 || !y->in[2]->needs_grad ||
-           cnncl_total(d, cnn_place_grad(y->in[2]), bs, 1, 1, dy, y->shape);
+    const cnncl_view db = { cnncl_grad(cnncl_in(y, 2)), { 1, y->shape.c, 1, 1 } };
+    return !db.place.buffer || cnncl_total(d, db, 1, 1, cnncl_grad_of(y));
 }
 
 /* Of a transposed convolution, forward is the pass to x of the convolution from y to x, and so on. */
@@ -2887,23 +2790,23 @@ static bool cnncl_is_transposed(const cnn_tensor *y) { return y->op == &cnn_op_c
 CNNCL_FORWARD(conv)
 {
     const cnncl_task t = cnncl_task_of(d, y, cnncl_is_transposed(y) ? CNNCL_TO_X : CNNCL_TO_Y);
-    const cnn_place  b = cnn_place_data(y->in[y->n_in - 1]);
     return cnncl_convolve(d, &t, cnn_place_data(y), 0, cnn_place_data(y->in[0]), cnn_place_data(y->in[1]),
-                          y->n_in > 2 ? &b : NULL, cnncl_chain_of(y).f);
+                          cnncl_data(cnncl_in(y, 2)), cnncl_chain_of(y).f);
 }
 CNNCL_BACKWARD(conv)
 {
     const bool       transposed = cnncl_is_transposed(y);
     const cnncl_task t = cnncl_task_of(d, y, CNNCL_TO_W);
     const cnncl_task to_x = cnncl_task_of(d, y, transposed ? CNNCL_TO_Y : CNNCL_TO_X);
-    cnn_tensor      *x = y->in[0], *w = y->in[1], *b = y->n_in > 2 && y->in[2]->needs_grad ? y->in[2] : NULL;
-    const cnn_place  dy = cnn_place_grad(y), db = b ? cnn_place_grad(b) : dy, from = cnn_place_data(x);
-    const bool       with_b = b && w->needs_grad && !transposed;
+    cnn_tensor      *x = y->in[0], *w = y->in[1];
+    const cnn_place  dy = cnn_place_grad(y), from = cnn_place_data(x);
+    const bool       with_b = w->needs_grad && !transposed;
+    const cnn_place  db = with_b ? cnncl_grad(cnncl_in(y, 2)) : cnncl_none;
     return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) && (with_b || cnncl_bias_backward(d, y)) &&
-           (!w->needs_grad || cnncl_convolve_weights(d, &t, cnn_place_grad(w), with_b ? &db : NULL,
-                                                     transposed ? from : dy, transposed ? dy : from)) &&
+           (!w->needs_grad || cnncl_convolve_weights(d, &t, cnn_place_grad(w), db, transposed ? from : dy,
+                                                     transposed ? dy : from)) &&
            (!x->needs_grad || cnncl_convolve(d, &to_x, cnn_place_grad(x), cnncl_beta(y, 0), dy,
-                                             cnn_place_data(w), NULL, cnncl_identity));
+                                             cnn_place_data(w), cnncl_none, cnncl_identity));
 }
 
 /* ---- Dense and matrix product: y (m,n) = x (m,k) w, with w (n,k) of dense turned ---- */
@@ -2925,21 +2828,20 @@ static cnncl_product cnncl_sizes_of(const cnn_tensor *y, int pass)
 }
 CNNCL_FORWARD(product)
 {
-    const cnn_place b = cnn_place_data(y->in[y->n_in - 1]);
-    cnncl_product   p = cnncl_sizes_of(y, CNNCL_TO_Y);
+    cnncl_product p = cnncl_sizes_of(y, CNNCL_TO_Y);
     p.c = cnn_place_data(y), p.a = cnn_place_data(y->in[0]), p.b = cnn_place_data(y->in[1]);
-    p.bias = y->n_in > 2 ? &b : NULL, p.f = cnncl_chain_of(y).f;
+    p.bias = cnncl_data(cnncl_in(y, 2)), p.f = cnncl_chain_of(y).f;
     return cnncl_gemm(d, p);
 }
 CNNCL_BACKWARD(product)
 {
-    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in > 2 && y->in[2]->needs_grad ? y->in[2] : NULL;
+    cnn_tensor     *x = y->in[0], *w = y->in[1];
     const bool      dense = y->op == &cnn_op_dense;
-    const cnn_place dy = cnn_place_grad(y), db = b ? cnn_place_grad(b) : dy, data = cnn_place_data(x);
+    const cnn_place dy = cnn_place_grad(y), data = cnn_place_data(x);
     cnncl_product   dx = cnncl_sizes_of(y, CNNCL_TO_X), dw = cnncl_sizes_of(y, CNNCL_TO_W);
-    dx.c = cnn_place_grad(x), dx.a = dy, dx.b = cnn_place_data(w), dx.beta = cnncl_beta(y, 0);
-    dw.c = cnn_place_grad(w), dw.a = dense ? dy : data, dw.b = dense ? data : dy, dw.sums = b ? &db : NULL;
-    dw.beta = dense ? 1 : cnncl_beta(y, 1);
+    dx.c = cnncl_grad(x), dx.a = dy, dx.b = cnn_place_data(w), dx.beta = cnncl_beta(y, 0);
+    dw.c = cnncl_grad(w), dw.a = dense ? dy : data, dw.b = dense ? data : dy;
+    dw.sums = cnncl_grad(cnncl_in(y, 2)), dw.beta = dense ? 1 : cnncl_beta(y, 1);
     return (!dense || (cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2))) &&
            (w->needs_grad ? cnncl_gemm(d, dw) : cnncl_bias_backward(d, y)) &&
            (!x->needs_grad || cnncl_gemm(d, dx));
@@ -2947,71 +2849,46 @@ CNNCL_BACKWARD(product)
 
 /* ---- Pools: the kernels take a pool as a convolution with one channel a plane ---- */
 
-static cnncl_conv cnncl_pool(const cnn_tensor *y)
+enum { CNNCL_MAX_POOL, CNNCL_MEAN_POOL, CNNCL_BINS };
+static int cnncl_pool_of(const cnn_tensor *y)
+{
+    return y->op == &cnn_op_avg_pool ? CNNCL_MEAN_POOL
+         : y->op == &cnn_op_adaptive_avg_pool ? CNNCL_BINS : CNNCL_MAX_POOL;
+}
+static cnncl_conv cnncl_windows(const cnn_tensor *y)
 {
     const cnn_shape      x = y->in[0]->shape;
     const cnn_pool_args *a = y->args;
     const int            c = x.n * x.c;
-    if (y->op == &cnn_op_global_max_pool)
-        return (cnncl_conv){ 1, c, x.h, x.w, c, 1, 1, x.h, x.w, 1, 1, 0, 0, 1, 1, 1 };
+    if (y->op == &cnn_op_global_max_pool || y->op == &cnn_op_adaptive_avg_pool)
+        return (cnncl_conv){ 1, c, x.h, x.w, c, y->shape.h, y->shape.w, x.h, x.w, 1, 1, 0, 0, 1, 1, 1 };
     return (cnncl_conv){ 1, c, x.h, x.w, c, y->shape.h, y->shape.w, a->kernel_h, a->kernel_w, a->stride_h,
                          a->stride_w, a->pad_top, a->pad_left, a->dilation_h, a->dilation_w, 1 };
 }
-
-CNNCL_FORWARD(max_pool)
-{
-    cnncl_conv g = cnncl_pool(y);
-    int        n = cnncl_len(y->shape);
-    return CNNCL_RUN(d, max_pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_SAVED(y), CNNCL_INT(mode == CNN_TRAIN), CNNCL_CONV(g), CNNCL_INT(n));
-}
-CNNCL_BACKWARD(max_pool)
-{
-    cnncl_conv g = cnncl_pool(y);
-    int        n = cnncl_len(y->in[0]->shape);
-    return CNNCL_RUN(d, max_pool_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y),
-                     CNNCL_SAVED(y), CNNCL_CONV(g), CNNCL_INT(n));
-}
-
 /* The padding that a mean counts, on the four sides. */
 static cnn_shape cnncl_counted_pad(const cnn_tensor *y)
 {
-    const cnn_pool_args *a = y->args;
-    return a->no_count_pad ? (cnn_shape){ 0, 0, 0, 0 }
-                           : (cnn_shape){ a->pad_top, a->pad_bottom, a->pad_left, a->pad_right };
+    const cnn_pool_args *a = y->op == &cnn_op_avg_pool ? y->args : NULL;
+    return !a || a->no_count_pad ? (cnn_shape){ 0, 0, 0, 0 }
+                                 : (cnn_shape){ a->pad_top, a->pad_bottom, a->pad_left, a->pad_right };
 }
-CNNCL_FORWARD(avg_pool)
-{
-    cnncl_conv g = cnncl_pool(y);
-    int        n = cnncl_len(y->shape);
-    return CNNCL_RUN(d, avg_pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_CONV(g), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
-}
-CNNCL_BACKWARD(avg_pool)
-{
-    cnncl_conv g = cnncl_pool(y);
-    int        n = cnncl_len(y->in[0]->shape);
-    return CNNCL_RUN(d, avg_pool_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y), CNNCL_CONV(g),
-                     CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
-}
+#define CNNCL_POOL(y, n)                                                                                     \
+    CNNCL_CONV(cnncl_windows(y)), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(cnncl_pool_of(y)), CNNCL_INT(n)
 
-CNNCL_FORWARD(adaptive_avg_pool)
+CNNCL_FORWARD(pool)
 {
-    int n = cnncl_len(y->shape);
-    return CNNCL_RUN(d, adaptive_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
-                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape), CNNCL_INT(n));
+    const int n = cnncl_len(y->shape);
+    return CNNCL_RUN(d, pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
+                     CNNCL_ARRAY(cnncl_saved(y, mode)), CNNCL_POOL(y, n));
 }
-CNNCL_BACKWARD(adaptive_avg_pool)
+CNNCL_BACKWARD(pool)
 {
-    int n = cnncl_len(y->in[0]->shape);
-    return CNNCL_RUN(d, adaptive_backward, n, 1, 1, CNNCL_ADDED(y, 0),
-                     CNNCL_SHAPE(y->in[0]->shape), CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_INT(n));
+    const int n = cnncl_len(y->in[0]->shape);
+    return CNNCL_RUN(d, pool_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y),
+                     CNNCL_ARRAY(cnncl_saved(y, CNN_TRAIN)), CNNCL_POOL(y, n));
 }
 
 /* ---- Sums over extents: sum, mean and global_avg_pool fold x into y, and spread dy over dx. ---- */
-
-/* Places in the kernel stretch. */
-enum { CNNCL_DIV = 3, CNNCL_EQUAL = 8 };
 
 static float cnncl_reduce_factor(const cnn_tensor *y)
 {
@@ -3022,29 +2899,26 @@ static bool cnncl_is_most(const cnn_tensor *y) { return y->op == &cnn_op_amax ||
 
 CNNCL_FORWARD(reduce)
 {
-    const cnn_place x = cnn_place_data(y->in[0]);
-    const cnn_shape xs = y->in[0]->shape;
+    const cnncl_view x = cnncl_data_of(y->in[0]);
     const int how = !cnncl_is_most(y) ? CNNCL_SUM : y->op == &cnn_op_amax ? CNNCL_MOST : CNNCL_LEAST;
-    return cnncl_fold(d, cnn_place_data(y), y->shape, 0, cnncl_reduce_factor(y), how, x, xs, x, xs);
+    return cnncl_fold(d, cnncl_data_of(y), 0, cnncl_reduce_factor(y), how, x, x);
 }
 CNNCL_BACKWARD(reduce)
 {
-    cnn_tensor *x = y->in[0];
-    return cnncl_spread(d, cnn_place_grad(x), x->shape, cnncl_beta(y, 0), cnncl_reduce_factor(y),
-                        cnn_place_grad(y), y->shape, 0);
+    const float factor = cnncl_reduce_factor(y);
+    return cnncl_spread(d, cnncl_grad_of(y->in[0]), cnncl_beta(y, 0), factor, cnncl_grad_of(y), 0);
 }
 
 /* Which are equal to y, how many, and dy for each of them. */
 CNNCL_BACKWARD(most)
 {
-    cnn_tensor     *x = y->in[0];
-    const cnn_shape xs = x->shape, ys = y->shape;
-    cnn_place       equal = cnn_place_scratch(y->graph), share = cnncl_place_at(equal, (size_t)cnncl_len(xs));
-    return cnncl_stretch(d, equal, xs, CNNCL_EQUAL, cnn_place_data(x), xs, cnn_place_data(y), ys,
-                         cnncl_identity) &&
-           cnncl_total(d, share, ys, 0, 1, equal, xs) &&
-           cnncl_stretch(d, share, ys, CNNCL_DIV, cnn_place_grad(y), ys, share, ys, cnncl_identity) &&
-           cnncl_fold(d, cnn_place_grad(x), xs, cnncl_beta(y, 0), 1, CNNCL_PRODUCTS, equal, xs, share, ys);
+    const cnn_tensor *x = y->in[0];
+    const cnncl_view  equal = { cnn_place_scratch(y->graph), x->shape };
+    const cnncl_view  share = { cnncl_place_at(equal.place, (size_t)cnncl_len(x->shape)), y->shape };
+    return cnncl_stretch(d, equal, 0, CNNCL_EQUAL, cnncl_data_of(x), cnncl_data_of(y), cnncl_identity) &&
+           cnncl_total(d, share, 0, 1, equal) &&
+           cnncl_stretch(d, share, 0, CNNCL_DIV, cnncl_grad_of(y), share, cnncl_identity) &&
+           cnncl_fold(d, cnncl_grad_of(x), cnncl_beta(y, 0), 1, CNNCL_PRODUCTS, equal, share);
 }
 
 /* ---- add, sub, mul, ...: forward stretches both operands, backward folds dy back into each. ---- */
@@ -3060,45 +2934,30 @@ static int cnncl_binary(const cnn_tensor *y)
 }
 CNNCL_FORWARD(binary)
 {
-    const cnn_tensor *a = y->in[0], *b = y->in[1];
+    const cnncl_view a = cnncl_data_of(y->in[0]), b = cnncl_data_of(y->in[1]);
     return cnncl_is_joined(y) ||
-           cnncl_stretch(d, cnn_place_data(y), y->shape, cnncl_binary(y), cnn_place_data(a),
-                         a->shape, cnn_place_data(b), b->shape, cnncl_chain_of(y).f);
+           cnncl_stretch(d, cnncl_data_of(y), 0, cnncl_binary(y), a, b, cnncl_chain_of(y).f);
 }
 CNNCL_BACKWARD(binary)
 {
     const int how = cnncl_binary(y), n = cnncl_len(y->shape);
+    const int fold = y->op == &cnn_op_mul ? CNNCL_PRODUCTS : CNNCL_SUM;
     const bool has_slope = how >= CNNCL_DIV;
+    const cnncl_view a = cnncl_data_of(y->in[0]), b = cnncl_data_of(y->in[1]), dy = cnncl_grad_of(y);
     for (int i = 0; i < 2 && !cnncl_is_joined_backward(y); i++) {
-        cnn_tensor *x = y->in[i], *other = y->in[1 - i];
-        const cnn_place u = cnn_place_data(other), dx = cnn_place_grad(x), dy = cnn_place_grad(y);
-        const bool      all = has_slope && cnncl_same_shape(x->shape, y->shape);       /* nothing to fold */
-        const cnn_place to = all ? dx : cnn_place_scratch(y->graph);
-        const float     factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f, beta = cnncl_beta(y, i);
-        if (!x->needs_grad || (i == 0 && cnncl_is_sum(y) && cnncl_same_place(dx, dy))) continue;
+        const cnncl_view dx = cnncl_grad_of(y->in[i]);
+        const bool       all = has_slope && cnncl_same_shape(dx.shape, dy.shape);      /* nothing to fold */
+        const cnncl_view part = { all ? dx.place : cnn_place_scratch(y->graph), dy.shape };
+        const float      factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f, beta = cnncl_beta(y, i);
+        if (!dx.place.buffer) continue;
+        if (i == 0 && cnncl_is_sum(y) && cnncl_same_place(dx.place, dy.place)) continue;
         if (has_slope &&
-            !CNNCL_RUN(d, stretch_back, n, 1, 1, CNNCL_ARRAY(to), CNNCL_FLOAT(all ? beta : 0),
-                       CNNCL_ARRAY(dy), CNNCL_SHAPE(y->shape), CNNCL_DATA(y->in[0]),
-                       CNNCL_SHAPE(y->in[0]->shape), CNNCL_DATA(y->in[1]), CNNCL_SHAPE(y->in[1]->shape),
-                       CNNCL_INT(n), CNNCL_INT(how), CNNCL_INT(i))) return false;
-        const int fold = y->op == &cnn_op_mul ? CNNCL_PRODUCTS : CNNCL_SUM;
-        if (!all && !cnncl_fold(d, dx, x->shape, beta, factor, fold, has_slope ? to : dy, y->shape, u,
-                                other->shape)) return false;
+            !CNNCL_RUN(d, stretch_back, n, 1, 1, CNNCL_ARRAY(part.place), CNNCL_FLOAT(all ? beta : 0),
+                       CNNCL_VIEW(dy), CNNCL_VIEW(a), CNNCL_VIEW(b), CNNCL_INT(n), CNNCL_INT(how),
+                       CNNCL_INT(i))) return false;
+        if (!all && !cnncl_fold(d, dx, beta, factor, fold, has_slope ? part : dy, i ? a : b)) return false;
     }
     return true;
-}
-
-CNNCL_FORWARD(scale)
-{
-    const cnn_scale_args *a = y->args;
-    return cnncl_spread(d, cnn_place_data(y), y->shape, 0, a->factor,
-                        cnn_place_data(y->in[0]), y->shape, a->offset);
-}
-CNNCL_BACKWARD(scale)
-{
-    const cnn_scale_args *a = y->args;
-    return cnncl_spread(d, cnn_place_grad(y->in[0]), y->shape, cnncl_beta(y, 0), a->factor,
-                        cnn_place_grad(y), y->shape, 0);
 }
 
 /* ---- Copies ---- */
@@ -3110,8 +2969,8 @@ CNNCL_FORWARD(reshape)
 }
 CNNCL_BACKWARD(reshape)
 {
-    const cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y);
-    return cnncl_same_place(dx, dy) || cnncl_add(d, dx, cnncl_beta(y, 0), dy, cnncl_len(y->shape));
+    const cnncl_view dx = cnncl_grad_of(y->in[0]), dy = { cnn_place_grad(y), dx.shape };
+    return cnncl_same_place(dx.place, dy.place) || cnncl_spread(d, dx, cnncl_beta(y, 0), 1, dy, 0);
 }
 
 /* What only moves numbers (op->move): y from its operands; or, back, their gradients from that of y. */
@@ -3139,60 +2998,35 @@ static bool cnncl_move(cnncl *d, cnn_tensor *y, bool back)
 CNNCL_FORWARD(move)  { return cnncl_move(d, y, false); }
 CNNCL_BACKWARD(move) { return cnncl_move(d, y, true); }
 
+static cnn_shape cnncl_pad_of(const cnn_pad_args *a) { return (cnn_shape){ 0, a->front, a->top, a->left }; }
 CNNCL_FORWARD(pad)
 {
     const cnn_pad_args *a = y->args;
-    const cnn_shape     x = y->in[0]->shape, from = { 0, a->front, a->top, a->left };
-    int                 n = cnncl_len(y->shape);
-    return CNNCL_RUN(d, pad_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
-                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(x), CNNCL_SHAPE(from), CNNCL_INT(a->mode),
-                     CNNCL_FLOAT(a->value), CNNCL_INT(n));
+    return CNNCL_MAKE_Y(d, pad_forward, y, CNNCL_SHAPE(cnncl_pad_of(a)), CNNCL_INT(a->mode),
+                        CNNCL_FLOAT(a->value));
 }
 CNNCL_BACKWARD(pad)
 {
     const cnn_pad_args *a = y->args;
-    const cnn_shape     x = y->in[0]->shape, from = { 0, a->front, a->top, a->left };
-    int                 n = cnncl_len(x);
-    return CNNCL_RUN(d, pad_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_SHAPE(x), CNNCL_GRAD(y),
-                     CNNCL_SHAPE(y->shape), CNNCL_SHAPE(from), CNNCL_INT(a->mode), CNNCL_INT(n));
+    return CNNCL_MAKE_DX(d, pad_backward, y, CNNCL_SHAPE(cnncl_pad_of(a)), CNNCL_INT(a->mode));
 }
 
 static int cnncl_filter(const cnn_upsample_args *a) { return a->bilinear ? 1 + (a->align_corners != 0) : 0; }
-CNNCL_FORWARD(upsample)
-{
-    cnn_tensor *x = y->in[0];
-    cnn_place in = cnn_place_data(x);
-    int         n = cnncl_len(y->shape);
-    return CNNCL_RUN(d, upsample_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
-                     CNNCL_ARRAY(in), CNNCL_SHAPE(x->shape), CNNCL_INT(cnncl_filter(y->args)), CNNCL_INT(n));
-}
-CNNCL_BACKWARD(upsample)
-{
-    cnn_tensor *x = y->in[0];
-    int         n = cnncl_len(x->shape);
-    return CNNCL_RUN(d, upsample_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_SHAPE(x->shape),
-                     CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_INT(cnncl_filter(y->args)), CNNCL_INT(n));
-}
+CNNCL_FORWARD(upsample)  { return CNNCL_MAKE_Y(d, upsample_forward, y, CNNCL_INT(cnncl_filter(y->args))); }
+CNNCL_BACKWARD(upsample) { return CNNCL_MAKE_DX(d, upsample_backward, y, CNNCL_INT(cnncl_filter(y->args))); }
 
 CNNCL_FORWARD(lrn)
 {
     const cnn_lrn_args *t = y->args;
-    cnn_place out = cnn_place_data(y);
-    cnn_place saved = mode == CNN_TRAIN ? cnn_place_saved(y) : out;
-    int       n = cnncl_len(y->shape);
-    return CNNCL_RUN(d, lrn_forward, n, 1, 1, CNNCL_ARRAY(out), CNNCL_DATA(y->in[0]),
-                     CNNCL_ARRAY(saved), CNNCL_INT(mode == CNN_TRAIN), CNNCL_INT(t->size),
-                     CNNCL_FLOAT(t->alpha / (float)t->size), CNNCL_FLOAT(t->beta), CNNCL_FLOAT(t->k),
-                     CNNCL_INT(y->shape.c), CNNCL_INT(cnncl_plane(y->shape)), CNNCL_INT(n));
+    return CNNCL_MAKE_Y(d, lrn_forward, y, CNNCL_ARRAY(cnncl_saved(y, mode)), CNNCL_INT(t->size),
+                        CNNCL_FLOAT(t->alpha / (float)t->size), CNNCL_FLOAT(t->beta), CNNCL_FLOAT(t->k));
 }
 CNNCL_BACKWARD(lrn)
 {
     const cnn_lrn_args *t = y->args;
-    int       n = cnncl_len(y->shape);
-    return CNNCL_RUN(d, lrn_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y),
-                     CNNCL_DATA(y->in[0]), CNNCL_DATA(y), CNNCL_SAVED(y), CNNCL_INT(t->size),
-                     CNNCL_FLOAT(t->alpha / (float)t->size), CNNCL_FLOAT(t->beta), CNNCL_INT(y->shape.c),
-                     CNNCL_INT(cnncl_plane(y->shape)), CNNCL_INT(n));
+    return CNNCL_MAKE_DX(d, lrn_backward, y, CNNCL_DATA(y->in[0]), CNNCL_DATA(y),
+                         CNNCL_ARRAY(cnncl_saved(y, CNN_TRAIN)), CNNCL_INT(t->size),
+                         CNNCL_FLOAT(t->alpha / (float)t->size), CNNCL_FLOAT(t->beta));
 }
 
 /* ---- Functions of one number ---- */
@@ -3205,12 +3039,10 @@ CNNCL_FORWARD(map)
 }
 CNNCL_BACKWARD(map)
 {
-    cnncl_function f = cnncl_function_of(y);
-    int            n = cnncl_len(y->shape);
+    const cnn_tensor *read = y->op->flags & CNN_READS_X ? y->in[0] : y;
     return cnncl_is_joined_backward(y) ||
-           CNNCL_RUN(d, map_backward, n, 1, 1, CNNCL_ADDED(y, 0),
-                     CNNCL_GRAD(y), CNNCL_DATA(y->op->flags & CNN_READS_X ? y->in[0] : y), CNNCL_INT(n),
-                     CNNCL_FUNCTION(f));
+           cnncl_stretch(d, cnncl_grad_of(y->in[0]), cnncl_beta(y, 0), CNNCL_SLOPE, cnncl_grad_of(y),
+                         cnncl_data_of(read), cnncl_function_of(y));
 }
 
 /* ---- softmax and its logarithm ---- */
@@ -3271,190 +3103,129 @@ CNNCL_BACKWARD(dropout)
     return cnncl_dropout(d, y, cnn_place_grad(y->in[0]), cnn_place_grad(y), cnncl_beta(y, 0));
 }
 
-/* ---- Batch norm ---- */
+/* ---- Norms ---- */
 
-/* In how many slices is a channel cut, so that each unit gets four groups? */
-static int cnncl_norm_slices(const cnncl *d, const cnn_tensor *y)
+/* In how many slices is each of so many channels of `count` elements cut, so that each unit gets four
+   groups? */
+static int cnncl_norm_slices(const cnncl *d, int channels, int count)
 {
     enum { LEAST = 1024, MOST = 64 };
-    const int count = y->shape.n * cnncl_plane(y->shape),
-        wanted = (4 * d->units + y->shape.c - 1) / y->shape.c;
-    const int most = count / LEAST < MOST ? count / LEAST : MOST;
-    return wanted < most ? wanted : most > 1 ? most : 1;
+    const int slices = cnncl_min(cnncl_min((4 * d->units + channels - 1) / channels, count / LEAST), MOST);
+    return slices > 1 ? slices : 1;
 }
 
 typedef struct {
-    cnn_tensor *w, *b;
-    cnn_place   x, scratch;
-    int         channels, plane, count, length, slices;
-    bool        running;                     /* the statistics are those that are kept */
+    const cnn_tensor *w, *b, *mean, *var;
+    cnn_place         parts;                 /* statistics of the slices */
+    int               channels, plane, count, length, sample, share, centred;      /* see the kernels */
+    int               slices;
+    float             eps, momentum;
+    bool              running;               /* the statistics are those that are kept */
 } cnncl_norm;
 static cnncl_norm cnncl_norm_of(const cnncl *d, const cnn_tensor *y, cnn_mode mode)
 {
-    cnncl_norm v = { cnn_operand(y, "weight"), cnn_operand(y, "bias"), cnn_place_data(y->in[0]),
-                     cnn_place_scratch(y->graph), y->shape.c, cnncl_plane(y->shape), 0, 0, 0,
-                     mode == CNN_EVAL || cnn_operand(y, "running_mean")->frozen };
-    v.count = y->shape.n * v.plane;
-    v.length = cnncl_part_length(v.count, cnncl_norm_slices(d, y));
-    v.slices = (v.count + v.length - 1) / v.length;
+    const bool batch = y->op == &cnn_op_batch_norm, rms = y->op == &cnn_op_rms_norm;
+    const bool layer = rms || y->op == &cnn_op_layer_norm;
+    const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
+    const cnn_norm_args       *a = y->args;
+    const cnn_shape s = y->shape;
+    const int  plane = cnncl_plane(s), all = cnncl_elements(s);
+    cnncl_norm v = { .w = cnn_operand(y, "weight"), .b = cnn_operand(y, "bias"), .centred = !rms,
+                     .mean = cnn_operand(y, "running_mean"), .var = cnn_operand(y, "running_var"),
+                     .parts = cnn_place_scratch(y->graph), .channels = s.c, .plane = plane,
+                     .count = s.n * plane };
+    v.running = batch && (mode == CNN_EVAL || v.mean->frozen);
+    if (!batch) {
+        const int rows = group ? group->groups : (a->axes & CNN_C ? 1 : s.c) * (a->axes & CNN_H ? 1 : s.h);
+        v.channels = s.n * rows, v.plane = v.count = all / rows;
+        v.sample = layer ? v.plane : all, v.share = layer ? 1 : plane;
+    }
+    v.eps = cnncl_constant(y, "eps"), v.momentum = cnncl_constant(y, "momentum");
+    v.length = cnncl_part_length(v.count, cnncl_norm_slices(d, v.channels, v.count));
+    v.slices = cnncl_part_length(v.count, v.length);
     return v;
 }
-#define CNNCL_SLICES_OF(v)                                                                                   \
-    CNNCL_INT((v).channels), CNNCL_INT((v).plane), CNNCL_INT((v).count), CNNCL_INT((v).length)
+#define CNNCL_NORM(v)                                                                                        \
+    CNNCL_INT((v).channels), CNNCL_INT((v).plane), CNNCL_INT((v).count), CNNCL_INT((v).length),              \
+    CNNCL_INT((v).sample), CNNCL_INT((v).share), CNNCL_INT((v).centred)
 
-CNNCL_FORWARD(batch_norm)
+CNNCL_FORWARD(norm)
 {
-    const cnncl_norm           v = cnncl_norm_of(d, y, mode);
-    const cnncl_chain          chain = cnncl_chain_of(y);
-    const cnn_batch_norm_args *a = y->args;
-    const bool                 train = mode == CNN_TRAIN;
-    const cnn_tensor *mean = cnn_operand(y, "running_mean"), *var = cnn_operand(y, "running_var");
-    const cnn_place   saved = train ? cnn_place_saved(y) : v.x, w = v.w ? cnn_place_data(v.w) : v.x;
-    const cnn_place   other = chain.add ? cnn_place_data(chain.add->in[1]) : v.x;
-    const cnn_place   b = v.b ? cnn_place_data(v.b) : v.x;
+    const cnncl_norm  v = cnncl_norm_of(d, y, mode);
+    const cnncl_chain chain = cnncl_chain_of(y);
     return (v.running || v.slices == 1 ||
-            CNNCL_RUN(d, norm_statistics, v.channels, v.slices, 1, CNNCL_ARRAY(v.x), CNNCL_ARRAY(v.scratch),
-                      CNNCL_SLICES_OF(v))) &&
-           CNNCL_RUN(d, norm_forward, v.channels, v.slices, 1, CNNCL_DATA(y), CNNCL_ARRAY(v.x),
-                     CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(saved), CNNCL_DATA(mean), CNNCL_DATA(var),
-                     CNNCL_ARRAY(w), CNNCL_ARRAY(b), CNNCL_INT(v.w != NULL), CNNCL_ARRAY(other),
-                     CNNCL_FLOAT(chain.sign), CNNCL_SLICES_OF(v), CNNCL_INT(v.running ? 0 : v.slices),
-                     CNNCL_FLOAT(a->eps), CNNCL_FLOAT(a->momentum), CNNCL_INT(train),
+            CNNCL_RUN(d, norm_statistics, v.channels, v.slices, 1, CNNCL_DATA(y->in[0]), CNNCL_ARRAY(v.parts),
+                      CNNCL_NORM(v))) &&
+           CNNCL_RUN(d, norm_forward, v.channels, v.slices, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
+                     CNNCL_ARRAY(v.parts), CNNCL_ARRAY(cnncl_saved(y, mode)), CNNCL_DATA(v.mean),
+                     CNNCL_DATA(v.var), CNNCL_DATA(v.w), CNNCL_DATA(v.b),
+                     CNNCL_DATA(chain.add ? chain.add->in[1] : NULL), CNNCL_FLOAT(chain.sign), CNNCL_NORM(v),
+                     CNNCL_INT(v.running ? 0 : v.slices), CNNCL_FLOAT(v.eps), CNNCL_FLOAT(v.momentum),
                      CNNCL_FUNCTION(chain.f));
 }
-CNNCL_BACKWARD(batch_norm)
+
+/* The sums of the weights' gradients, where w is not batch norm's. */
+static bool cnncl_norm_weight(cnncl *d, const cnn_tensor *y, const cnncl_norm *v)
+{
+    const cnn_place dw = cnncl_grad(v->w), db = cnncl_grad(v->b), slices = { d->slices, 0 };
+    const int       weights = v->sample / v->share, terms = cnncl_len(y->shape) / v->sample * v->share;
+    const int       n_db = db.buffer ? weights : 0;
+    int             length = terms;
+    const size_t    size = 2 * (size_t)weights;
+    const int       parts = dw.buffer ? cnncl_group_parts(d, weights, terms, size, &length) : 1;
+    const bool      cut = parts > 1;
+    const cnn_place to = cut ? slices : dw, to_b = cut && n_db ? cnncl_place_at(slices, (size_t)weights) : db;
+    return (!dw.buffer && !n_db) ||
+           (CNNCL_RUN(d, norm_weight, weights, parts, 1, CNNCL_ARRAY(to), CNNCL_ARRAY(to_b),
+                      CNNCL_ULONG((size_t)(weights + n_db)), CNNCL_GRAD(y), CNNCL_DATA(y->in[0]),
+                      CNNCL_ARRAY(cnn_place_saved(y)), CNNCL_NORM(*v), CNNCL_INT(terms), CNNCL_INT(length),
+                      CNNCL_FLOAT(cut ? 0 : 1)) &&
+            (!cut || cnncl_add_slices(d, dw, weights, db, n_db, parts, 1, cnncl_none, 1, cnncl_identity)));
+}
+CNNCL_BACKWARD(norm)
 {
     const cnncl_norm  v = cnncl_norm_of(d, y, CNN_TRAIN);
     const cnncl_chain none = { NULL, NULL, cnncl_identity, 0 };
     const cnncl_chain chain = cnncl_joins_backward(y) ? cnncl_chain_of(y) : none;
-    cnn_tensor       *x = y->in[0], *other = chain.add ? chain.add->in[1] : NULL;
-    const bool        want_dw = v.w && v.w->needs_grad, want_db = v.b && v.b->needs_grad;
-    const bool        want_other = other && other->needs_grad;
-    const cnn_place   dx = x->needs_grad ? cnn_place_grad(x) : v.scratch, w = v.w ? cnn_place_data(v.w) : v.x;
-    const cnn_place   dw = want_dw ? cnn_place_grad(v.w) : dx, db = want_db ? cnn_place_grad(v.b) : dx;
-    const cnn_place   dother = want_other ? cnn_place_grad(other) : dx;
-    const float       beta = want_other ? cnncl_beta(chain.add, 1) : 0, sign = want_other ? chain.sign : 0;
+    const cnn_tensor *x = y->in[0];
+    const bool        batch = y->op == &cnn_op_batch_norm;
     return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
-           CNNCL_RUN(d, norm_sums, v.channels, v.slices, 1, CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(dother),
-                     CNNCL_FLOAT(sign), CNNCL_FLOAT(beta), CNNCL_ARRAY(v.x), CNNCL_GRAD(y), CNNCL_DATA(y),
-                     CNNCL_SAVED(y), CNNCL_SLICES_OF(v), CNNCL_FUNCTION(chain.f)) &&
-           CNNCL_RUN(d, norm_backward, v.channels, v.slices, 1, CNNCL_ARRAY(dx), CNNCL_INT(x->needs_grad),
-                     CNNCL_ARRAY(dw), CNNCL_INT(want_dw), CNNCL_ARRAY(db), CNNCL_INT(want_db),
-                     CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(v.x), CNNCL_GRAD(y),
-                     CNNCL_DATA(y), CNNCL_SAVED(y), CNNCL_ARRAY(w), CNNCL_INT(v.w != NULL),
-                     CNNCL_SLICES_OF(v), CNNCL_INT(v.slices), CNNCL_FLOAT(v.running ? 0 : 1 / (float)v.count),
-                     CNNCL_FUNCTION(chain.f));
-}
-
-/* ---- Norms of one sample ---- */
-
-/* Elements of a group; how many neighbours share one weight; elements after which the weights begin anew. A
-   row is cut in `slices`. */
-typedef struct {
-    int         k, share, period, centred;
-    float       eps;
-    cnn_tensor *w, *b;
-    int         rows, length, slices;
-} cnncl_sample_norm;
-static cnncl_sample_norm cnncl_sample_norm_of(const cnncl *d, const cnn_tensor *y)
-{
-    const bool                 rms = y->op == &cnn_op_rms_norm, layer = rms || y->op == &cnn_op_layer_norm;
-    const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
-    const cnn_norm_args       *a = y->args;
-    const int rows = group ? group->groups
-                   : (a->axes & CNN_C ? 1 : y->shape.c) * (a->axes & CNN_H ? 1 : y->shape.h);
-    const int k = cnncl_elements(y->shape) / rows;
-    cnncl_sample_norm t = { k, layer ? 1 : cnncl_plane(y->shape), layer ? k : cnncl_elements(y->shape), !rms,
-                            group ? group->eps : a->eps, cnn_operand(y, "weight"), cnn_operand(y, "bias"),
-                            cnncl_len(y->shape) / k, 0, 0 };
-    t.slices = cnncl_group_parts(d, t.rows, k, 2 * (size_t)t.rows, &t.length);
-    return t;
-}
-
-CNNCL_FORWARD(sample_norm)
-{
-    const cnncl_sample_norm t = cnncl_sample_norm_of(d, y);
-    cnn_place x = cnn_place_data(y->in[0]), parts = { d->slices, 0 };
-    cnn_place saved = mode == CNN_TRAIN ? cnn_place_saved(y) : cnn_place_scratch(y->graph);
-    cnn_place w = t.w ? cnn_place_data(t.w) : x, b = t.b ? cnn_place_data(t.b) : x;
-    int       n = cnncl_len(y->shape), k = t.k;
-    bool      good = true;
-    for (int merges = 0; merges <= (t.slices > 1) && good; merges++)
-        good = CNNCL_RUN(d, sample_norm_statistics, t.rows, merges ? 1 : t.slices, 1, CNNCL_ARRAY(x),
-                         CNNCL_ARRAY(saved), CNNCL_ARRAY(parts), CNNCL_INT(k), CNNCL_INT(t.length),
-                         CNNCL_INT(t.slices), CNNCL_INT(merges), CNNCL_FLOAT(t.eps), CNNCL_INT(t.centred));
-    return good &&
-           CNNCL_RUN(d, sample_norm_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved),
-                     CNNCL_ARRAY(w), CNNCL_ARRAY(b), CNNCL_INT((t.w != NULL) + (t.b != NULL)), CNNCL_INT(k),
-                     CNNCL_INT(t.period), CNNCL_INT(t.share), CNNCL_INT(n));
-}
-CNNCL_BACKWARD(sample_norm)
-{
-    const cnncl_sample_norm t = cnncl_sample_norm_of(d, y);
-    cnn_place x = cnn_place_data(y->in[0]), saved = cnn_place_saved(y);
-    cnn_place w = t.w ? cnn_place_data(t.w) : x;
-    bool      want_dw = t.w && t.w->needs_grad, want_db = t.b && t.b->needs_grad;
-    cnn_place dw = want_dw ? cnn_place_grad(t.w) : saved, db = want_db ? cnn_place_grad(t.b) : saved;
-    const int n = cnncl_len(y->shape), k = t.k, sample = t.period, share = t.share, weights = sample / share;
-    const int count = n / sample * share;
-    int       length = count;
-    const int parts = want_dw ? cnncl_group_parts(d, weights, count, 2 * (size_t)weights, &length) : 1;
-    const cnn_place slices = { d->slices, 0 }, more = { d->slices, (size_t)weights };
-    const cnn_place to = parts > 1 ? slices : dw, to_b = parts > 1 ? more : db;
-    bool good = true;
-    for (int merges = 0; merges <= (t.slices > 1) && y->in[0]->needs_grad && good; merges++)
-        good = CNNCL_RUN(d, sample_norm_backward, t.rows, t.slices, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y),
-                         CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_ARRAY(slices), CNNCL_ARRAY(w),
-                         CNNCL_INT(t.w != NULL), CNNCL_INT(k), CNNCL_INT(t.length), CNNCL_INT(t.slices),
-                         CNNCL_INT(merges), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(t.centred));
-    return good &&
-           cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
-           (!(want_dw || want_db) ||
-            CNNCL_RUN(d, sample_norm_weight, weights, parts, 1, CNNCL_ARRAY(to), CNNCL_INT(want_dw),
-                      CNNCL_ARRAY(to_b), CNNCL_INT(want_db), CNNCL_ULONG((size_t)weights * (want_db ? 2 : 1)),
-                      CNNCL_GRAD(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_INT(k), CNNCL_INT(sample),
-                      CNNCL_INT(share), CNNCL_INT(count), CNNCL_INT(length),
-                      CNNCL_FLOAT(parts > 1 ? 0 : 1))) &&
-           (parts == 1 || cnncl_add_slices(d, dw, weights, db, want_db ? weights : 0, parts, 1, NULL, 1,
-                                           cnncl_identity));
+           CNNCL_RUN(d, norm_sums, v.channels, v.slices, 1, CNNCL_ARRAY(v.parts),
+                     CNNCL_GRAD(chain.add ? chain.add->in[1] : NULL), CNNCL_FLOAT(chain.sign),
+                     CNNCL_FLOAT(chain.add ? cnncl_beta(chain.add, 1) : 0), CNNCL_DATA(x), CNNCL_GRAD(y),
+                     CNNCL_DATA(y), CNNCL_ARRAY(cnn_place_saved(y)), CNNCL_DATA(v.w), CNNCL_NORM(v),
+                     CNNCL_FUNCTION(chain.f)) &&
+           CNNCL_RUN(d, norm_backward, v.channels, v.slices, 1, CNNCL_GRAD(x),
+                     CNNCL_GRAD(batch ? v.w : NULL), CNNCL_GRAD(batch ? v.b : NULL),
+                     CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_ARRAY(v.parts), CNNCL_DATA(x), CNNCL_GRAD(y),
+                     CNNCL_DATA(y), CNNCL_ARRAY(cnn_place_saved(y)), CNNCL_DATA(v.w), CNNCL_NORM(v),
+                     CNNCL_INT(v.slices), CNNCL_FLOAT(v.running ? 0 : 1 / (float)v.count),
+                     CNNCL_FUNCTION(chain.f)) &&
+           (batch || cnncl_norm_weight(d, y, &v));
 }
 
 /* ---- Losses ---- */
 
-/* An option that is an int, 0 where the operation has none. */
-static int cnncl_option(const cnn_tensor *y, const char *name)
-{
-    int value = 0;
-    for (const cnn_field *f = y->op->fields; f && f->name; f++)
-        if (strcmp(f->name, name) == 0) memcpy(&value, (const char *)y->args + f->offset, sizeof value);
-    return value;
-}
 static bool cnncl_each(const cnn_tensor *y) { return cnncl_option(y, "reduction") == CNN_NONE; }
 
 /* What each of n terms counts in their mean, or in their sum. */
 static float cnncl_share(const cnn_tensor *y, int n)
 {
-    return cnncl_option(y, "reduction") == CNN_MEAN ? 1 / (float)n : 1.0f;
+    const float factor = cnncl_option(y, "smooth_l1") ? 1 / cnncl_constant(y, "delta") : 1;
+    return cnncl_option(y, "reduction") == CNN_MEAN ? factor * (1 / (float)n) : factor;
 }
 
-/* With its labels, and the class weights v (or the labels again, where it has none). In scratch: the gradient
-   of all terms, the sums of the parts, and behind them a number for each row. */
-typedef struct {
-    cnn_place x, labels, v;
-    int       weighted, soft, nll, channels, plane, rows, lanes, how, length, parts;
-    float     smoothing;
-} cnncl_labels;
+/* With labels. In scratch: the gradient of all terms, the sums of the parts, and behind them a number for
+   each row. */
+typedef struct { int nll, channels, plane, rows, lanes, how, length, parts; } cnncl_labels;
 enum { CNNCL_PART_SUMS = 2, CNNCL_ROWS = 2 + 2 * CNNCL_SUMS };
 
 static cnncl_labels cnncl_labels_of(const cnncl *d, const cnn_tensor *y)
 {
     const cnn_shape s = y->in[0]->shape;
-    const bool      nll = y->op == &cnn_op_nll;
-    const cnn_softmax_cross_entropy_args *a = y->args;
-    cnncl_labels l = { cnn_place_data(y->in[0]), cnn_place_data(y->in[1]), cnn_place_data(y->in[y->n_in - 1]),
-                       y->n_in == 3, y->in[1]->shape.c > 1, nll, s.c, cnncl_plane(s), s.n * cnncl_plane(s),
-                       nll ? 1 : cnncl_lanes(s.c, cnncl_plane(s)), cnncl_option(y, "reduction"), 0, 0,
-                       nll ? 0.0f : a->smoothing };
+    const int       plane = cnncl_plane(s), nll = y->op == &cnn_op_nll;
+    cnncl_labels    l = { nll, s.c, plane, s.n * plane, nll ? 1 : cnncl_lanes(s.c, plane),
+                          cnncl_option(y, "reduction"), 0, 0 };
     const int at_once = CNNCL_GROUP / l.lanes, turns = cnncl_part_length(l.rows, at_once);   /* of a group */
     const int parts = cnncl_parts(d, 1, CNNCL_GROUP * turns, CNNCL_SLICES / CNNCL_SUMS);
     l.length = at_once * cnncl_part_length(turns, parts);
@@ -3462,22 +3233,20 @@ static cnncl_labels cnncl_labels_of(const cnncl *d, const cnn_tensor *y)
     return l;
 }
 #define CNNCL_LABELS(y, l)                                                                                   \
-    CNNCL_ARRAY((l)->x), CNNCL_ARRAY((l)->labels), CNNCL_ARRAY((l)->v), CNNCL_INT((l)->weighted),            \
-    CNNCL_INT((l)->soft), CNNCL_INT(cnncl_option(y, "ignore_index")), CNNCL_INT((l)->nll),                   \
-    CNNCL_FLOAT((l)->smoothing), CNNCL_INT((l)->channels), CNNCL_INT((l)->plane)
+    CNNCL_DATA((y)->in[0]), CNNCL_DATA((y)->in[1]), CNNCL_DATA(cnncl_in(y, 2)),                              \
+    CNNCL_INT((y)->in[1]->shape.c > 1), CNNCL_INT(cnncl_option(y, "ignore_index")), CNNCL_INT((l)->nll),     \
+    CNNCL_FLOAT(cnncl_constant(y, "smoothing")), CNNCL_INT((l)->channels), CNNCL_INT((l)->plane)
 
 /* Forward: the terms, and what becomes of them. Back: sum q of each row, and the gradient of a term. */
-static bool cnncl_label_rows(cnncl *d, cnn_tensor *y, const cnncl_labels *l, bool save, bool back)
+static bool cnncl_label_rows(cnncl *d, cnn_tensor *y, const cnncl_labels *l, cnn_place saved, bool back)
 {
     const cnn_place scratch = cnn_place_scratch(y->graph), rows = cnncl_place_at(scratch, CNNCL_ROWS);
     const cnn_place parts = cnncl_place_at(scratch, CNNCL_PART_SUMS),
         dloss = back ? cnn_place_grad(y) : scratch;
     const cnn_place total = back ? scratch : cnn_place_data(y), out = back ? rows : total;
-    const cnn_place saved = save ? cnn_place_saved(y) : rows;
     return CNNCL_RUN(d, label_rows, l->parts, 1, 1, CNNCL_ARRAY(out), CNNCL_ARRAY(parts), CNNCL_ARRAY(total),
-                     CNNCL_ARRAY(dloss), CNNCL_ARRAY(saved), CNNCL_INT(save), CNNCL_LABELS(y, l),
-                     CNNCL_INT(l->rows), CNNCL_INT(l->length), CNNCL_INT(l->lanes), CNNCL_INT(l->how),
-                     CNNCL_INT(back)) &&
+                     CNNCL_ARRAY(dloss), CNNCL_ARRAY(saved), CNNCL_LABELS(y, l), CNNCL_INT(l->rows),
+                     CNNCL_INT(l->length), CNNCL_INT(l->lanes), CNNCL_INT(l->how), CNNCL_INT(back)) &&
            (l->parts == 1 || l->how == CNN_NONE ||
             CNNCL_RUN(d, label_end, 1, 1, 1, CNNCL_ARRAY(total), CNNCL_ARRAY(parts), CNNCL_INT(l->parts),
                       CNNCL_ARRAY(dloss), CNNCL_INT(l->how), CNNCL_INT(back)));
@@ -3485,7 +3254,7 @@ static bool cnncl_label_rows(cnncl *d, cnn_tensor *y, const cnncl_labels *l, boo
 CNNCL_FORWARD(label_loss)
 {
     const cnncl_labels l = cnncl_labels_of(d, y);
-    return cnn_check_labels(y) && cnncl_label_rows(d, y, &l, mode == CNN_TRAIN && !l.nll, false);
+    return cnn_check_labels(y) && cnncl_label_rows(d, y, &l, cnncl_saved(y, mode), false);
 }
 CNNCL_BACKWARD(label_loss)
 {
@@ -3493,77 +3262,50 @@ CNNCL_BACKWARD(label_loss)
     const bool         each = l.how == CNN_NONE;
     const int          n = l.rows * l.channels;
     const cnn_place    scratch = cnn_place_scratch(y->graph), all = cnncl_place_at(scratch, CNNCL_ROWS);
-    const cnn_place    g = each ? cnn_place_grad(y) : scratch, saved = l.nll ? scratch : cnn_place_saved(y);
-    bool               good = cnncl_label_rows(d, y, &l, false, true);
-    for (int i = 0; i < 2 && good; i++) {
-        if (!y->in[i]->needs_grad) continue;
-        good = CNNCL_RUN(d, label_loss_backward, n, 1, 1, CNNCL_ADDED(y, i),
-                         CNNCL_ARRAY(g), CNNCL_INT(each), CNNCL_ARRAY(all), CNNCL_ARRAY(saved),
-                         CNNCL_LABELS(y, &l), CNNCL_INT(n), CNNCL_INT(i));
-    }
-    return good;
+    const cnn_place    g = each ? cnn_place_grad(y) : scratch, saved = cnncl_saved(y, CNN_TRAIN);
+    return cnncl_label_rows(d, y, &l, cnncl_none, true) &&
+           CNNCL_RUN(d, label_loss_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_ADDED(y, 1), CNNCL_ARRAY(g),
+                     CNNCL_INT(each), CNNCL_ARRAY(all), CNNCL_ARRAY(saved), CNNCL_LABELS(y, &l),
+                     CNNCL_INT(n));
 }
 
-/* Between two arrays. Its last arguments, the same both ways: p and w (or the target again, where it has
-   none), and the constants. */
+/* Between two arrays. Its last arguments, the same both ways: p and w, and the constants: huber's delta, or
+   focal's alpha and gamma. */
 static int cnncl_pair(const cnn_tensor *y)
 {
     return y->op == &cnn_op_mse ? 0 : y->op == &cnn_op_l1 ? 1 : y->op == &cnn_op_huber ? 2
          : y->op == &cnn_op_bce_with_logits ? 3 : 4;
 }
-/* The constants: huber's delta and factor, focal's alpha and gamma. */
-static float cnncl_huber(const cnn_tensor *y, bool factor)
-{
-    const cnn_huber_args         *a = y->op == &cnn_op_huber ? y->args : NULL;
-    const cnn_sigmoid_focal_args *b = y->op == &cnn_op_sigmoid_focal ? y->args : NULL;
-    return factor ? (a && a->smooth_l1 ? 1 / a->delta : 1.0f) : a ? a->delta : b ? b->alpha : 0.0f;
-}
-static float cnncl_gamma(const cnn_tensor *y)
-{
-    return y->op == &cnn_op_sigmoid_focal ? ((const cnn_sigmoid_focal_args *)y->args)->gamma : 0.0f;
-}
-static cnn_place cnncl_operand(const cnn_tensor *y, int i)
-{
-    return cnn_place_data(y->in[i < y->n_in ? i : 1]);
-}
 #define CNNCL_PAIR(y)                                                                                        \
-    CNNCL_ARRAY(p), CNNCL_ARRAY(w), CNNCL_INT((y)->n_in - 2), CNNCL_INT((y)->in[0]->shape.c),                \
+    CNNCL_DATA(cnncl_in(y, 2)), CNNCL_DATA(cnncl_in(y, 3)), CNNCL_INT((y)->in[0]->shape.c),                  \
     CNNCL_INT(cnncl_plane((y)->in[0]->shape)), CNNCL_INT(n), CNNCL_INT(cnncl_pair(y)),                       \
-    CNNCL_FLOAT(cnncl_huber(y, false)), CNNCL_FLOAT(cnncl_gamma(y)),                                         \
-    CNNCL_FLOAT(cnncl_huber(y, true) * cnncl_share(y, n))
+    CNNCL_FLOAT(cnncl_constant(y, (y)->op == &cnn_op_huber ? "delta" : "alpha")),                            \
+    CNNCL_FLOAT(cnncl_constant(y, "gamma")), CNNCL_FLOAT(cnncl_share(y, n))
 
 CNNCL_FORWARD(pair_loss)
 {
-    const cnn_place p = cnncl_operand(y, 2), w = cnncl_operand(y, 3), slices = { d->slices, 0 };
+    const cnn_place slices = { d->slices, 0 };
     const bool      each = cnncl_each(y);
     const int       n = cnncl_len(y->in[0]->shape);
     int             length = 4 * CNNCL_GROUP, parts = cnncl_part_length(n, length);
     if (!each) parts = cnncl_group_parts(d, 1, n, 1, &length);
     const cnn_place to = each || parts == 1 ? cnn_place_data(y) : slices;
-    const cnn_shape one = { 1, 1, 1, 1 }, all = { 1, 1, 1, parts };
     return CNNCL_RUN(d, pair_loss_forward, parts, 1, 1, CNNCL_ARRAY(to), CNNCL_DATA(y->in[0]),
                      CNNCL_DATA(y->in[1]), CNNCL_INT(each), CNNCL_INT(length), CNNCL_PAIR(y)) &&
-           (each || parts == 1 || cnncl_total(d, cnn_place_data(y), one, 0, 1, slices, all));
+           (each || parts == 1 || cnncl_total(d, cnncl_data_of(y), 0, 1, cnncl_row(slices, parts)));
 }
 CNNCL_BACKWARD(pair_loss)
 {
-    cnn_place p = cnncl_operand(y, 2), w = cnncl_operand(y, 3);
-    int       n = cnncl_len(y->in[0]->shape);
-    for (int i = 0; i < 2; i++) {
-        if (!y->in[i]->needs_grad) continue;
-        cnn_place to = cnn_place_grad(y->in[i]);
-        if (!CNNCL_RUN(d, pair_loss_backward, n, 1, 1, CNNCL_ARRAY(to), CNNCL_FLOAT(cnncl_beta(y, i)),
-                       CNNCL_DATA(y->in[0]), CNNCL_DATA(y->in[1]), CNNCL_INT(cnncl_each(y)), CNNCL_GRAD(y),
-                       CNNCL_PAIR(y), CNNCL_INT(i))) return false;
-    }
-    return true;
+    const int n = cnncl_len(y->in[0]->shape);
+    return CNNCL_RUN(d, pair_loss_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_ADDED(y, 1),
+                     CNNCL_DATA(y->in[0]), CNNCL_DATA(y->in[1]), CNNCL_INT(cnncl_each(y)), CNNCL_GRAD(y),
+                     CNNCL_PAIR(y));
 }
 
 /* Overlaps of channels; in scratch: their two sums, and the terms. */
 #define CNNCL_DICE(y)                                                                                        \
     CNNCL_INT((y)->in[1]->shape.c != (y)->in[0]->shape.c), CNNCL_INT((y)->in[0]->shape.c),                   \
     CNNCL_INT(cnncl_plane((y)->in[0]->shape)), CNNCL_INT(cnncl_option(y, "ignore_index"))
-static float cnncl_smooth(const cnn_tensor *y) { return ((const cnn_dice_args *)y->args)->smooth; }
 
 static bool cnncl_dice_sums(cnncl *d, const cnn_tensor *y)
 {
@@ -3571,38 +3313,33 @@ static bool cnncl_dice_sums(cnncl *d, const cnn_tensor *y)
     const int       n = s.n * s.c;
     int             length;
     const int       parts = cnncl_group_parts(d, n, cnncl_plane(s), 2 * (size_t)n, &length);
-    const cnn_place slices = { d->slices, 0 }, sums = cnn_place_scratch(y->graph),
-        to = parts > 1 ? slices : sums;
-    const cnn_shape one = { 1, 1, 1, 2 * n }, all = { 1, 1, parts, 2 * n };
+    const cnncl_view slices = { { d->slices, 0 }, { 1, 1, parts, 2 * n } };
+    const cnncl_view sums = cnncl_row(cnn_place_scratch(y->graph), 2 * n);
+    const cnn_place  to = parts > 1 ? slices.place : sums.place;
     return CNNCL_RUN(d, dice_sums, n, parts, 1, CNNCL_ARRAY(to), CNNCL_DATA(y->in[0]), CNNCL_DATA(y->in[1]),
                      CNNCL_DICE(y), CNNCL_INT(length)) &&
-           (parts == 1 || cnncl_total(d, sums, one, 0, 1, slices, all));
+           (parts == 1 || cnncl_total(d, sums, 0, 1, slices));
 }
 CNNCL_FORWARD(dice)
 {
     const bool      each = cnncl_each(y);
     const int       n = y->in[0]->shape.n * y->in[0]->shape.c;
     const cnn_place sums = cnn_place_scratch(y->graph), terms = cnncl_place_at(sums, 2 * (size_t)n);
-    const cnn_place out = cnn_place_data(y), to = each ? out : terms;
-    const cnn_shape one = { 1, 1, 1, 1 }, all = { 1, 1, 1, n };
+    const cnn_place to = each ? cnn_place_data(y) : terms;
     return (y->in[1]->shape.c == y->in[0]->shape.c || cnn_check_labels(y)) && cnncl_dice_sums(d, y) &&
            CNNCL_RUN(d, dice_forward, n, 1, 1, CNNCL_ARRAY(to), CNNCL_ARRAY(sums),
-                     CNNCL_FLOAT(cnncl_smooth(y)), CNNCL_INT(n)) &&
-           (each || cnncl_total(d, out, one, 0, cnncl_share(y, n), terms, all));
+                     CNNCL_FLOAT(cnncl_constant(y, "smooth")), CNNCL_INT(n)) &&
+           (each || cnncl_total(d, cnncl_data_of(y), 0, cnncl_share(y, n), cnncl_row(terms, n)));
 }
 CNNCL_BACKWARD(dice)
 {
     const int       n = cnncl_len(y->in[0]->shape), channels = y->in[0]->shape.n * y->in[0]->shape.c;
     const cnn_place sums = cnn_place_scratch(y->graph);
-    bool            good = cnncl_dice_sums(d, y);
-    for (int i = 0; i < 2 && good; i++) {
-        if (!y->in[i]->needs_grad) continue;
-        good = CNNCL_RUN(d, dice_backward, n, 1, 1, CNNCL_ADDED(y, i),
-                         CNNCL_ARRAY(sums), CNNCL_GRAD(y), CNNCL_INT(cnncl_each(y)),
-                         CNNCL_FLOAT(cnncl_share(y, channels)), CNNCL_DATA(y->in[1 - i]), CNNCL_DICE(y),
-                         CNNCL_DATA(y->in[1]), CNNCL_FLOAT(cnncl_smooth(y)), CNNCL_INT(n));
-    }
-    return good;
+    return cnncl_dice_sums(d, y) &&
+           CNNCL_RUN(d, dice_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_ADDED(y, 1), CNNCL_ARRAY(sums),
+                     CNNCL_GRAD(y), CNNCL_INT(cnncl_each(y)), CNNCL_FLOAT(cnncl_share(y, channels)),
+                     CNNCL_DATA(y->in[0]), CNNCL_DATA(y->in[1]), CNNCL_DICE(y),
+                     CNNCL_FLOAT(cnncl_constant(y, "smooth")), CNNCL_INT(n));
 }
 
 /* ---- Training beside the rows ---- */
@@ -3612,22 +3349,20 @@ CNNCL_BACKWARD(dice)
 static bool cnncl_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w, cnn_place dw,
                          cnn_place slots, size_t n, size_t slot_stride, const cnn_step_args *a, long step)
 {
-    static const struct { const cnn_optimizer *(*row)(void); int kernel; } rows[] = {
-        { cnn_sgd, CNNCL_sgd }, { cnn_adam, CNNCL_adam }, { cnn_adamw, CNNCL_adamw },
-        { cnn_rmsprop, CNNCL_rmsprop }, { cnn_rmsprop_centered, CNNCL_rmsprop_centered },
-        { cnn_adagrad, CNNCL_adagrad } };
-    const size_t n_rows = sizeof rows / sizeof *rows;
+#define CNNCL_OPTIMIZER(name) cnn_##name,
+    static const cnn_optimizer *(*const rows[])(void) = { CNNCL_OPTIMIZERS(CNNCL_OPTIMIZER) };
+    const int    n_rows = sizeof rows / sizeof *rows;
     const double t = (double)step + 1, rate = (double)a->lr / (1 - pow((double)a->beta1, t));
     const double scale = 1 / sqrt(1 - pow((double)a->beta2, t));
-    size_t k = 0;
-    while (k < n_rows && rows[k].row() != o) k++;
+    int k = 0;
+    while (k < n_rows && rows[k]() != o) k++;
     if (k == n_rows || n > INT_MAX) return false;
-    return CNNCL_RUN_NUMBER(cnncl_of(dev), rows[k].kernel, (int)n, 1, 1, CNNCL_ARRAY(w), CNNCL_ARRAY(dw),
-                            CNNCL_ARRAY(slots), CNNCL_ULONG(slot_stride), CNNCL_INT((int)n),
-                            CNNCL_FLOAT(a->lr), CNNCL_FLOAT(a->weight_decay), CNNCL_FLOAT(a->momentum),
-                            CNNCL_FLOAT(step ? 1 - a->dampening : 1), CNNCL_INT(a->nesterov),
-                            CNNCL_FLOAT(a->beta1), CNNCL_FLOAT(a->beta2), CNNCL_FLOAT((float)rate),
-                            CNNCL_FLOAT((float)scale), CNNCL_FLOAT(a->alpha), CNNCL_FLOAT(a->eps));
+    return CNNCL_RUN(cnncl_of(dev), update, (int)n, 1, 1, CNNCL_ARRAY(w), CNNCL_ARRAY(dw), CNNCL_ARRAY(slots),
+                     CNNCL_ULONG(slot_stride), CNNCL_INT((int)n), CNNCL_INT(k), CNNCL_FLOAT(a->lr),
+                     CNNCL_FLOAT(a->weight_decay), CNNCL_FLOAT(a->momentum),
+                     CNNCL_FLOAT(step ? 1 - a->dampening : 1), CNNCL_INT(a->nesterov), CNNCL_FLOAT(a->beta1),
+                     CNNCL_FLOAT(a->beta2), CNNCL_FLOAT((float)rate), CNNCL_FLOAT((float)scale),
+                     CNNCL_FLOAT(a->alpha), CNNCL_FLOAT(a->eps));
 }
 
 /* y = beta y + factor x, of any n. */
@@ -3636,8 +3371,7 @@ static bool cnncl_linear(cnn_backend *dev, cnn_place y, size_t n, float beta, fl
     bool good = true;
     for (size_t part; n > 0 && good; n -= part, y.at += part, x.at += part) {
         part = n < CNNCL_MOST_ITEMS ? n : CNNCL_MOST_ITEMS;
-        const cnn_shape s = { 1, 1, 1, (int)part };
-        good = cnncl_spread(cnncl_of(dev), y, s, beta, factor, x, s, 0);
+        good = cnncl_spread(cnncl_of(dev), cnncl_row(y, (int)part), beta, factor, cnncl_row(x, (int)part), 0);
     }
     return good;
 }
@@ -3653,39 +3387,39 @@ static bool cnncl_mix(cnn_backend *dev, cnn_place a, cnn_place x, size_t n, floa
 /* Groups for a running sum: always as many, as each adds to what it has. */
 static int cnncl_running(const cnncl *d) { return cnncl_min(2 * d->units, CNNCL_SUMS); }
 
+/* The sums of the groups, of which a running sum consists, if they are asked for. */
+static bool cnncl_take(cnncl *d, size_t at, void *parts, bool wanted)
+{
+    const size_t one = sizeof(float);
+    return !wanted || cnncl_download(&d->base, d->slices, at * one, parts, (size_t)cnncl_running(d) * one);
+}
 static bool cnncl_squares(cnn_backend *dev, cnn_place x, size_t n, bool anew, double *take)
 {
-    cnncl     *d = cnncl_of(dev);
-    cnn_place  sums = { d->slices, CNNCL_SLICES };
-    float      part[CNNCL_SUMS];
-    const int  groups = cnncl_running(d);
+    cnncl    *d = cnncl_of(dev);
+    cnn_place sums = { d->slices, CNNCL_SLICES };
+    float     part[CNNCL_SUMS];
     for (size_t some; n > 0; n -= some, x.at += some, anew = false) {
         some = n < CNNCL_MOST_ITEMS ? n : CNNCL_MOST_ITEMS;
-        if (!CNNCL_RUN(d, squares, groups, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(x), CNNCL_INT((int)some),
-                       CNNCL_INT(anew))) return false;
+        if (!CNNCL_RUN(d, squares, cnncl_running(d), 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(x),
+                       CNNCL_INT((int)some), CNNCL_INT(anew))) return false;
     }
-    if (!take) return true;
-    if (!cnncl_download(dev, d->slices, sums.at * sizeof *part, part,
-                        (size_t)groups * sizeof *part)) return false;
-    *take = 0;
-    for (int i = 0; i < groups; i++) *take += (double)part[i];
+    if (!cnncl_take(d, sums.at, part, take != NULL)) return false;
+    if (take) *take = 0;
+    for (int i = 0; take && i < cnncl_running(d); i++) *take += (double)part[i];
     return true;
 }
-
 static bool cnncl_correct(cnn_backend *dev, cnn_place logits, cnn_shape s, cnn_place labels, bool anew,
                           int *take)
 {
     cnncl    *d = cnncl_of(dev);
     cnn_place sums = { d->slices, CNNCL_SLICES + CNNCL_SUMS };
     cl_int    part[CNNCL_SUMS];
-    const int plane = cnncl_plane(s), groups = cnncl_running(d);
-    if (!CNNCL_RUN(d, correct, groups, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(logits), CNNCL_ARRAY(labels),
-                   CNNCL_INT(s.c), CNNCL_INT(plane), CNNCL_INT(s.n * plane), CNNCL_INT(anew))) return false;
-    if (!take) return true;
-    if (!cnncl_download(dev, d->slices, sums.at * sizeof *part, part,
-                        (size_t)groups * sizeof *part)) return false;
-    *take = 0;
-    for (int i = 0; i < groups; i++) *take += part[i];
+    const int plane = cnncl_plane(s);
+    if (!CNNCL_RUN(d, correct, cnncl_running(d), 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(logits),
+                   CNNCL_ARRAY(labels), CNNCL_INT(s.c), CNNCL_INT(plane), CNNCL_INT(s.n * plane),
+                   CNNCL_INT(anew)) || !cnncl_take(d, sums.at, part, take != NULL)) return false;
+    if (take) *take = 0;
+    for (int i = 0; take && i < cnncl_running(d); i++) *take += part[i];
     return true;
 }
 
@@ -3701,13 +3435,14 @@ static bool cnncl_has_way(const cnncl *d, const cnncl_trial *t, int way)
 }
 static bool cnncl_run_trial(cnncl *d, cnncl_trial *t, int way)
 {
-    const bool back = t->task.pass == CNNCL_TO_X;
+    const cnncl_task *task = &t->task;
+    const bool        back = task->pass == CNNCL_TO_X;
     t->task.way = d->tile = way;                                  /* no other tile, but inside of Winograd */
     if (way == CNNCL_WINOGRAD) d->tile = -1;
     const cnn_place to = back ? t->x : t->y, from = back ? t->y : t->x;
-    const bool done = t->task.pass == CNNCL_OF_PRODUCT ? cnncl_own_gemm(d, t->p)
-                    : t->task.pass == CNNCL_TO_W ? cnncl_convolve_weights(d, &t->task, t->w, NULL, t->y, t->x)
-                    : cnncl_convolve(d, &t->task, to, 0, from, t->w, NULL, cnncl_identity);
+    const bool done = task->pass == CNNCL_OF_PRODUCT ? cnncl_own_gemm(d, t->p)
+                    : task->pass == CNNCL_TO_W ? cnncl_convolve_weights(d, task, t->w, cnncl_none, t->y, t->x)
+                    : cnncl_convolve(d, task, to, 0, from, t->w, cnncl_none, cnncl_identity);
     return d->tile = -1, done;
 }
 
@@ -3768,7 +3503,7 @@ static void cnncl_tune_layer(cnncl *d, const cnn_tensor *y)
         if (conv) {
             const int way = transposed && pass != CNNCL_TO_W ? CNNCL_TO_X - pass : pass;
             t.task = cnncl_task_of(d, y, way);
-            if (cnncl_is_depthwise(&t.task.g)) continue;
+            if (cnncl_is_depthwise(&t.task)) continue;
             const cnn_tensor *from = transposed ? y : x, *to = transposed ? x : y;
             cnncl_tune(d, &t, cnn_count(from), cnn_count(w), cnn_count(to));
         } else {
@@ -3804,10 +3539,11 @@ static size_t cnncl_scratch(const cnn_backend *dev, const cnn_tensor *y)
     if (conv) return cnncl_conv_scratch(d, y);
     if (y->op == &cnn_op_prelu) return (size_t)cnncl_len(y->shape) * sizeof(float);
     if (cnncl_is_most(y) || y->op->formula)     return y->op->scratch ? y->op->scratch(y) : 0;
-    if (y->op == &cnn_op_batch_norm)
-        return 2 * (size_t)(y->shape.c * cnncl_norm_slices(d, y)) * sizeof(float);
-    if (y->op == &cnn_op_layer_norm || y->op == &cnn_op_rms_norm || y->op == &cnn_op_group_norm ||
-        y->op == &cnn_op_instance_norm) return y->op->saved(y);
+    if (y->op == &cnn_op_batch_norm || y->op == &cnn_op_layer_norm || y->op == &cnn_op_rms_norm ||
+        y->op == &cnn_op_group_norm || y->op == &cnn_op_instance_norm) {
+        const cnncl_norm v = cnncl_norm_of(d, y, CNN_TRAIN);
+        return 2 * (size_t)v.channels * (size_t)v.slices * sizeof(float);
+    }
     if (y->op == &cnn_op_softmax_cross_entropy || y->op == &cnn_op_nll)
         return ((size_t)(y->in[0]->shape.n * cnncl_plane(y->in[0]->shape)) + CNNCL_ROWS) * sizeof(float);
     if (y->op == &cnn_op_dice)
@@ -3822,19 +3558,17 @@ static size_t cnncl_scratch(const cnn_backend *dev, const cnn_tensor *y)
 static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(conv2d, conv) CNNCL_ROW(conv_transpose2d, conv)
     CNNCL_ROW(dense, product) CNNCL_ROW(matmul, product)
-    CNNCL_ROW(max_pool, max_pool) CNNCL_ROW(global_max_pool, max_pool) CNNCL_ROW(avg_pool, avg_pool)
-    CNNCL_ROW(global_avg_pool, reduce) CNNCL_ROW(sum, reduce) CNNCL_ROW(mean, reduce)
-    CNNCL_MOST_ROW(amax) CNNCL_MOST_ROW(amin) CNNCL_ROW(scale, scale)
+    CNNCL_ROW(max_pool, pool) CNNCL_ROW(global_max_pool, pool) CNNCL_ROW(avg_pool, pool)
+    CNNCL_ROW(adaptive_avg_pool, pool) CNNCL_ROW(global_avg_pool, reduce) CNNCL_ROW(sum, reduce)
+    CNNCL_ROW(mean, reduce) CNNCL_MOST_ROW(amax) CNNCL_MOST_ROW(amin)
     CNNCL_ROW(add, binary) CNNCL_ROW(sub, binary) CNNCL_ROW(mul, binary) CNNCL_ROW(div, binary)
     CNNCL_ROW(maximum, binary) CNNCL_ROW(minimum, binary) CNNCL_ROW(pow, binary)
     CNNCL_ROW(reshape, reshape) CNNCL_ROW(concat, move) CNNCL_ROW(slice, move) CNNCL_ROW(permute, move)
     CNNCL_ROW(depth_to_space, move) CNNCL_ROW(space_to_depth, move) CNNCL_ROW(channel_shuffle, move)
-    CNNCL_ROW(pad, pad) CNNCL_ROW(adaptive_avg_pool, adaptive_avg_pool)
-    CNNCL_ROW(upsample, upsample) CNNCL_ROW(lrn, lrn) CNNCL_ACTIVATIONS(CNNCL_MAP, )
+    CNNCL_ROW(pad, pad) CNNCL_ROW(upsample, upsample) CNNCL_ROW(lrn, lrn) CNNCL_ACTIVATIONS(CNNCL_MAP, )
     CNNCL_ROW(softmax, softmax) CNNCL_ROW(log_softmax, softmax) CNNCL_ROW(dropout, dropout)
-    CNNCL_ROW(prelu, binary) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
-    CNNCL_ROW(instance_norm, sample_norm) CNNCL_ROW(rms_norm, sample_norm)
-    CNNCL_ROW(batch_norm, batch_norm)
+    CNNCL_ROW(prelu, binary) CNNCL_ROW(batch_norm, norm) CNNCL_ROW(layer_norm, norm)
+    CNNCL_ROW(group_norm, norm) CNNCL_ROW(instance_norm, norm) CNNCL_ROW(rms_norm, norm)
     CNNCL_ROW(softmax_cross_entropy, label_loss) CNNCL_ROW(nll, label_loss) CNNCL_ROW(dice, dice)
     CNNCL_ROW(mse, pair_loss) CNNCL_ROW(l1, pair_loss) CNNCL_ROW(huber, pair_loss)
     CNNCL_ROW(bce_with_logits, pair_loss) CNNCL_ROW(sigmoid_focal, pair_loss) };
@@ -3929,8 +3663,9 @@ static void cnncl_read_program(cnncl *d)
 static void cnncl_write_program(cnncl *d)
 {
     size_t bytes = 0;
+    if (!d->cache[0]) return;                 /* a driver may compile each kernel once more to answer */
     d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARY_SIZES, sizeof bytes, &bytes, NULL);
-    unsigned char *binary = bytes && d->cache[0] ? CNN_MALLOC(bytes) : NULL;
+    unsigned char *binary = bytes ? CNN_MALLOC(bytes) : NULL;
     if (binary && d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARIES, sizeof binary, &binary,
                                          NULL) == CL_SUCCESS)
         cnncl_write(d, ".bin", binary, bytes);

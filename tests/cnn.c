@@ -1,5 +1,5 @@
 /* The implementation, once for all tests: build/cnn.o. Its memory is alloc.h's, and inside.h names the doors to its
-   private functions. test_kernels.c and test_opencl.c hold an implementation of their own. */
+   private functions. test_kernels.c holds an implementation of its own. */
 #define ALLOC_HERE
 #include "alloc.h"
 #define CNN_IMPLEMENTATION

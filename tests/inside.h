@@ -1,11 +1,11 @@
 /* inside.h - cnn.h's private names, for tests that look inside without compiling the implementation again: its types,
    which inside.awk takes out of cnn.h, and doors to its functions, which tests/cnn.c opens. One more: a type in
    inside.awk, a function here. Nothing where the implementation itself has been included. */
+#ifndef CNN_INSIDE_H
+#define CNN_INSIDE_H
 #ifndef CNN_IMPLEMENTATION_ONCE
 #include "inside_types.h"
 #endif
-#ifndef CNN_INSIDE_H
-#define CNN_INSIDE_H
 
 typedef struct { const char *name; unsigned bits; } inside_dtype;
 
@@ -14,6 +14,9 @@ typedef struct { const char *name; unsigned bits; } inside_dtype;
     DOOR(return, cnn__node *, of, (const cnn_tensor *t), (t)) \
     DOOR(return, int, sample, (cnn_shape s), (s)) \
     DOOR(return, bool, is_learned, (const cnn_tensor *t), (t)) \
+    DOOR(return, bool, trains, (const cnn_tensor *t), (t)) \
+    DOOR(return, int, len, (cnn_shape s), (s)) \
+    DOOR(return, const cnn_kernel *, find_kernel, (const cnn_backend *dev, const cnn_tensor *y), (dev, y)) \
     DOOR(return, float, float_of_bits, (uint32_t bits), (bits)) \
     DOOR(return, uint32_t, bits_of_float, (float v), (v)) \
     DOOR(return, uint64_t, le64, (const unsigned char *p), (p)) \

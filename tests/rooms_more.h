@@ -137,8 +137,10 @@ static void ref_upsample(const one *k, double *const *v, double *y)
     cnn_shape o = k->ys, x = k->s[0];
     for (int p = 0; p < o.n * o.c; p++) for (int i = 0; i < o.h; i++) for (int j = 0; j < o.w; j++) {
         double s = 0;
-        for (int a = 0; k->bias && a < x.h; a++) for (int b = 0; b < x.w; b++)
-            s += v[0][(p * x.h + a) * x.w + b] * hat(k, i, o.h, a, x.h) * hat(k, j, o.w, b, x.w);
+        for (int a = 0; k->bias && a < x.h; a++) {
+            const double tall = hat(k, i, o.h, a, x.h);
+            for (int b = 0; tall > 0 && b < x.w; b++) s += v[0][(p * x.h + a) * x.w + b] * tall * hat(k, j, o.w, b, x.w);
+        }
         y[(p * o.h + i) * o.w + j] = k->bias ? s : v[0][(p * x.h + i * x.h / o.h) * x.w + j * x.w / o.w];
     }
 }

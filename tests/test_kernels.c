@@ -2,18 +2,21 @@
    convolution forced in turn, against float64 loops written here, on random awkward shapes. Outputs are poisoned
    with NaN (y =) or filled with random numbers (+=), the scratch is poisoned and has a guard behind it, and 1, 2, 3
    and 8 threads must give equal bits. */
-#define CNN__SERIAL_WORK 0.0        /* every kernel with as many threads as it is told */
+#ifndef MOST_WORK                       /* shapes of more multiply-adds are left out: tests/emulated.sh */
+#define IN_TEST_KERNELS                 /* the tests of the threads share this implementation */
+#include "test_threads.c"
+#define MOST_WORK INFINITY
+#else
+#define CNN__SERIAL_WORK 0.0            /* every kernel with as many threads as it is told */
 #define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include "test.h"
+#endif
 
 static const struct { cnn_isa isa; const char *name; } isas[] = {
     { CNN_ISA_C, "c" }, { CNN_ISA_NEON, "neon" }, { CNN_ISA_AVX2, "avx2" }, { CNN_ISA_AVX512, "avx512" },
     { CNN_ISA_WASM, "wasm" } };
 static const int team[] = { 1, 2, 3, 8 };
-#ifndef MOST_WORK                       /* shapes of more multiply-adds are left out: tests/emulated.sh */
-#define MOST_WORK INFINITY
-#endif
 /* So many threads, whose team stays until the program ends. */
 static cnn__cpu cpu_of(cnn_isa isa, int threads)
 {
@@ -132,6 +135,7 @@ static void gemm(cnn_isa isa)
         const bool ta = mode & 1, tb = mode & 2;
         const float beta = betas[mode / 4];
         for (int i = 0; i < 12; i++) check_gemm(isa, test_int(1, 40), test_int(1, 70), test_int(1, 40), ta, tb, beta);
+        for (int n = 8; n <= 66; n++) check_gemm(isa, test_int(1, 30), n, test_int(1, 9), ta, tb, beta);     /* all tails */
         check_gemm(isa, 1, test_int(1, 90), test_int(1, 300), ta, tb, beta);
         check_gemm(isa, test_int(1, 90), 1, test_int(1, 300), ta, tb, beta);
         check_gemm(isa, test_int(1, 12), test_int(500, 1100), test_int(1, 30), ta, tb, beta);
@@ -497,6 +501,7 @@ static void conv(cnn_isa isa, int pass)
         shape(1, 300, 7, 7, 200, 1, 1, 0, 1, 1), shape(2, 21, 40, 37, 19, 1, 1, 0, 1, 1),  /* 1x1: planes in two blocks */
         /* channels in vectors: two blocks of terms, two of rows; less than a tile of pixels */
         shape(1, 520, 5, 7, 420, 1, 1, 0, 1, 1), shape(2, 530, 2, 2, 40, 1, 1, 0, 1, 1),
+        shape(1, 300, 23, 29, 26, 1, 1, 0, 1, 1), shape(1, 30, 11, 13, 1, 1, 1, 0, 1, 1),      /* 1x1: blocks of pixels, a tail */
         shape(1, 8, 5, 1000, 3, 3, 1, 1, 1, 1),         /* backward-weights: a row is more than it takes at a time */
         shape(5, 9, 30, 33, 13, 3, 2, 1, 1, 1),  shape(3, 40, 17, 21, 37, 1, 2, 0, 1, 1),  shape(9, 7, 9, 10, 1, 3, 2, 1, 1, 1),
         shape(6, 10, 23, 25, 10, 5, 2, 2, 1, 10), shape(3, 33, 20, 19, 1, 1, 1, 0, 1, 1),
@@ -632,6 +637,9 @@ static void vast_windows(cnn_isa isa)
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
+#ifdef IN_TEST_KERNELS
+    all_of_the_threads();
+#endif
     RUN(references);
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
         if (!cnn__has_isa(isas[i].isa)) {

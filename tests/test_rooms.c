@@ -40,7 +40,7 @@ typedef struct {
 
 /* ---- Operands ---- */
 
-static int at4(cnn_shape s, int n, int c, int h, int w) { return ((n * s.c + c) * s.h + h) * s.w + w; }
+static inline int at4(cnn_shape s, int n, int c, int h, int w) { return ((n * s.c + c) * s.h + h) * s.w + w; }
 static int count4(cnn_shape s) { return s.n * s.c * s.h * s.w; }
 static cnn_shape shape4(int n, int c, int h, int w) { cnn_shape s = { n, c, h, w }; return s; }
 

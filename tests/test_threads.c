@@ -1,6 +1,7 @@
 /* test_threads.c - the team of threads: each unit of work is done once, and a number of a thread is one thread's at a
    time; the same bits for any number of threads; threads that cannot be started; fork; graphs in several threads;
-   cnn_free while helpers are awake and while they sleep; no thread stays. All of it also under ThreadSanitizer. */
+   cnn_free while helpers are awake and while they sleep; no thread stays. test_kernels.c includes this file, to share its
+   implementation; alone it runs under ThreadSanitizer. */
 #define _DEFAULT_SOURCE                                  /* usleep */
 #define CNN__SERIAL_WORK 0.0                             /* every kernel with as many threads as it is told */
 #if defined(__unix__) || defined(__APPLE__)
@@ -258,7 +259,7 @@ static void the_default_is_what_the_system_has(void)
 }
 #endif
 
-int main(void)
+static void all_of_the_threads(void)
 {
     RUN(each_unit_is_done_once);
 #if CNN__TEAMS && !defined(CNN__WIN32)
@@ -272,5 +273,13 @@ int main(void)
     RUN(a_thousand_graphs_leave_no_thread);
     RUN(the_default_is_what_the_system_has);
 #endif
+}
+
+#ifndef IN_TEST_KERNELS
+int main(int argc, char **argv)
+{
+    test_args(argc, argv);
+    all_of_the_threads();
     return test_end();
 }
+#endif

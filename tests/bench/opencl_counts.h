@@ -37,7 +37,6 @@ static void counts__signature(const char *kernel, char *out, size_t room)
         snprintf(find, sizeof find, "NAME(%.*s)(", (int)strcspn(kernel, "_"), kernel);
         from = counts__behind(find);
     }
-    if (!from) from = counts__behind("UPDATE(name) __kernel void name(");
     size_t n = 0;
     for (int depth = 0; from && *from && depth >= 0 && n + 400 < room; from++) {
         const size_t capitals = n && out[n - 1] == ' ' ? strspn(from, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") : 0;
@@ -88,6 +87,13 @@ static double counts__some(const cnncl_launch *l, const char *name)         /* i
     if (at) memcpy(&f, at, sizeof f);
     return f != 0;
 }
+static double counts__given(const cnncl_launch *l, const char *name)        /* is there such an array? */
+{
+    const unsigned char *at = counts__value(l, name);
+    cl_mem               array = NULL;
+    if (at) memcpy(&array, at, sizeof array);
+    return array != NULL;
+}
 static double counts__length(const cnncl_launch *l, const char *name)
 {
     const unsigned char *at = counts__value(l, name);
@@ -101,29 +107,24 @@ static double counts__length(const cnncl_launch *l, const char *name)
 /* A row: kernels whose names begin so, and the floats that they move. x, y: of both sides of a convolution or
    pool; b: 1 where results are added to what is there; e: all elements of a batch norm. */
 #define COUNTS(X)                                                                                            \
-    X("depthwise_forward", x + w + y * (1 + b)) X("depthwise_data", y + w + x * (1 + b))                     \
-    X("depthwise_weights", x + y + w * z * (1 + b))                                                          \
-    X("conv", (back ? y : x) + w + (back ? x : y) * (1 + b))                                                 \
-    X("weights", x + y + w * z / g.groups * (1 + b))                                                         \
+    X("depthwise_weights", x + y + w * z * (1 + b)) X("depthwise", x + w + y * (1 + b))                      \
+    X("conv", x + w + y * (1 + b)) X("weights", x + y + w * z / g.groups * (1 + b))                          \
     X("product", z / I(parts) * (I(m) * I(k) + I(k) * I(n) + I(m) * I(n) * I(parts) * (1 + b)))              \
     X("add_slices", (I(n) + I(n2)) * (I(slices) + 1 + b)) X("wino_dw", 18 * I(weights))                      \
-    X("wino_in", 16 * (back ? g.oc : g.ic) * I(count) + more)                                                \
-    X("wino_out", (back ? g.ic : g.oc) * I(count) * 16 * (1 + b)) X("spread", L(xs) + I(n) * (1 + b))        \
-    X("stretch_back", L(ys) + L(as) + L(bs) + I(n) * (1 + b)) X("stretch", L(as) + L(bs) + I(n))             \
-    X("norm_statistics", e) X("fold", L(xs) + (I(how) > 2) * L(us) + L(ys) * (1 + b))                        \
-    X("move", I(n) * (2 + b)) X("fill", I(n)) X("pad", L(xs) + L(ys))                                        \
-    X("max_pool_forward", x + y * (1 + I(save))) X("max_pool_backward", 2 * y + x * (1 + b))                 \
-    X("avg_pool_forward", x + y) X("avg_pool_backward", y + x * (1 + b)) X("adaptive", L(xs) + L(ys))        \
-    X("upsample", L(xs) + L(ys)) X("map_forward", 2 * I(n))                                                  \
-    X("map_backward", I(n) * (2 + (I(how) != 0) + b))                                                        \
+    X("wino_in", 16 * g.ic * I(count) + more) X("wino_out", g.oc * I(count) * 16 * (1 + b))                  \
+    X("stretch_back", L(ys) + L(as) + L(bs) + I(n) * (1 + b))                                                \
+    X("stretch", L(as) + A(b) * L(bs) + I(n) * (1 + b)) X("norm_statistics", e)                              \
+    X("fold", L(xs) + (I(how) > 2) * L(us) + L(ys) * (1 + b)) X("move", I(n) * (2 + b)) X("fill", I(n))      \
+    X("pad", L(xs) + L(ys)) X("pool_forward", x + y * (1 + A(saved)))                                        \
+    X("pool_backward", y * (1 + A(saved)) + x * (1 + b)) X("upsample", L(xs) + L(ys))                        \
     X("dropout", I(n) * (2 + b)) X("softmax_forward", 2 * I(n) * I(channels))                                \
-    X("softmax_backward", I(n) * I(channels) * (3 + b)) X("norm_forward", e * (2 + F(sign_)))                \
-    X("norm_sums", e * (2 + (I(how) != 0) + F(sign_) * (1 + b)))                                             \
-    X("norm_backward", e * (2 + (I(how) != 0) + I(want_dx) * (1 + b)))                                       \
-    X("lrn_forward", I(n) * (2 + I(save))) X("lrn_backward", I(n) * (5 + b))                                 \
+    X("softmax_backward", I(n) * I(channels) * (3 + b)) X("norm_forward", e * (2 + A(other)))                \
+    X("norm_sums", e * (2 + (I(how) != 0) + A(dother) * (1 + b)))                                            \
+    X("norm_backward", e * (2 + (I(how) != 0) + A(dx) * (1 + b))) X("norm_weight", 2 * e)                    \
+    X("lrn_forward", I(n) * (2 + A(saved))) X("lrn_backward", I(n) * (5 + b))                                \
     X("label_rows", I(n) * (I(channels) + 4)) X("label_loss_backward", I(n) * (2 + b))                       \
     X("label_end", 2 * I(count)) X("correct", I(n) * (I(channels) + 1))                                      \
-    X("sgd", I(n) * (F(momentum) != 0 ? 5 : 3)) X("adam", I(n) * 7) X("pair_loss_forward", 2 * I(n))         \
+    X("update", I(n) * (I(how) ? 7 : F(momentum) != 0 ? 5 : 3)) X("pair_loss_forward", 2 * I(n))             \
     X("pair_loss_backward", I(n) * (3 + b)) X("squares", I(n))
 
 static counted count_launch(const cnncl_launch *l, const size_t *global, const size_t *local)
@@ -131,28 +132,28 @@ static counted count_launch(const cnncl_launch *l, const size_t *global, const s
 #define I(name) counts__int(l, #name)
 #define F(name) counts__some(l, #name)
 #define L(name) counts__length(l, #name)
+#define A(name) counts__given(l, #name)
     static const int sides[] = { 128, 64, 32, 4 };
     counted     c = { counts__names[l->kernel], false, 1, 0, 0, 0 };
     cnncl_conv  g = { 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1 };
     const unsigned char *at = counts__value(l, "g");
     if (at) memcpy(&g, at, sizeof g);
     for (int i = 0; i < 3; i++) c.groups *= (double)(global[i] / local[i]);
-    const bool   back = I(back) != 0;
     const double x = (double)g.n * g.ic * g.h * g.w, y = (double)g.n * g.oc * g.oh * g.ow, b = F(beta);
     const double taps = (double)g.kh * g.kw, w = g.oc * (double)(g.ic / g.groups) * taps,
         z = (double)(global[2] / local[2]);
     const double e = I(channels) * I(count);
     const double more = I(more) == 1 ? 9.0 * g.ic * g.oc : I(more) == 2 ? 16 * g.oc * I(count) : 0;
     const int    tile = l->kernel % CNNCL_TILES, side = sides[tile];
-    const double phases = (g.sh < g.h ? g.sh : g.h) * (double)(g.sw < g.w ? g.sw : g.w);
+    const double phases = I(back) ? (g.sh < g.oh ? g.sh : g.oh) * (double)(g.sw < g.ow ? g.sw : g.ow) : 1;
     const double area = 2.0 * side * side * c.groups * (tile == CNNCL_NO_LOCAL ? (double)local[0] : 1);
     if (l->kernel < CNNCL_weights_128)
-        c.done = area * (back ? g.oc * taps / phases : g.ic * taps) / g.groups;
+        c.done = area * g.ic * taps / phases / g.groups;
     else if (l->kernel < CNNCL_add_slices)  c.done = area * I(length);
 #define COUNT(name, floats)                                                                                  \
     if (!c.known && strncmp(c.kernel, name, strlen(name)) == 0) c.known = true, c.bytes = 4 * (floats);
     COUNTS(COUNT)
-    const double in = back ? g.oc : g.ic, out = back ? g.ic : g.oc;
+    const double in = g.ic, out = g.oc;
     if (l->kernel == CNNCL_wino_in)
         c.cached = 4 * 36 * (in * I(count) + (I(more) == 1 ? in * out : I(more) == 2 ? g.oc * I(count) : 0));
     if (l->kernel == CNNCL_wino_out) c.cached = 4 * 36 * out * I(count);
@@ -163,6 +164,7 @@ static counted count_launch(const cnncl_launch *l, const size_t *global, const s
 #undef I
 #undef F
 #undef L
+#undef A
 }
 
 /* Dry runs: from dry_begin to dry_end kernels are counted, buffers hold next to nothing, and copies copy

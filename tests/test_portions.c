@@ -1,0 +1,153 @@
+/* Portions of a batch (see >>fusion): a convolution and the max pooling behind it, run for 16 samples after the other,
+   give what the plain loops give for the batch at once, values and gradients; the same bits for any number of threads;
+   what only the last portion is left of cannot be read; infinities reach what they reach otherwise. */
+#include "cnn.h"
+#include "test.h"
+
+enum { SIDE = 28, PIXELS = SIDE * SIDE, BATCH = 71, CHANNELS = 32 };       /* 32 26x26 planes for 71 samples: more than 4 MB */
+typedef struct { cnn_graph *g; cnn_tensor *x, *t, *act, *h, *y, *loss; } net;
+/* BEHIND another convolution, so that x wants a gradient; LOUD: a gradient is infinite. */
+enum { RELU = 1, BEHIND = 2, KEEP = 4, LOUD = 8 };
+
+static net net_of(cnn_isa isa, int threads, int how, int pad)
+{
+    net n = { .g = cnn_new(.max_batch = BATCH, .seed = 5, .threads = threads, .isa = isa) };
+    n.x = cnn_input(n.g, 1, SIDE, SIDE), n.t = cnn_labels(n.g);
+    cnn_tensor *h = how & BEHIND ? cnn_conv2d(n.x, 3, 3, .pad = 1) : n.x;
+    n.act = cnn_conv2d(h, CHANNELS, 3, .pad = pad, .name = "conv");
+    if (how & RELU) n.act = cnn_relu(n.act);
+    if (how & KEEP) cnn_keep(n.act);
+    n.h = cnn_keep(cnn_max_pool(n.act, 2));
+    n.y = cnn_dense(n.h, 10);
+    float *factor = test_alloc(CHANNELS * 14 * 14 * sizeof *factor);
+    for (int i = 0; i < CHANNELS * 14 * 14; i++) factor[i] = i ? 1 : INFINITY;
+    n.loss = how & LOUD ? cnn_mean(cnn_mul(n.h, cnn_const(n.g, ((cnn_shape){ 1, CHANNELS, 14, 14 }), factor)))
+                        : cnn_softmax_cross_entropy(n.y, n.t);
+    free(factor);
+    cnn_compile(n.g, n.loss);
+    return n;
+}
+static void feed(net n, int batch, float special)
+{
+    static float x[BATCH * PIXELS];
+    int labels[BATCH];
+    for (int i = 0; i < batch * PIXELS; i++) x[i] = (float)(i * 7919 % 1009) / 500 - 1;
+    if (special != 0) x[(batch - 2) * PIXELS + 30] = special;
+    for (int i = 0; i < batch; i++) labels[i] = i % 10;
+    cnn_set(n.x, x, (size_t)(batch * PIXELS)), cnn_set_labels(n.t, labels, (size_t)batch);
+}
+static void near(const char *what, const float *a, const float *b, size_t n, double tolerance)
+{
+    double largest = 0, most = 0;
+    for (size_t i = 0; a && b && i < n; i++)
+        largest = fmax(largest, fabs((double)b[i])), most = fmax(most, fabs((double)a[i] - (double)b[i]));
+    CHECK_MSG(a && b && most <= tolerance * largest, "%s: error %g of %g", what, most, largest);
+}
+
+/* Two nets, the second without portions: values, in both modes, and gradients. */
+static void same(net a, net b, int batch, float special, double tolerance)
+{
+    static const char *const names[] = { "conv.weight", "conv.bias" };
+    feed(a, batch, special), feed(b, batch, special);
+    for (int mode = 0; mode < 2; mode++) {
+        cnn_forward(a.loss, mode ? CNN_TRAIN : CNN_EVAL), cnn_forward(b.loss, mode ? CNN_TRAIN : CNN_EVAL);
+        near("the pooling", cnn_map_read(a.h), cnn_map_read(b.h), special != 0 ? 0 : cnn_count(b.h), tolerance);
+        near("logits", cnn_map_read(a.y), cnn_map_read(b.y), special != 0 ? 0 : cnn_count(b.y), tolerance);
+    }
+    cnn_backward(a.loss), cnn_backward(b.loss);
+    for (int i = 0; i < 2; i++) {
+        cnn_tensor  *w = cnn_find(a.g, names[i]), *v = cnn_find(b.g, names[i]);
+        const float *p = cnn_map_grad(w), *q = cnn_map_grad(v);
+        bool finite = true;
+        for (size_t k = 0; p && q && k < cnn_count(v); k++) {
+            CHECK_MSG(isfinite(p[k]) == isfinite(q[k]), "%s[%d]: %g, %g", names[i], (int)k, (double)p[k], (double)q[k]);
+            finite = finite && isfinite(q[k]);
+        }
+        if (finite) near(names[i], p, q, cnn_count(v), tolerance);
+    }
+    CHECK_STR(cnn_error(a.g), NULL), CHECK_STR(cnn_error(b.g), NULL);
+}
+
+static void as_a_whole(void)
+{
+    for (int how = 0; how < 4; how++)
+        for (int pad = 0; pad < 2; pad++) {
+            net a = net_of(CNN_ISA_AUTO, 1, how, pad), b = net_of(CNN_ISA_AUTO, 1, how | KEEP, pad);
+            for (int batch = BATCH; batch > 60; batch -= 7) same(a, b, batch, 0, 2e-5);
+            same(a, b, 3, 0, 2e-5);                                                 /* too few: at once */
+            cnn_free(a.g), cnn_free(b.g);
+        }
+    static const cnn_isa isa[] = { CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX2, CNN_ISA_AVX512 };
+    for (int i = 0; i < 4; i++) {
+        net a = net_of(isa[i], 1, RELU, 0), b = net_of(CNN_ISA_PLAIN, 1, RELU, 0);
+        if (!cnn_error(a.g)) same(a, b, BATCH, 0, 1e-4);
+        cnn_free(a.g), cnn_free(b.g);
+    }
+}
+
+static void same_bits(void)
+{
+    float w[2][CHANNELS * 9];
+    for (int i = 0; i < 2; i++) {
+        net a = net_of(CNN_ISA_AUTO, i ? 3 : 1, RELU, 1);
+        feed(a, BATCH, 0);
+        for (int step = 0; step < 3; step++)
+            cnn_forward(a.loss, CNN_TRAIN), cnn_backward(a.loss), cnn_step(a.g, .lr = 0.1f);
+        CHECK(cnn_get(cnn_find(a.g, "conv.weight"), w[i], CHANNELS * 9));
+        cnn_free(a.g);
+    }
+    CHECK(!memcmp(w[0], w[1], sizeof w[0]));
+}
+
+/* What the portions leave is not to be read, but everything else; who asks for the value itself gets it. */
+static void reading(void)
+{
+    net a = net_of(CNN_ISA_AUTO, 1, RELU, 0), b = net_of(CNN_ISA_AUTO, 1, RELU | KEEP, 0);
+    feed(a, BATCH, 0), feed(b, BATCH, 0);
+    cnn_forward(a.loss, CNN_TRAIN), cnn_forward(b.loss, CNN_TRAIN);
+    CHECK(cnn_map_read(b.act) && !cnn_map_read(a.act));
+    CHECK(cnn_error(a.g) && strstr(cnn_error(a.g), "its memory has been used again"));
+    cnn_clear_error(a.g);
+    CHECK(cnn_map_read(a.h) && cnn_map_read(a.y));
+    cnn_forward(a.act, CNN_TRAIN);
+    near("the value", cnn_map_read(a.act), cnn_map_read(b.act), cnn_count(b.act), 1e-6);
+    cnn_forward(a.loss, CNN_TRAIN);                     /* again in portions; nor are they where somebody looks on */
+    CHECK(!cnn_map_read(a.act));
+    cnn_clear_error(a.g);
+    feed(a, 16, 0), feed(b, 16, 0);
+    cnn_forward(a.loss, CNN_TRAIN), cnn_forward(b.loss, CNN_TRAIN);
+    near("of few", cnn_map_read(a.act), cnn_map_read(b.act), cnn_count(b.act), 1e-6);
+    CHECK_STR(cnn_error(a.g), NULL);
+    cnn_free(a.g), cnn_free(b.g);
+}
+
+/* An infinity: the gradients that are finite otherwise are finite here. */
+static void infinities(void)
+{
+    for (int how = 0; how < 2; how++) {
+        net a = net_of(CNN_ISA_AUTO, 1, how, 1), b = net_of(CNN_ISA_AUTO, 1, how | KEEP, 1);
+        same(a, b, BATCH, INFINITY, 1e-5), same(a, b, BATCH, -INFINITY, 1e-5), same(a, b, BATCH, NAN, 1e-5);
+        cnn_free(a.g), cnn_free(b.g);
+    }
+    /* All pixels are 0, so that an infinite gradient meets the first pixel of each image: the taps that meet the
+       padding there have the gradient 0, the others 0 times infinity. */
+    static float zero[BATCH * PIXELS];
+    net a = net_of(CNN_ISA_AUTO, 2, LOUD, 1);
+    CHECK(cnn_set(a.x, zero, BATCH * PIXELS));
+    cnn_forward(a.loss, CNN_TRAIN), cnn_backward(a.loss);
+    const float *dw = cnn_map_grad(cnn_find(a.g, "conv.weight"));
+    for (int i = 0; dw && i < CHANNELS * 9; i++)
+        CHECK_MSG(i < 9 && i > 3 && i != 6 ? isnan(dw[i]) : dw[i] == 0, "dw[%d] is %g", i, (double)dw[i]);
+    CHECK_STR(cnn_error(a.g), NULL);
+    cnn_free(a.g);
+}
+
+int main(int argc, char **argv)
+{
+    test_args(argc, argv);
+    RUN(as_a_whole);
+    RUN(same_bits);
+    RUN(reading);
+    RUN(infinities);
+    return test_end();
+}
