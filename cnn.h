@@ -14270,8 +14270,10 @@ CNN__TARGET_avx2 static CNN__INLINE __m256i cnn__mask_avx2(cnn__lanes lanes)
 }
 CNN__TARGET_avx2 static CNN__INLINE void cnn__split_avx2(__m256 *v, __m256 a, __m256 b)
 {
-    const __m256 c = _mm256_permute2f128_ps(a, b, 0x20), d = _mm256_permute2f128_ps(a, b, 0x31);
-    v[0] = _mm256_shuffle_ps(c, d, 0x88), v[1] = _mm256_shuffle_ps(c, d, 0xDD);
+    const __m256d even = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
+    const __m256d odd  = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xDD));
+    v[0] = _mm256_castpd_ps(_mm256_permute4x64_pd(even, 0xD8));
+    v[1] = _mm256_castpd_ps(_mm256_permute4x64_pd(odd, 0xD8));
 }
 /* Where v > *most, or v is NaN, take v and its tag. */
 CNN__TARGET_avx2 static CNN__INLINE
