@@ -14104,9 +14104,9 @@ static inline int cnn__tile_rows(int left, int tall)
     void cnn__strips_##isa(const int s, const bool most, const cnn__image *p, float *y, const float *x,      \
                            const cnn__v_##isa *k, cnn__v_##isa first, bool add, const float *clip)           \
     {                                                                                                        \
-        for (int oy = 0; oy < p->oh; oy += CNN__ROWS_AHEAD)                                                  \
+        for (int oy = 0; oy < p->oh; oy += CNN__ROWS_AHEAD / s)                                              \
             for (int ox = 0; ox < p->ow; ox += CNN__W_##isa)                                                 \
-                cnn__strip_##isa(s, most, p, oy, ox, (int)cnn__min(CNN__ROWS_AHEAD, p->oh - oy), y, x, k,    \
+                cnn__strip_##isa(s, most, p, oy, ox, (int)cnn__min(CNN__ROWS_AHEAD / s, p->oh - oy), y, x, k,\
                                  first, add, clip);                                                          \
     }
 enum { CNN__ROWS_AHEAD = 32 };
