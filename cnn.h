@@ -182,7 +182,7 @@ enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 #define CNN_CALL(function, args, first, ...) function((args){ CNN_SAID(__VA_ARGS__), .first = __VA_ARGS__ })
 #define CNN_OPTIONS(function, args, ...)     function((args){ CNN_SAID(__VA_ARGS__), __VA_ARGS__ })
 #define CNN_OPTION(word, value)              .word = value
-#define CNN_TENSORS(...) (cnn_tensor *[]){ __VA_ARGS__ }, \
+#define CNN_TENSORS(...) (cnn_tensor *[]){ __VA_ARGS__ },                                                    \
     (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *))
 #endif
 
@@ -372,7 +372,7 @@ CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args);
 /* The same along W alone, for signals (N,C,1,W), with the options of conv2d; kernel_h is 1. In files the
    weight is that of PyTorch's Conv1d, (channels,C/groups,kernel). */
 #define cnn_conv1d(...) cnn_conv2d(__VA_ARGS__, CNN_ALONG_W, CNN_OPTION(one_d, 1))
-#define CNN_ALONG_W \
+#define CNN_ALONG_W                                                                                          \
     CNN_OPTION(kernel_h, 1), CNN_OPTION(stride_h, 1), CNN_OPTION(pad_h, 0), CNN_OPTION(dilation_h, 1)
 
 /* The same connections walked backwards (Zeiler et al. 2010): y is about stride times as large as x, OH =
@@ -426,7 +426,7 @@ typedef struct { const char *at, *said; cnn_tensor *x;
                  int height, width; /* of y: height required; width: height */
                  const char *name; } cnn_adaptive_avg_pool_args;
 CNN_API cnn_tensor *cnn_adaptive_avg_pool_(cnn_adaptive_avg_pool_args);
-#define cnn_adaptive_avg_pool(...) \
+#define cnn_adaptive_avg_pool(...)                                                                           \
     CNN_CALL(cnn_adaptive_avg_pool_, cnn_adaptive_avg_pool_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) (Lin et al. 2013) */
 #define cnn_global_avg_pool(x) cnn_global_avg_pool_(CNN_HERE, x)
@@ -658,7 +658,7 @@ typedef struct { const char *at, *said; cnn_tensor *logits, *labels; /* required
                  int reduction;
                  const char *name; } cnn_softmax_cross_entropy_args;
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);
-#define cnn_softmax_cross_entropy(...) \
+#define cnn_softmax_cross_entropy(...)                                                                       \
     CNN_CALL(cnn_softmax_cross_entropy_, cnn_softmax_cross_entropy_args, logits, __VA_ARGS__)
 /* The same after log_softmax, with the same options. */
 typedef struct { const char *at, *said; cnn_tensor *log_probabilities, *labels, *class_weights;
@@ -1165,7 +1165,7 @@ typedef struct cnn_field {
 /* CNN_FIELD('f', my_args, slope, .preset = 0.01, .range = "(0,inf)"); the last row of a list is { 0 } */
 #define CNN_REQUIRED 1e300               /* a preset: there is no default */
 #define CNN_FIELD(letter, args, ...) CNN_FIELD_(letter, args, __VA_ARGS__, )
-#define CNN_FIELD_(letter, args, member, ...) \
+#define CNN_FIELD_(letter, args, member, ...)                                                                \
     { .name = #member, .type = letter, .offset = offsetof(args, member), __VA_ARGS__ }
 
 /* A parameter or buffer of an operation: cnn_layer makes it, with the name y.suffix. These operands follow
@@ -1343,15 +1343,15 @@ CNN_API bool        cnn_on_device(const cnn_tensor *); /* a row of the backend c
 CNN_API bool        cnn_leave_device(cnn_graph *);
 
 /* One word per operation, in the order of the chapters. The list feeds cnn_load and the tests. */
-#define CNN_OPS(X) X(conv2d) X(conv_transpose2d) X(dense) X(matmul) \
-    X(max_pool) X(avg_pool) X(adaptive_avg_pool) X(global_avg_pool) X(global_max_pool) \
-    X(batch_norm) X(layer_norm) X(rms_norm) X(group_norm) X(instance_norm) X(lrn) \
-    X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) \
-    X(selu) X(mish) X(hard_sigmoid) X(softsign) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(erf) X(power) \
-    X(softmax) X(log_softmax) X(dropout) \
-    X(reshape) X(concat) X(pad) X(slice) X(permute) X(depth_to_space) X(space_to_depth) \
-    X(channel_shuffle) X(upsample) X(add) X(sub) X(mul) X(div) X(maximum) X(minimum) X(pow) X(scale) X(sum) \
-    X(mean) X(amax) X(amin) \
+#define CNN_OPS(X) X(conv2d) X(conv_transpose2d) X(dense) X(matmul)                                          \
+    X(max_pool) X(avg_pool) X(adaptive_avg_pool) X(global_avg_pool) X(global_max_pool)                       \
+    X(batch_norm) X(layer_norm) X(rms_norm) X(group_norm) X(instance_norm) X(lrn)                            \
+    X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish)       \
+    X(selu) X(mish) X(hard_sigmoid) X(softsign) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(erf) X(power)        \
+    X(softmax) X(log_softmax) X(dropout)                                                                     \
+    X(reshape) X(concat) X(pad) X(slice) X(permute) X(depth_to_space) X(space_to_depth)                      \
+    X(channel_shuffle) X(upsample) X(add) X(sub) X(mul) X(div) X(maximum) X(minimum) X(pow) X(scale) X(sum)  \
+    X(mean) X(amax) X(amin)                                                                                  \
     X(softmax_cross_entropy) X(nll) X(mse) X(l1) X(huber) X(bce_with_logits) X(sigmoid_focal) X(dice)
 /* Each is an object: cnn_op_conv2d, ... A backend's rows name them. cnn_ops lists them all. */
 #if defined(CNN_STATIC) && !defined(__cplusplus)
@@ -1411,30 +1411,30 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
        cnn_tensor *y = CNN_WITH(cnn_conv2d, .x = x, .channels = 16, .kernel = 5, .pad = 2, .name = "conv1");
 
    The words of all options; one that is missing here stops nobody from filling the struct. */
-#define CNN_WITH(function, ...) /* a lambda, as a pragma must not stand within an expression */ \
-    [&] { \
-        _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmissing-field-initializers\"") \
-        return function##_({ CNN_SAID(__VA_ARGS__), __VA_ARGS__ }); \
-        _Pragma("GCC diagnostic pop") \
+#define CNN_WITH(function, ...) /* a lambda, as a pragma must not stand within an expression */              \
+    [&] {                                                                                                    \
+        _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmissing-field-initializers\"")    \
+        return function##_({ CNN_SAID(__VA_ARGS__), __VA_ARGS__ });                                          \
+        _Pragma("GCC diagnostic pop")                                                                        \
     }()
-#define CNN_WORDS(X) \
-    X(max_batch) X(seed) X(threads) X(isa) X(backend) X(optimizer) X(exact) X(inference) X(no_packed) \
-    X(keep_grads) X(rows) X(c) X(h) X(w) X(grad) X(name) X(shape) X(init) X(gain) X(fan_in) X(fan_out) \
-    X(channels) X(kernel) X(kernel_h) X(kernel_w) X(stride) X(stride_h) X(stride_w) X(pad) X(pad_h) \
-    X(pad_w) X(pad_top) X(pad_bottom) X(pad_left) X(pad_right) X(causal) X(one_d) X(mode) X(block) \
-    X(dilation) X(dilation_h) X(dilation_w) X(groups) X(no_bias) X(weight) X(bias) X(output_pad) \
-    X(output_pad_h) X(output_pad_w) X(units) X(ceil_mode) X(no_count_pad) X(momentum) X(eps) X(no_affine) \
-    X(affine) X(size) X(alpha) X(beta) X(k) X(slope) X(low) X(high) X(tanh) X(threshold) X(per_channel) \
-    X(start) X(p) X(left) X(right) X(top) X(bottom) X(front) X(back) X(value) X(axis) X(from) X(to) X(step) \
-    X(scale) X(scale_h) X(scale_w) X(bilinear) X(align_corners) X(height) X(width) X(factor) X(offset) \
-    X(smoothing) X(class_weights) X(ignore_index) X(delta) X(smooth_l1) X(pos_weight) X(lr) X(weight_decay) \
-    X(nesterov) X(beta1) X(beta2) X(dampening) X(epochs) X(lr_end) X(schedule) X(schedule_user) X(warmup) \
-    X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) \
-    X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
-    X(max_bytes) X(extra_ok) X(missing_ok) X(only) X(skip) X(renames) X(report) X(report_size) X(values) \
-    X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) X(without) X(cache) X(tune) \
-    X(data) X(prefix) X(softmax) X(exponent) X(per_update) X(eval) X(frozen) X(bytes) X(floats) X(labels) \
-    X(target) X(targets) X(target_c) X(target_h) X(target_w) X(fill) X(target_type) X(label) X(separator) \
+#define CNN_WORDS(X)                                                                                         \
+    X(max_batch) X(seed) X(threads) X(isa) X(backend) X(optimizer) X(exact) X(inference) X(no_packed)        \
+    X(keep_grads) X(rows) X(c) X(h) X(w) X(grad) X(name) X(shape) X(init) X(gain) X(fan_in) X(fan_out)       \
+    X(channels) X(kernel) X(kernel_h) X(kernel_w) X(stride) X(stride_h) X(stride_w) X(pad) X(pad_h)          \
+    X(pad_w) X(pad_top) X(pad_bottom) X(pad_left) X(pad_right) X(causal) X(one_d) X(mode) X(block)           \
+    X(dilation) X(dilation_h) X(dilation_w) X(groups) X(no_bias) X(weight) X(bias) X(output_pad)             \
+    X(output_pad_h) X(output_pad_w) X(units) X(ceil_mode) X(no_count_pad) X(momentum) X(eps) X(no_affine)    \
+    X(affine) X(size) X(alpha) X(beta) X(k) X(slope) X(low) X(high) X(tanh) X(threshold) X(per_channel)      \
+    X(start) X(p) X(left) X(right) X(top) X(bottom) X(front) X(back) X(value) X(axis) X(from) X(to) X(step)  \
+    X(scale) X(scale_h) X(scale_w) X(bilinear) X(align_corners) X(height) X(width) X(factor) X(offset)       \
+    X(smoothing) X(class_weights) X(ignore_index) X(delta) X(smooth_l1) X(pos_weight) X(lr) X(weight_decay)  \
+    X(nesterov) X(beta1) X(beta2) X(dampening) X(epochs) X(lr_end) X(schedule) X(schedule_user) X(warmup)    \
+    X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate)  \
+    X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops)             \
+    X(max_bytes) X(extra_ok) X(missing_ok) X(only) X(skip) X(renames) X(report) X(report_size) X(values)     \
+    X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) X(without) X(cache) X(tune)         \
+    X(data) X(prefix) X(softmax) X(exponent) X(per_update) X(eval) X(frozen) X(bytes) X(floats) X(labels)    \
+    X(target) X(targets) X(target_c) X(target_h) X(target_w) X(fill) X(target_type) X(label) X(separator)    \
     X(shorter) X(decode) X(stream) X(count) X(reduction) X(gamma) X(smooth) X(axes)
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
@@ -1471,14 +1471,14 @@ public:
         return args;
     }
 };
-#define CNN_WORD_(word) \
-    template <class V> struct word##_ { \
-        V v; \
-        template <class T> operator T() const { return T(); } \
-        template <class A> const char *put(A &a) const { \
-            return a.word = static_cast<decltype(a.word)>(v), "." #word "=,"; \
-        } \
-    }; \
+#define CNN_WORD_(word)                                                                                      \
+    template <class V> struct word##_ {                                                                      \
+        V v;                                                                                                 \
+        template <class T> operator T() const { return T(); }                                                \
+        template <class A> const char *put(A &a) const {                                                     \
+            return a.word = static_cast<decltype(a.word)>(v), "." #word "=,";                                \
+        }                                                                                                    \
+    };                                                                                                       \
     template <class V> word##_<V> word(V v) { return word##_<V>{ v }; }
 CNN_WORDS(CNN_WORD_)
 
@@ -1590,7 +1590,7 @@ __declspec(dllimport) int __stdcall SleepConditionVariableSRW(struct _RTL_CONDIT
                                                               struct _RTL_SRWLOCK *, unsigned long,
                                                               unsigned long);
 __declspec(dllimport) void __stdcall WakeConditionVariable(struct _RTL_CONDITION_VARIABLE *);
-#elif defined(__APPLE__) || (defined(__unix__) && (defined(_REENTRANT) || defined(_OPENMP))) || \
+#elif defined(__APPLE__) || (defined(__unix__) && (defined(_REENTRANT) || defined(_OPENMP))) ||              \
       (defined(__linux__) && (!defined(__GLIBC__) || __GLIBC__ > 2 || __GLIBC_MINOR__ >= 34))
 #include <pthread.h>
 #define CNN__PTHREADS 1
@@ -1620,7 +1620,7 @@ __declspec(dllimport) void __stdcall WakeConditionVariable(struct _RTL_CONDITION
 #endif
 
 /* Which instruction sets this translation unit can hold; which one runs is decided in cnn_new. */
-#if !defined(CNN_NO_SIMD) && (defined(__x86_64__) || defined(__amd64__)) && \
+#if !defined(CNN_NO_SIMD) && (defined(__x86_64__) || defined(__amd64__)) &&                                  \
     (defined(__GNUC__) || defined(__clang__))
 #define CNN__X86 1
 #include <immintrin.h>
@@ -1660,7 +1660,7 @@ __declspec(dllimport) void __stdcall WakeConditionVariable(struct _RTL_CONDITION
    once a call or a node, to be small. MILD: what has loops, without the costliest passes of gcc. The kernels,
    and what they call, are compiled as the program is. */
 #if defined(__clang__) && defined(__OPTIMIZE__)
-#define CNN__COLD_BEGIN _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)") \
+#define CNN__COLD_BEGIN _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)")       \
                         _Pragma("clang attribute push(__attribute__((noinline)), apply_to = function)")
 #define CNN__COLD_END   _Pragma("clang attribute pop") _Pragma("clang attribute pop")
 #define CNN__MILD_BEGIN
@@ -2650,7 +2650,7 @@ CNN__EACH(cnn__each_standardize_back, v[i] = ((v[i] - k[0]) - (a[i] - k[1]) * k[
     __attribute__((target("avx2"))) CNN__SUM_TEXT(name##_avx2, __VA_ARGS__)                                  \
     static double name(const cnn__cpu *cpu, const float *x, const float *a, float m, ptrdiff_t n)            \
     {                                                                                                        \
-        return cnn__loops_avx2(cpu) ? name##_avx2(x, a, m, n) : name##_c(x, a, m, n);                    \
+        return cnn__loops_avx2(cpu) ? name##_avx2(x, a, m, n) : name##_c(x, a, m, n);                        \
     }
 #else
 #define CNN__SUM(name, ...)                                                                                  \
@@ -3278,10 +3278,10 @@ static void cnn__elementwise_backward(cnn_tensor *y)
         .name = #op_name, .forward = cnn__elementwise_forward, .backward = cnn__elementwise_backward,        \
         .flags = CNN_INPLACE | CNN_INPLACE_GRAD | (op_flags), .formula = &cnn__##op_name##_formula,          \
         __VA_ARGS__ };
-#define CNN__FORMULA(op_name, op_flags, doctor)                                                             \
+#define CNN__FORMULA(op_name, op_flags, doctor)                                                              \
     CNN__ELEMENTWISE(op_name, op_flags, 0, 0, .shape = cnn__as_input, .hint = doctor)                        \
     CNN__PLAIN_1(cnn_##op_name##_, op_name)
-#define CNN__FORMULA_OF(op_name, op_flags, shape_rule, k0, k1)                                              \
+#define CNN__FORMULA_OF(op_name, op_flags, shape_rule, k0, k1)                                               \
     CNN__ELEMENTWISE(op_name, op_flags, k0, k1, .shape = shape_rule,                                         \
                      .args_size = sizeof(cnn_##op_name##_args), .fields = cnn__##op_name##_fields)           \
     CNN__UNARY(cnn_##op_name##_, op_name, cnn_##op_name##_args)
@@ -8745,7 +8745,7 @@ typedef struct { void *p; } cnn__lock, cnn__bell;                   /* an SRWLOC
 #define CNN__INIT_BELL(b)       ((b)->p = NULL)
 #define CNN__LOCK(l)            AcquireSRWLockExclusive(CNN__SRW(l))
 #define CNN__UNLOCK(l)          ReleaseSRWLockExclusive(CNN__SRW(l))
-#define CNN__WAIT(b, l)         SleepConditionVariableSRW((struct _RTL_CONDITION_VARIABLE *)(void *)(b), \
+#define CNN__WAIT(b, l)         SleepConditionVariableSRW((struct _RTL_CONDITION_VARIABLE *)(void *)(b),     \
                                                           CNN__SRW(l), 0xFFFFFFFF, 0)
 #define CNN__RING(b)            WakeConditionVariable((struct _RTL_CONDITION_VARIABLE *)(void *)(b))
 #define CNN__RUNS               unsigned __stdcall
@@ -13153,7 +13153,7 @@ CNN__COLD_END
 #define CNN__WRITE(p, v) __atomic_store_n(p, v, __ATOMIC_SEQ_CST)
 #define CNN__ADD(p, v)   __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST)           /* returns what was there */
 #define CNN__AND(p, v)   __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST)
-#define CNN__SWAP(p, old, to) \
+#define CNN__SWAP(p, old, to)                                                                                \
     __atomic_compare_exchange_n(p, old, to, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
 #if defined(__x86_64__) || defined(__i386__)
 #define CNN__PAUSE() __builtin_ia32_pause()
@@ -13363,24 +13363,26 @@ static int cnn__processors(void)
    micro-kernel for AVX2, written in the words that the section "AVX2" below defines, which end in _avx2:
 
    CNN__TARGET_   how the compiler is told;  CNN__W_, _MR_, _NV_: floats in a vector; tiles of micro have MR
-                  rows and NV vectors;  _TALL_: the most rows that registers hold;  _DEEP_: rows of depth
+                  rows and NV vectors;  _TALL_: the most rows that registers hold
    cnn__v_        a vector;  set(a): a in all lanes;  load(p), store(p, v), add(a, b);  fma(a, b, c) = a b + c
-   cnn__few_      load(p) where only n < W floats may be read, then zeros;  sum4(s, a, b, c, d): s[0] = the
-                  sum of the lanes of a, ...
+   cnn__sum4_     (s, a, b, c, d): s[0] = the sum of the lanes of a, ...
    cnn__gather4_  four floats of each of W rows, transposed to four vectors:
                   r[e] lane l = x[l][i row[l] + j + e]
    cnn__scatter4_ its inverse, y[l][i row[l] + e] = or, with add, += r[e] lane l
    cnn__clip_     (v, low, high): low where v < low, then high where that is more; NaN stays NaN
-   cnn__even_     a[0], a[2] ... b[0], b[2] ...;  zip(t, a, b): a[0], b[0], a[1], b[1] ... in two vectors
+   cnn__split_    (v, a, b): v[0] = a[0], a[2] ... b[0], b[2] ...;  v[1] = a[1], a[3] ... b[1], b[3] ...
+   cnn__zip_      (t, a, b): a[0], b[0], a[1], b[1] ... in two vectors
    cnn__larger_   lanes where v > most, or v is NaN, take v and its tag
-   cnn__m_        a mask;  mask(lanes);  masked(p, m): load, zeros elsewhere;  put(p, m, v): store the
-                  bits of those */
+   cnn__m_        a mask;  mask(lanes);  masked(p, m, v): load those lanes, of v the
+                  others;  put(p, m, v): store the bits of those */
 enum { CNN__MAX_MR = 14, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
 typedef struct { int images; ptrdiff_t length, lda, a_image, b_image; } cnn__runs;
 typedef struct { int h, w, oh, ow, ph, pw, s; } cnn__image;   /* of x (h,w), of y (oh,ow); padding, stride */
 /* What follows a sum, each NULL if it does not: + bias[i], of row i; + more[0], then + more[1], laid out as
    the result, which may be one of them; at least clip[0], at most clip[1]. */
 typedef struct { const float *bias, *more[2], *clip; } cnn__ends;
+
+static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? most : v; }
 
 /* Lanes of a vector: bit l is set if lane l is one of them. From <= l < to: */
 typedef unsigned cnn__lanes;
@@ -13476,12 +13478,14 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
         cnn__v_##isa t[CNN__MAX_MR][CNN__NV_##isa], v[CNN__NV_##isa];                                        \
-        CNN__UNROLL for (int i = 0; i < mr; i++) {                                                           \
+        static const float none[CNN__MAX_MR];                                                                \
+        const float *bias = ends->bias ? ends->bias + i0 : none;                                             \
+        for (int i = 0; i < mr; i++) {                                                                       \
             CNN__PREFETCH(c + i * ldc);                                                                      \
             CNN__PREFETCH(c + i * ldc + nv * W - 1);                                                         \
-            v[0] = cnn__set_##isa(ends->bias ? ends->bias[i0 + i] : 0.0f);                                   \
-            CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = v[0];                                         \
         }                                                                                                    \
+        CNN__UNROLL for (int i = 0; i < mr; i++)                                                             \
+            CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = cnn__set_##isa(bias[i]);                      \
         for (; k > 0; k--, a += lda, ahead += step) {                                                        \
             const float *row = b + *at++, *terms = col ? a + *col++ : a;                                     \
             CNN__PREFETCH_L2(ahead);                                                                         \
@@ -13493,17 +13497,17 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
         }                                                                                                    \
         for (int e = 0; e < 2; e++) {                                                                        \
             const float *more = ends->more[e] ? ends->more[e] + i0 * ldc : NULL;                             \
-            if (more) CNN__UNROLL for (int i = 0; i < mr; i++)                                               \
+            if (more) CNN__UNROLL for (int i = 0; i < mr; i++, more += ldc)                                  \
                 CNN__UNROLL for (int j = 0; j < nv; j++)                                                     \
-                    t[i][j] = cnn__add_##isa(cnn__load_##isa(more + i * ldc + j * W), t[i][j]);              \
+                    t[i][j] = cnn__add_##isa(cnn__load_##isa(more + j * W), t[i][j]);                        \
         }                                                                                                    \
         if (ends->clip) {                                                                                    \
             const cnn__v_##isa low = cnn__set_##isa(ends->clip[0]), high = cnn__set_##isa(ends->clip[1]);    \
             CNN__UNROLL for (int i = 0; i < mr; i++)                                                         \
                 CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = cnn__clip_##isa(t[i][j], low, high);      \
         }                                                                                                    \
-        CNN__UNROLL for (int i = 0; i < mr; i++)                                                             \
-            CNN__UNROLL for (int j = 0; j < nv; j++) cnn__store_##isa(c + i * ldc + j * W, t[i][j]);         \
+        CNN__UNROLL for (int i = 0; i < mr; i++, c += ldc)                                                   \
+            CNN__UNROLL for (int j = 0; j < nv; j++) cnn__store_##isa(c + j * W, t[i][j]);                   \
     }
 
 /* Tiles of 14, 12, 8, 7, 6, 4, 3, 2 and 1 rows have code of their own; 5 rows are tiles of 3 and 2. */
@@ -13631,12 +13635,13 @@ static inline int cnn__tile_rows(int left, int tall)
             const int from = (int)cnn__min(left > j ? left - j : 0, W);                                      \
             const int end = (int)cnn__min(left + n > j ? left + n - j : 0, W);                               \
             const bool inside = from == 0 && end == W, whole = j + W <= width;                               \
+            const cnn__v_##isa none = cnn__set_##isa(0.0f);                                                  \
             const cnn__m_##isa m = cnn__mask_##isa(cnn__run_of(from, end));                                  \
             const cnn__m_##isa put = cnn__mask_##isa(cnn__run_of(0, (int)cnn__min(width - j, W)));           \
             const float *row = x - left + j;                                                                 \
             float *at = to + j;                                                                              \
             for (ptrdiff_t r = 0; r < rows; r++, row += step, at += width) {                                 \
-                const cnn__v_##isa v = inside ? cnn__load_##isa(row) : cnn__masked_##isa(row, m);            \
+                const cnn__v_##isa v = inside ? cnn__load_##isa(row) : cnn__masked_##isa(row, m, none);      \
                 if (whole) cnn__store_##isa(at, v);                                                          \
                 else       cnn__put_##isa(at, put, v);                                                       \
             }                                                                                                \
@@ -13647,18 +13652,20 @@ static inline int cnn__tile_rows(int left, int tall)
     CNN__TARGET_##isa static void cnn__take_even_##isa(float *to, const float *x, ptrdiff_t n)               \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
-        cnn__v_##isa a, b = cnn__set_##isa(0.0f);                                                            \
+        cnn__v_##isa v[2], a, b = cnn__set_##isa(0.0f);                                                      \
         float last[W];                                                                                       \
         ptrdiff_t i = 0;                                                                                     \
-        for (; i + W < n; i += W)                                                                            \
-            cnn__store_##isa(to + i, cnn__even_##isa(cnn__load_##isa(x + 2 * i),                             \
-                                                     cnn__load_##isa(x + 2 * i + W)));                       \
+        for (; i + W < n; i += W) {                                                                          \
+            cnn__split_##isa(v, cnn__load_##isa(x + 2 * i), cnn__load_##isa(x + 2 * i + W));                 \
+            cnn__store_##isa(to + i, v[0]);                                                                  \
+        }                                                                                                    \
         if (i == n) return;                                                                                  \
         const int left = (int)(2 * (n - i) - 1);        /* a whole vector would read one float too many */   \
-        if (left < W) a = cnn__few_##isa(x + 2 * i, left);                                                   \
+        if (left < W) a = cnn__masked_##isa(x + 2 * i, cnn__mask_##isa(cnn__run_of(0, left)), b);            \
         else          a = cnn__load_##isa(x + 2 * i);                                                        \
-        if (left > W) b = cnn__few_##isa(x + 2 * i + W, left - W);                                           \
-        cnn__store_##isa(last, cnn__even_##isa(a, b));                                                       \
+        if (left > W) b = cnn__masked_##isa(x + 2 * i + W, cnn__mask_##isa(cnn__run_of(0, left - W)), b);    \
+        cnn__split_##isa(v, a, b);                                                                           \
+        cnn__store_##isa(last, v[0]);                                                                        \
         for (int e = 0; i < n; i++, e++) to[i] = last[e];                                                    \
     }
 
@@ -13684,12 +13691,13 @@ static inline int cnn__tile_rows(int left, int tall)
     void cnn__dots_##isa(const int rows, int cols, const cnn__runs *r, const float *a, const float *b,       \
                          const ptrdiff_t *at, float *c, ptrdiff_t ldc)                                       \
     {                                                                                                        \
+        const cnn__v_##isa none = cnn__set_##isa(0.0f);                                                      \
         cnn__v_##isa t[3][4], u[3];                                                                          \
         CNN__UNROLL for (int i = 0; i < rows; i++)                                                           \
-            CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = cnn__set_##isa(0.0f);                          \
+            CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = none;                                          \
         enum { W = CNN__W_##isa };                                                                           \
         const ptrdiff_t whole = r->length / W * W, b0 = at[0], b1 = at[1], b2 = at[2], b3 = at[3];           \
-        const int few = (int)(r->length - whole);                                                            \
+        const cnn__m_##isa few = cnn__mask_##isa(cnn__run_of(0, (int)(r->length - whole)));                  \
         for (int n = 0; n < r->images; n++) {                                                                \
             const float *p = a + n * r->a_image, *q = b + n * r->b_image;                                    \
             for (const float *end = p + whole; p < end; p += W, q += W) {                                    \
@@ -13697,10 +13705,10 @@ static inline int cnn__tile_rows(int left, int tall)
                 CNN__DOT_STEP(isa, cnn__load_##isa(q + b0), cnn__load_##isa(q + b1),                         \
                               cnn__load_##isa(q + b2), cnn__load_##isa(q + b3))                              \
             }                                                                                                \
-            if (!few) continue;                                                                              \
-            CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__few_##isa(p + i * r->lda, few);           \
-            CNN__DOT_STEP(isa, cnn__few_##isa(q + b0, few), cnn__few_##isa(q + b1, few),                     \
-                          cnn__few_##isa(q + b2, few), cnn__few_##isa(q + b3, few))                          \
+            if (whole == r->length) continue;                                                                \
+            CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__masked_##isa(p + i * r->lda, few, none);  \
+            CNN__DOT_STEP(isa, cnn__masked_##isa(q + b0, few, none), cnn__masked_##isa(q + b1, few, none),   \
+                          cnn__masked_##isa(q + b2, few, none), cnn__masked_##isa(q + b3, few, none))        \
         }                                                                                                    \
         CNN__UNROLL for (int i = 0; i < rows; i++) {                                                         \
             float sum[4];                                                                                    \
@@ -13975,17 +13983,18 @@ static inline int cnn__tile_rows(int left, int tall)
             const cnn__m_##isa m[2] = { cnn__mask_##isa(cnn__run_of(0, cnn__clamp(floats, W))),              \
                                         cnn__mask_##isa(cnn__run_of(0, cnn__clamp(floats - W, W))) };        \
             const cnn__m_##isa to = cnn__mask_##isa(cnn__run_of(0, lanes));                                  \
-            cnn__v_##isa r = cnn__set_##isa(0.0f), which = r;                                                \
+            const cnn__v_##isa none = cnn__set_##isa(0.0f);                                                  \
+            cnn__v_##isa r = none, which = none;                                                             \
             CNN__UNROLL for (int i = 0; i < kh; i++)                                                         \
                 CNN__UNROLL for (int j = 0; j < kw; j++) {                                                   \
                     const float *p = x + i * w + j;                                                          \
-                    cnn__v_##isa v = whole ? cnn__load_##isa(p) : cnn__masked_##isa(p, m[0]);                \
-                    if (sw == 2) v = cnn__even_##isa(v, whole ? cnn__load_##isa(p + W)                       \
-                                                              : cnn__masked_##isa(p + W, m[1]));             \
+                    cnn__v_##isa v[2] = { whole ? cnn__load_##isa(p) : cnn__masked_##isa(p, m[0], none) };   \
+                    if (sw == 2) cnn__split_##isa(v, v[0], whole ? cnn__load_##isa(p + W)                    \
+                                                                 : cnn__masked_##isa(p + W, m[1], none));    \
                     const cnn__v_##isa tag = cnn__set_##isa(cnn__float_of_bits((uint32_t)(i * w + j)));      \
-                    if (sum)             r = cnn__add_##isa(r, v);                                           \
-                    else if (i + j == 0) r = v;                                                              \
-                    else                 cnn__larger_##isa(&r, &which, v, tag);                              \
+                    if (sum)             r = cnn__add_##isa(r, v[0]);                                        \
+                    else if (i + j == 0) r = v[0];                                                           \
+                    else                 cnn__larger_##isa(&r, &which, v[0], tag);                           \
                 }                                                                                            \
             if (n >= W) cnn__store_##isa(y, r);                                                              \
             else        cnn__put_##isa(y, to, r);                                                            \
@@ -14008,94 +14017,99 @@ static inline int cnn__tile_rows(int left, int tall)
         else                     cnn__pooled_##isa(kh, kw, sw, sum, n, x, w, y, at, first);                  \
     }
 
-/* A block of R rows of W windows of 3x3, stride s, at output (oy,ox): t = first + the sums with k or, most,
-   the largest of first and the window. m are the lanes inside the image of the three taps and, for s 2, of
-   the W behind them; outside: -inf where lanes are not, else -0. With stride 1, 9 R multiply-adds in 3 R + 6
-   loads. */
-#define CNN__SLIDE(isa)                                                                                      \
+/* The three taps of W windows side by side in one row of x; lanes outside the image, of which m are inside,
+   are `rest`. */
+#define CNN__TAPS(isa)                                                                                       \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__slide_##isa(const int s, const bool most, const bool inside, const cnn__image *p,              \
-                          const cnn__v_##isa *k, cnn__v_##isa first, const cnn__m_##isa *m,                  \
-                          const cnn__v_##isa *outside, int oy, int ox, const float *x, cnn__v_##isa *t)      \
+    void cnn__taps_##isa(const int s, bool inside, const float *row, const cnn__m_##isa *m,                  \
+                         const cnn__v_##isa rest, cnn__v_##isa *v)                                           \
     {                                                                                                        \
-        enum { W = CNN__W_##isa, R = CNN__DEEP_##isa };                                                      \
-        const int iy = oy * s - p->ph;                                                                       \
-        const float *row = x + (ptrdiff_t)iy * p->w + ox * s - p->pw;                                        \
-        CNN__UNROLL for (int e = 0; e < R; e++) t[e] = first;                                                \
-        CNN__UNROLL for (int r = 0; r < (R - 1) * s + 3; r++, row += p->w) {                                 \
-            if ((unsigned)(iy + r) >= (unsigned)p->h) continue;                                              \
-            cnn__v_##isa line;                      /* most: of the three of this row */                     \
-            CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
-                cnn__v_##isa v = inside ? cnn__load_##isa(row + j) : cnn__masked_##isa(row + j, m[j]);       \
-                if (s == 2)                                                                                  \
-                    v = cnn__even_##isa(v, inside ? cnn__load_##isa(row + j + W)                             \
-                                                  : cnn__masked_##isa(row + j + W, m[3 + j]));               \
-                if (most && !inside) v = cnn__add_##isa(v, outside[j]);                                      \
-                if (most && j) cnn__larger_##isa(&line, &first, v, first);                                   \
-                else           line = v;                                                                     \
-                if (most && j < 2) continue;                                                                 \
-                CNN__UNROLL for (int i = 0; i < 3; i++) {                                                    \
-                    const int e = (r - i + s) / s - 1;                                                       \
-                    if (e < 0 || e >= R || e * s + i != r) continue;                                         \
-                    if (most) cnn__larger_##isa(&t[e], &first, line, first);                                 \
-                    else      t[e] = cnn__fma_##isa(k[3 * i + j], v, t[e]);                                  \
-                }                                                                                            \
-            }                                                                                                \
+        enum { W = CNN__W_##isa };                                                                           \
+        cnn__v_##isa t[4];                                                                                   \
+        CNN__UNROLL for (int j = 0; j < 2 + s; j++) {                                                        \
+            const float *p = row + (s == 1 ? j : j / 2 * 2 + j % 2 * W);                                     \
+            t[j] = inside ? cnn__load_##isa(p) : cnn__masked_##isa(p, m[j], rest);                           \
+        }                                                                                                    \
+        v[0] = t[0], v[1] = t[1], v[2] = t[2];                                                               \
+        if (s == 1) return;                                                                                  \
+        cnn__split_##isa(v, t[0], t[1]);                                                                     \
+        cnn__split_##isa(t, t[2], t[3]);                                                                     \
+        v[2] = t[0];                                                                                         \
+    }
+
+/* The windows of a plane, in strips of W columns from top to bottom: a row of x goes into up to three rows of
+   y that are in work, t[0] the oldest. With k, t are their sums; most: t are the largest of the last three
+   rows of x. What lies some rows further is fetched meanwhile: the next planes, in the end. */
+#define CNN__STRIP_ROW(isa)                                                                                  \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__strip_row_##isa(const bool most, bool odd, bool even, const cnn__v_##isa *k,                   \
+                              const cnn__v_##isa *v, cnn__v_##isa *t)                                        \
+    {                                                                                                        \
+        cnn__v_##isa which = v[0];                                                                           \
+        if (most) {                                                                                          \
+            t[2] = v[0];                                                                                     \
+            cnn__larger_##isa(&t[2], &which, v[1], v[1]), cnn__larger_##isa(&t[2], &which, v[2], v[2]);      \
+            return;                                                                                          \
+        }                                                                                                    \
+        CNN__UNROLL for (int j = 0; j < 3; j++) {                                                            \
+            if (even) t[0] = cnn__fma_##isa(k[6 + j], v[j], t[0]);                                           \
+            if (odd)  t[1] = cnn__fma_##isa(k[3 + j], v[j], t[1]);                                           \
+            if (even) t[2] = cnn__fma_##isa(k[j], v[j], t[2]);                                               \
         }                                                                                                    \
     }
 
-/* The blocks of a plane, from left to right, then down. What lies some blocks further is fetched meanwhile:
-   the next planes, in the end. */
+#define CNN__STRIP(isa)                                                                                      \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__strip_##isa(const int s, const bool most, const cnn__image *p, int oy, int ox, int rows,       \
+                          float *y, const float *x, const cnn__v_##isa *k, cnn__v_##isa first, bool add,     \
+                          const float *clip)                                                                 \
+    {                                                                                                        \
+        enum { W = CNN__W_##isa };                                                                           \
+        const int ix = ox * s - p->pw, iy = oy * s - p->ph;                                                  \
+        const bool inside = ix >= 0 && ix + 2 + s * W <= p->w, whole = ox + W <= p->ow;                      \
+        const cnn__v_##isa none = cnn__set_##isa(0.0f), rest = most ? first : none;                          \
+        const cnn__v_##isa low  = cnn__set_##isa(clip ? clip[0] : -INFINITY);                                \
+        const cnn__v_##isa high = cnn__set_##isa(clip ? clip[1] : INFINITY);                                 \
+        const cnn__m_##isa some = cnn__mask_##isa(cnn__run_of(0, cnn__clamp(p->ow - ox, W)));                \
+        cnn__m_##isa m[4];                                                                                   \
+        for (int j = 0; j < 4; j++) {                                                                        \
+            const int from = ix + (s == 1 ? j : j / 2 * 2 + j % 2 * W);                                      \
+            m[j] = cnn__mask_##isa(cnn__run_of(cnn__clamp(-from, W), cnn__clamp(p->w - from, W)));           \
+        }                                                                                                    \
+        x += (ptrdiff_t)iy * p->w + ix, y += (ptrdiff_t)oy * p->ow + ox;                                     \
+        cnn__v_##isa t[3] = { first, first, first }, v[3];                                                   \
+        for (int r = 0; r < (rows - 1) * s + 3; r++, x += p->w, t[0] = t[1], t[1] = t[2]) {                  \
+            const bool odd = s == 2 && r & 1;                                                                \
+            CNN__PREFETCH(x + CNN__ROWS_AHEAD * p->w);                                                       \
+            t[2] = first;                                                                                    \
+            if ((unsigned)(iy + r) < (unsigned)p->h) {                                                       \
+                if (s == 1) cnn__taps_##isa(1, inside, x, m, rest, v);                                       \
+                else           cnn__taps_##isa(2, inside, x, m, rest, v);                                    \
+                cnn__strip_row_##isa(most, s == 1 + odd, !odd, k, v, t);                                     \
+            }                                                                                                \
+            if (r < 2 || odd) continue;                                                                      \
+            v[0] = t[0];                                                                                     \
+            CNN__UNROLL for (int i = 1; i < 3; i++)                                                          \
+                if (most) cnn__larger_##isa(&v[0], &t[0], t[i], t[i]);                                       \
+            if (add) v[0] = cnn__add_##isa(cnn__masked_##isa(y, some, none), v[0]);                          \
+            if (!most) v[0] = cnn__clip_##isa(v[0], low, high);                                              \
+            if (whole) cnn__store_##isa(y, v[0]);                                                            \
+            else       cnn__put_##isa(y, some, v[0]);                                                        \
+            y += p->ow;                                                                                      \
+        }                                                                                                    \
+    }
+
 #define CNN__STRIPS(isa)                                                                                     \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__strips_##isa(const int s, const bool most, const cnn__image *p, float *y, const float *x,      \
                            const cnn__v_##isa *k, cnn__v_##isa first, bool add, const float *clip)           \
     {                                                                                                        \
-        enum { W = CNN__W_##isa, R = CNN__DEEP_##isa };                                                      \
-        const cnn__v_##isa low  = cnn__set_##isa(clip ? clip[0] : -INFINITY);                                \
-        const cnn__v_##isa high = cnn__set_##isa(clip ? clip[1] : INFINITY);                                 \
-        cnn__v_##isa t[R], outside[3];                                                                       \
-        for (int oy = 0; oy < p->oh; oy += R) for (int ox = 0; ox < p->ow; ox += W) {                        \
-            const int ix = ox * s - p->pw, whole = ox + W <= p->ow;                                          \
-            const bool inside = ix >= 0 && ix + 2 + s * W <= p->w;                                           \
-            const cnn__m_##isa some = cnn__mask_##isa(cnn__run_of(0, cnn__clamp(p->ow - ox, W)));            \
-            if (inside) cnn__slide_##isa(s, most, true, p, k, first, NULL, outside, oy, ox, x, t);           \
-            else {                                                                                           \
-                cnn__m_##isa m[6];                                                                           \
-                CNN__UNROLL for (int j = 0; j < 3 * s; j++) {                                                \
-                    const int from = ix + j % 3 + j / 3 * W;                                                 \
-                    m[j] = cnn__mask_##isa(cnn__run_of(cnn__clamp(-from, W), cnn__clamp(p->w - from, W)));   \
-                }                                                                                            \
-                if (most) cnn__outside_##isa(s, p, ix, outside);                                             \
-                cnn__slide_##isa(s, most, false, p, k, first, m, outside, oy, ox, x, t);                     \
-            }                                                                                                \
-            float *to = y + (ptrdiff_t)oy * p->ow + ox;                                                      \
-            for (ptrdiff_t e = 0; e < R * s; e++) {                                                          \
-                const float *next = x + ((ptrdiff_t)(oy + 2 * R) * s + e) * p->w + ox * s;                   \
-                CNN__PREFETCH(next);                                                                         \
-                if (s == 2) CNN__PREFETCH(next + W);                                                         \
-                if (e < R)  CNN__PREFETCH(to + (R + e) * p->ow);                                             \
-            }                                                                                                \
-            CNN__UNROLL for (int e = 0; e < R; e++, to += p->ow) {                                           \
-                if (oy + e >= p->oh) break;                                                                  \
-                if (add) t[e] = cnn__add_##isa(cnn__masked_##isa(to, some), t[e]);                           \
-                t[e] = cnn__clip_##isa(t[e], low, high);                                                     \
-                if (whole) cnn__store_##isa(to, t[e]);                                                       \
-                else       cnn__put_##isa(to, some, t[e]);                                                   \
-            }                                                                                                \
-        }                                                                                                    \
+        for (int oy = 0; oy < p->oh; oy += CNN__ROWS_AHEAD / s)                                              \
+            for (int ox = 0; ox < p->ow; ox += CNN__W_##isa)                                                 \
+                cnn__strip_##isa(s, most, p, oy, ox, (int)cnn__min(CNN__ROWS_AHEAD / s, p->oh - oy), y, x, k,\
+                                 first, add, clip);                                                          \
     }
-
-#define CNN__OUTSIDE(isa)                                                                                    \
-    CNN__TARGET_##isa static void cnn__outside_##isa(int s, const cnn__image *p, int ix, cnn__v_##isa *v)    \
-    {                                                                                                        \
-        float edge[CNN__W_##isa];                                                                            \
-        for (int j = 0; j < 3; j++) {                                                                        \
-            for (int l = 0; l < CNN__W_##isa; l++)                                                           \
-                edge[l] = (unsigned)(ix + j + l * s) < (unsigned)p->w ? -0.0f : -INFINITY;                   \
-            v[j] = cnn__load_##isa(edge);                                                                    \
-        }                                                                                                    \
-    }
+enum { CNN__ROWS_AHEAD = 32 };
 
 /* Stride 1, y as wide as x, at most half a vector: vectors of several rows. Those number n have bits[n]: the
    lanes of the nine taps that are inside, then the lanes of y. */
@@ -14107,6 +14121,7 @@ static inline int cnn__tile_rows(int left, int tall)
         const cnn__v_##isa low  = cnn__set_##isa(clip ? clip[0] : -INFINITY);                                \
         const cnn__v_##isa high = cnn__set_##isa(clip ? clip[1] : INFINITY);                                 \
         const int rows = CNN__W_##isa / p->w;                                                                \
+        const cnn__v_##isa none = cnn__set_##isa(0.0f);                                                      \
         x -= p->ph * p->w + p->pw;                                                                           \
         for (int oy = 0; oy < p->oh; oy += rows, bits++, x += rows * p->w, y += rows * p->w) {               \
             cnn__v_##isa t = first;                                                                          \
@@ -14114,9 +14129,9 @@ static inline int cnn__tile_rows(int left, int tall)
             CNN__UNROLL for (int i = 0; i < 3; i++)                                                          \
                 CNN__UNROLL for (int j = 0; j < 3; j++) {                                                    \
                     const cnn__m_##isa m = cnn__mask_##isa((*bits)[3 * i + j]);                              \
-                    t = cnn__fma_##isa(k[3 * i + j], cnn__masked_##isa(x + i * p->w + j, m), t);             \
+                    t = cnn__fma_##isa(k[3 * i + j], cnn__masked_##isa(x + i * p->w + j, m, none), t);       \
                 }                                                                                            \
-            if (add) t = cnn__add_##isa(cnn__masked_##isa(y, to), t);                                        \
+            if (add) t = cnn__add_##isa(cnn__masked_##isa(y, to, none), t);                                  \
             cnn__put_##isa(y, to, cnn__clip_##isa(t, low, high));                                            \
         }                                                                                                    \
     }
@@ -14131,35 +14146,12 @@ static inline int cnn__tile_rows(int left, int tall)
         if (bits)           cnn__flat_##isa(p, bits, y, x, k, first, add, clip);                             \
         else if (p->s == 1) cnn__strips_##isa(1, false, p, y, x, k, first, add, clip);                       \
         else                cnn__strips_##isa(2, false, p, y, x, k, first, add, clip);                       \
-    }                                                                                                        \
-    CNN__TARGET_##isa static void cnn__largest_##isa(const cnn__image *p, float *y, const float *x)          \
-    {                                                                                                        \
-        const cnn__v_##isa first = cnn__set_##isa(-INFINITY);                                                \
-        if (p->s == 1) cnn__strips_##isa(1, true, p, y, x, NULL, first, false, NULL);                        \
-        else           cnn__strips_##isa(2, true, p, y, x, NULL, first, false, NULL);                        \
     }
 
-#define CNN__DEPTH_SUMS(isa)                                                                                 \
-    CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__depth_sums_##isa(const int rows, const bool inside, const cnn__image *p, cnn__v_##isa *t,      \
-                               const cnn__m_##isa *m, int oy, int ox, const float *x, const float *dy)       \
+#define CNN__LARGEST(isa)                                                                                    \
+    CNN__TARGET_##isa static void cnn__largest_##isa(const cnn__image *p, float *y, const float *x)          \
     {                                                                                                        \
-        cnn__v_##isa d[4];                                                                                   \
-        const int iy = oy - p->ph;                                                                           \
-        const ptrdiff_t w = p->w, step = p->ow;                                                              \
-        const float *row = x + iy * w + ox - p->pw;                                                          \
-        dy += oy * step + ox;                                                                                \
-        CNN__UNROLL for (int r = 0; r < rows; r++, dy += step)                                               \
-            d[r] = inside ? cnn__load_##isa(dy) : cnn__masked_##isa(dy, m[3]);                               \
-        CNN__UNROLL for (int r = 0; r < rows + 2; r++, row += w) {                                           \
-            if ((unsigned)(iy + r) >= (unsigned)p->h) continue;                                              \
-            CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
-                const cnn__v_##isa v = inside ? cnn__load_##isa(row + j)                                     \
-                                              : cnn__masked_##isa(row + j, m[j]);                            \
-                CNN__UNROLL for (int i = 0, e = r; i < 3; i++, e--)                                          \
-                    if (e >= 0 && e < rows) t[3 * i + j] = cnn__fma_##isa(d[e], v, t[3 * i + j]);            \
-            }                                                                                                \
-        }                                                                                                    \
+        cnn__strips_##isa(p->s, true, p, y, x, NULL, cnn__set_##isa(-INFINITY), false, NULL);                \
     }
 
 #define CNN__DEPTH_W(isa)                                                                                    \
@@ -14167,8 +14159,9 @@ static inline int cnn__tile_rows(int left, int tall)
                                                      const float *dy)                                        \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
+        const cnn__v_##isa none = cnn__set_##isa(0.0f);                                                      \
         cnn__v_##isa t[9];              /* the nine sums */                                                  \
-        CNN__UNROLL for (int i = 0; i < 9; i++) t[i] = cnn__set_##isa(0.0f);                                 \
+        CNN__UNROLL for (int i = 0; i < 9; i++) t[i] = none;                                                 \
         for (int ox = 0; ox < p->ow; ox += W) {                                                              \
             const int ix = ox - p->pw;                                                                       \
             const bool inside = ix >= 0 && ix + 2 + W <= p->w && ox + W <= p->ow;                            \
@@ -14176,11 +14169,15 @@ static inline int cnn__tile_rows(int left, int tall)
             CNN__UNROLL for (int j = 0; j < 3; j++)                                                          \
                 m[j] = cnn__mask_##isa(cnn__run_of(cnn__clamp(-ix - j, W), cnn__clamp(p->w - ix - j, W)));   \
             m[3] = cnn__mask_##isa(cnn__run_of(0, cnn__clamp(p->ow - ox, W)));                               \
-            int oy = 0;                                                                                      \
-            for (; oy + 4 <= p->oh; oy += 4)                                                                 \
-                if (inside) cnn__depth_sums_##isa(4, true, p, t, m, oy, ox, x, dy);                          \
-                else        cnn__depth_sums_##isa(4, false, p, t, m, oy, ox, x, dy);                         \
-            for (; oy < p->oh; oy++) cnn__depth_sums_##isa(1, false, p, t, m, oy, ox, x, dy);                \
+            const float *row = x - p->ph * p->w + ix, *from = dy + ox;                                       \
+            cnn__v_##isa d[3] = { none, none, none }, v[3];     /* of the rows of dy that meet a row of x */ \
+            for (int r = 0; r < p->oh + 2; r++, row += p->w, from += p->ow) {                                \
+                d[2] = d[1], d[1] = d[0], d[0] = none;                                                       \
+                if (r < p->oh) d[0] = inside ? cnn__load_##isa(from) : cnn__masked_##isa(from, m[3], none);  \
+                if ((unsigned)(r - p->ph) >= (unsigned)p->h) continue;                                       \
+                cnn__taps_##isa(1, inside, row, m, none, v);                                                 \
+                CNN__UNROLL for (int i = 0; i < 9; i++) t[i] = cnn__fma_##isa(d[i / 3], v[i % 3], t[i]);     \
+            }                                                                                                \
         }                                                                                                    \
         CNN__UNROLL for (int i = 0; i < 3; i++) {       /* all of t stays in registers */                    \
             float sum[4];                                                                                    \
@@ -14189,17 +14186,14 @@ static inline int cnn__tile_rows(int left, int tall)
         }                                                                                                    \
     }
 
-static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? most : v; }
-
 /* All kernels of an instruction set, and its row of the table. */
 #define CNN__ISA_KERNELS(isa)                                                                                \
     CNN__TILE(isa) CNN__MICRO(isa) CNN__TURN(isa) CNN__PACK_ROWS(isa) CNN__PANEL(isa) CNN__FRAME(isa)        \
     CNN__TAKE_EVEN(isa) CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                        \
     CNN__WINOGRAD_G(isa) CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_X4(isa)                     \
     CNN__WINOGRAD_AT(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                                         \
-    CNN__WINOGRAD_DW(isa) CNN__POOLED(isa) CNN__WINDOWS(isa) CNN__SLIDE(isa) CNN__OUTSIDE(isa)               \
-    CNN__STRIPS(isa) CNN__FLAT(isa) CNN__DEPTH(isa)                                                          \
-    CNN__DEPTH_SUMS(isa) CNN__DEPTH_W(isa)
+    CNN__WINOGRAD_DW(isa) CNN__POOLED(isa) CNN__WINDOWS(isa) CNN__TAPS(isa) CNN__STRIP_ROW(isa)              \
+    CNN__STRIP(isa) CNN__STRIPS(isa) CNN__FLAT(isa) CNN__DEPTH(isa) CNN__LARGEST(isa) CNN__DEPTH_W(isa)
 
 #define CNN__ISA_ROW(number, isa)                                                                            \
     { number, #isa, cnn__has_##isa, CNN__W_##isa, CNN__MR_##isa, CNN__NV_##isa * CNN__W_##isa,               \
@@ -14214,7 +14208,7 @@ static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? mo
 /* ---- AVX2 ---- */
 
 static bool cnn__has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-enum { CNN__W_avx2 = 8, CNN__MR_avx2 = 6, CNN__NV_avx2 = 2, CNN__TALL_avx2 = 6, CNN__DEEP_avx2 = 4 };
+enum { CNN__W_avx2 = 8, CNN__MR_avx2 = 6, CNN__NV_avx2 = 2, CNN__TALL_avx2 = 6 };
 typedef __m256  cnn__v_avx2;
 typedef __m256i cnn__m_avx2;
 #define cnn__set_avx2    _mm256_set1_ps
@@ -14222,7 +14216,6 @@ typedef __m256i cnn__m_avx2;
 #define cnn__store_avx2  _mm256_storeu_ps
 #define cnn__add_avx2    _mm256_add_ps
 #define cnn__fma_avx2    _mm256_fmadd_ps
-#define cnn__masked_avx2 _mm256_maskload_ps
 #define cnn__put_avx2    _mm256_maskstore_ps
 #define cnn__clip_avx2(v, low, high) _mm256_min_ps(high, _mm256_max_ps(low, v)) /* NaN: the second operand */
 /* Inlined: gcc 12 leaves vzeroupper out behind a call that is given vectors, and SSE code waits for it. */
@@ -14231,18 +14224,6 @@ void cnn__sum4_avx2(float *sum, __m256 a, __m256 b, __m256 c, __m256 d)
 {
     const __m256 t = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     _mm_storeu_ps(sum, _mm_add_ps(_mm256_castps256_ps128(t), _mm256_extractf128_ps(t, 1)));
-}
-/* n < 8 values, then zeros */
-CNN__TARGET_avx2 static CNN__INLINE __m256 cnn__few_avx2(const float *p, int n)
-{
-    static const int mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1 };
-    return _mm256_maskload_ps(p, _mm256_loadu_si256((const __m256i *)(const void *)(mask + 8 - n)));
-}
-/* even: a[0], a[2] ... b[0], b[2] ...; zip: a[0], b[0], a[1], b[1] ... in two vectors */
-CNN__TARGET_avx2 static CNN__INLINE __m256 cnn__even_avx2(__m256 a, __m256 b)
-{
-    const __m256d t = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
-    return _mm256_castpd_ps(_mm256_permute4x64_pd(t, 0xD8));
 }
 CNN__TARGET_avx2 static CNN__INLINE
 void cnn__zip_avx2(__m256 *t, __m256 a, __m256 b)
@@ -14277,10 +14258,22 @@ void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row, int i,
         cnn__put4_avx2(y[l + 4] + i * row[l + 4], _mm256_extractf128_ps(r[l], 1), add);
     }
 }
+CNN__TARGET_avx2 static CNN__INLINE __m256 cnn__masked_avx2(const float *p, __m256i m, __m256 rest)
+{
+    const __m256i others = _mm256_andnot_si256(m, _mm256_castps_si256(rest));
+    return _mm256_castsi256_ps(_mm256_or_si256(_mm256_castps_si256(_mm256_maskload_ps(p, m)), others));
+}
 CNN__TARGET_avx2 static CNN__INLINE __m256i cnn__mask_avx2(cnn__lanes lanes)
 {
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)lanes), bit), bit);
+}
+CNN__TARGET_avx2 static CNN__INLINE void cnn__split_avx2(__m256 *v, __m256 a, __m256 b)
+{
+    const __m256d even = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
+    const __m256d odd  = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xDD));
+    v[0] = _mm256_castpd_ps(_mm256_permute4x64_pd(even, 0xD8));
+    v[1] = _mm256_castpd_ps(_mm256_permute4x64_pd(odd, 0xD8));
 }
 /* Where v > *most, or v is NaN, take v and its tag. */
 CNN__TARGET_avx2 static CNN__INLINE
@@ -14294,8 +14287,7 @@ CNN__ISA_KERNELS(avx2)
 /* ---- AVX-512 ---- */
 
 static bool cnn__has_avx512(void) { return __builtin_cpu_supports("avx512f"); }
-enum { CNN__W_avx512 = 16, CNN__MR_avx512 = 12, CNN__NV_avx512 = 2, CNN__TALL_avx512 = 14,
-       CNN__DEEP_avx512 = 8 };
+enum { CNN__W_avx512 = 16, CNN__MR_avx512 = 12, CNN__NV_avx512 = 2, CNN__TALL_avx512 = 14 };
 typedef __m512    cnn__v_avx512;
 typedef __mmask16 cnn__m_avx512;
 #define cnn__set_avx512          _mm512_set1_ps
@@ -14303,7 +14295,7 @@ typedef __mmask16 cnn__m_avx512;
 #define cnn__store_avx512        _mm512_storeu_ps
 #define cnn__add_avx512          _mm512_add_ps
 #define cnn__fma_avx512          _mm512_fmadd_ps
-#define cnn__masked_avx512(p, m) _mm512_maskz_loadu_ps(m, p)
+#define cnn__masked_avx512(p, m, rest) _mm512_mask_loadu_ps(rest, m, p)
 #define cnn__put_avx512          _mm512_mask_storeu_ps
 #define cnn__mask_avx512(lanes)  (__mmask16)(lanes)
 #define cnn__clip_avx512(v, low, high) _mm512_min_ps(high, _mm512_max_ps(low, v))
@@ -14312,15 +14304,6 @@ void cnn__sum4_avx512(float *sum, __m512 a, __m512 b, __m512 c, __m512 d)
 {
     sum[0] = _mm512_reduce_add_ps(a), sum[1] = _mm512_reduce_add_ps(b);
     sum[2] = _mm512_reduce_add_ps(c), sum[3] = _mm512_reduce_add_ps(d);
-}
-CNN__TARGET_avx512 static CNN__INLINE __m512 cnn__few_avx512(const float *p, int n)
-{
-    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
-}
-CNN__TARGET_avx512 static CNN__INLINE __m512 cnn__even_avx512(__m512 a, __m512 b)
-{
-    const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    return _mm512_permutex2var_ps(a, at, b);
 }
 CNN__TARGET_avx512 static CNN__INLINE
 void cnn__zip_avx512(__m512 *t, __m512 a, __m512 b)
@@ -14350,6 +14333,12 @@ void cnn__scatter4_avx512(__m512 *r, float *const *y, const ptrdiff_t *row, int 
         cnn__put4_avx2(y[l + 8] + i * row[l + 8], _mm512_extractf32x4_ps(r[l], 2), add);
         cnn__put4_avx2(y[l + 12] + i * row[l + 12], _mm512_extractf32x4_ps(r[l], 3), add);
     }
+}
+CNN__TARGET_avx512 static CNN__INLINE void cnn__split_avx512(__m512 *v, __m512 a, __m512 b)
+{
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    v[0] = _mm512_permutex2var_ps(a, even, b);
+    v[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b);
 }
 CNN__TARGET_avx512 static CNN__INLINE
 void cnn__larger_avx512(__m512 *most, __m512 *which, __m512 v, __m512 tag)
@@ -14391,12 +14380,17 @@ CNN__ISA_KERNELS(avx512)
     static inline void cnn__zip_##isa(cnn__v_##isa *t, cnn__v_##isa a, cnn__v_##isa b)                       \
     {                                                                                                        \
         t[0] = cnn__low_##isa(a, b), t[1] = cnn__high_##isa(a, b);                                           \
+    }                                                                                                        \
+    static inline void cnn__split_##isa(cnn__v_##isa *v, cnn__v_##isa a, cnn__v_##isa b)                     \
+    {                                                                                                        \
+        v[0] = cnn__even_##isa(a, b), v[1] = cnn__odd_##isa(a, b);                                           \
     }
 #define CNN__FOUR_MASKED(isa)                                                                                \
-    static inline cnn__v_##isa cnn__masked_##isa(const float *p, cnn__lanes m)                               \
+    static inline cnn__v_##isa cnn__masked_##isa(const float *p, cnn__lanes m, cnn__v_##isa rest)            \
     {                                                                                                        \
         float part[4];                                                                                       \
-        for (int l = 0; l < 4; l++) part[l] = m >> l & 1 ? p[l] : 0.0f;                                      \
+        cnn__store_##isa(part, rest);                                                                        \
+        for (int l = 0; l < 4; l++) if (m >> l & 1) part[l] = p[l];                                          \
         return cnn__load_##isa(part);                                                                        \
     }                                                                                                        \
     static inline void cnn__put_##isa(float *p, cnn__lanes m, cnn__v_##isa v)                                \
@@ -14404,11 +14398,6 @@ CNN__ISA_KERNELS(avx512)
         float part[4];                                                                                       \
         cnn__store_##isa(part, v);                                                                           \
         for (int l = 0; l < 4; l++) if (m >> l & 1) memcpy(p + l, part + l, sizeof *p);                      \
-    }                                                                                                        \
-    static inline cnn__v_##isa cnn__few_##isa(const float *p, int n)                                         \
-    {                                                                                                        \
-        const float few[4] = { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f };                       \
-        return cnn__load_##isa(few);                                                                         \
     }
 #endif
 
@@ -14416,7 +14405,7 @@ CNN__ISA_KERNELS(avx512)
 /* ---- NEON ---- */
 
 static bool cnn__has_neon(void) { return true; }
-enum { CNN__W_neon = 4, CNN__MR_neon = 6, CNN__NV_neon = 4, CNN__TALL_neon = 6, CNN__DEEP_neon = 4 };
+enum { CNN__W_neon = 4, CNN__MR_neon = 6, CNN__NV_neon = 4, CNN__TALL_neon = 6 };
 typedef float32x4_t cnn__v_neon;
 typedef cnn__lanes  cnn__m_neon;
 #define CNN__TARGET_neon
@@ -14428,6 +14417,7 @@ typedef cnn__lanes  cnn__m_neon;
 #define cnn__low_neon   vzip1q_f32
 #define cnn__high_neon  vzip2q_f32
 #define cnn__even_neon  vuzp1q_f32
+#define cnn__odd_neon   vuzp2q_f32
 #define cnn__fma_neon(a, b, c) vfmaq_f32(c, a, b)
 #define cnn__sum4_neon(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
 static inline float32x4_t cnn__clip_neon(float32x4_t v, float32x4_t low, float32x4_t high)
@@ -14449,7 +14439,7 @@ CNN__ISA_KERNELS(neon)
 /* ---- WebAssembly, -msimd128: without a fused multiply-add, so it has the bits of "c" ---- */
 
 static bool cnn__has_wasm(void) { return true; }
-enum { CNN__W_wasm = 4, CNN__MR_wasm = 6, CNN__NV_wasm = 2, CNN__TALL_wasm = 6, CNN__DEEP_wasm = 4 };
+enum { CNN__W_wasm = 4, CNN__MR_wasm = 6, CNN__NV_wasm = 2, CNN__TALL_wasm = 6 };
 typedef v128_t     cnn__v_wasm;
 typedef cnn__lanes cnn__m_wasm;
 #define CNN__TARGET_wasm
@@ -14461,6 +14451,7 @@ typedef cnn__lanes cnn__m_wasm;
 #define cnn__low_wasm(a, b)    wasm_i32x4_shuffle(a, b, 0, 4, 1, 5)
 #define cnn__high_wasm(a, b)   wasm_i32x4_shuffle(a, b, 2, 6, 3, 7)
 #define cnn__even_wasm(a, b)   wasm_i32x4_shuffle(a, b, 0, 2, 4, 6)
+#define cnn__odd_wasm(a, b)    wasm_i32x4_shuffle(a, b, 1, 3, 5, 7)
 #define cnn__fma_wasm(a, b, c) wasm_f32x4_add(wasm_f32x4_mul(a, b), c)
 #define cnn__clip_wasm(v, low, high) wasm_f32x4_pmin(wasm_f32x4_pmax(v, low), high)
 static inline void cnn__larger_wasm(v128_t *most, v128_t *which, v128_t v, v128_t tag)
@@ -14482,7 +14473,7 @@ CNN__ISA_KERNELS(wasm)
 /* ---- Portable C: a vector is four floats, which the compiler maps to registers if it can ---- */
 
 static bool cnn__has_c(void) { return true; }
-enum { CNN__W_c = 4, CNN__MR_c = 4, CNN__NV_c = 2, CNN__TALL_c = 4, CNN__DEEP_c = 4 };
+enum { CNN__W_c = 4, CNN__MR_c = 4, CNN__NV_c = 2, CNN__TALL_c = 4 };
 typedef cnn__lanes cnn__m_c;
 #define CNN__TARGET_c
 #define cnn__mask_c(lanes) (lanes)
@@ -14490,6 +14481,10 @@ typedef cnn__lanes cnn__m_c;
 typedef float cnn__v_c __attribute__((vector_size(16)));
 #define CNN__LANE(v, l) (v)[l]
 static inline cnn__v_c cnn__set_c(float a) { return (cnn__v_c){ a, a, a, a }; }
+static inline void cnn__split_c(cnn__v_c *v, cnn__v_c a, cnn__v_c b)
+{
+    v[0] = (cnn__v_c){ a[0], a[2], b[0], b[2] }, v[1] = (cnn__v_c){ a[1], a[3], b[1], b[3] };
+}
 #define cnn__add_c(a, b)    ((a) + (b))
 #define cnn__fma_c(a, b, c) ((a) * (b) + (c))
 #else
@@ -14505,6 +14500,13 @@ static inline cnn__v_c cnn__fma_c(cnn__v_c a, cnn__v_c b, cnn__v_c c)
 {
     for (int l = 0; l < 4; l++) c.v[l] = a.v[l] * b.v[l] + c.v[l];
     return c;
+}
+static inline void cnn__split_c(cnn__v_c *v, cnn__v_c a, cnn__v_c b)
+{
+    for (int l = 0; l < 2; l++) {
+        CNN__LANE(v[0], l) = CNN__LANE(a, 2 * l), CNN__LANE(v[0], l + 2) = CNN__LANE(b, 2 * l);
+        CNN__LANE(v[1], l) = CNN__LANE(a, 2 * l + 1), CNN__LANE(v[1], l + 2) = CNN__LANE(b, 2 * l + 1);
+    }
 }
 #endif
 static inline cnn__v_c cnn__load_c(const float *p)
@@ -14522,11 +14524,10 @@ static inline cnn__v_c cnn__clip_c(cnn__v_c v, cnn__v_c low, cnn__v_c high)
     }
     return v;
 }
-static CNN__NOINLINE cnn__v_c cnn__masked_c(const float *p, cnn__lanes m)
+static CNN__NOINLINE cnn__v_c cnn__masked_c(const float *p, cnn__lanes m, cnn__v_c rest)
 {
-    float part[4];
-    for (int l = 0; l < 4; l++) part[l] = m >> l & 1 ? p[l] : 0.0f;
-    return cnn__load_c(part);
+    for (int l = 0; l < 4; l++) if (m >> l & 1) CNN__LANE(rest, l) = p[l];
+    return rest;
 }
 static CNN__NOINLINE void cnn__put_c(float *p, cnn__lanes m, cnn__v_c v)
 {
@@ -14534,7 +14535,6 @@ static CNN__NOINLINE void cnn__put_c(float *p, cnn__lanes m, cnn__v_c v)
     cnn__store_c(part, v);
     for (int l = 0; l < 4; l++) if (m >> l & 1) memcpy(p + l, part + l, sizeof *p);
 }
-static inline cnn__v_c cnn__few_c(const float *p, int n) { return cnn__masked_c(p, cnn__run_of(0, n)); }
 static CNN__NOINLINE void cnn__sum4_c(float *sum, cnn__v_c a, cnn__v_c b, cnn__v_c c, cnn__v_c d)
 {
     const cnn__v_c t[4] = { a, b, c, d };
@@ -14553,11 +14553,6 @@ static inline void cnn__scatter4_c(const cnn__v_c *r, float *const *y, const ptr
             float *to = &y[l][i * row[l] + e];
             *to = add ? *to + CNN__LANE(r[e], l) : CNN__LANE(r[e], l);
         }
-}
-static inline cnn__v_c cnn__even_c(cnn__v_c a, cnn__v_c b)
-{
-    const float even[4] = { CNN__LANE(a, 0), CNN__LANE(a, 2), CNN__LANE(b, 0), CNN__LANE(b, 2) };
-    return cnn__load_c(even);
 }
 static inline void cnn__zip_c(cnn__v_c *t, cnn__v_c a, cnn__v_c b)
 {
@@ -17559,11 +17554,23 @@ static void cnn__whole_windows(const cnn__pool *pool, int *from, int *to)
     if (pool->sw > 2 || pool->dh > 1 || pool->dw > 1 || *from >= *to) *from = *to = pool->ow;
 }
 
+/* The largest of a window: its place in the plane. */
+static int cnn__pool_one(const cnn__pool *pool, const float *plane, int y0, int y1, int ox)
+{
+    int x0, x1;
+    cnn__window(ox, pool->w, pool->kw, pool->sw, pool->pw, pool->dw, &x0, &x1);
+    int best = y0 * pool->w + x0;
+    for (int iy = y0; iy < y1; iy += pool->dh)
+        for (int i = iy * pool->w + x0; i < iy * pool->w + x1; i += pool->dw)
+            if (plane[i] > plane[best] || plane[i] != plane[i]) best = i;
+    return best;
+}
+
 static void cnn__max_pool_job(const void *of, ptrdiff_t first_plane, ptrdiff_t planes, int thread CNN__UNUSED)
 {
     const cnn__pooling *q = of;
     const cnn__pool    *pool = q->pool;
-    int                *at = q->at, y0, y1, x0, x1, from, to;
+    int                *at = q->at, y0, y1, from, to;
     const float        *x = q->from;
     const cnn__kernels *isa = cnn__kernels_of(q->cpu);
     const cnn__image image = { pool->h, pool->w, pool->oh, pool->ow, pool->ph, pool->pw, pool->sh };
@@ -17585,13 +17592,8 @@ static void cnn__max_pool_job(const void *of, ptrdiff_t first_plane, ptrdiff_t p
                     ox = to - 1;
                     continue;
                 }
-                cnn__window(ox, pool->w, pool->kw, pool->sw, pool->pw, pool->dw, &x0, &x1);
-                int   best = y0 * pool->w + x0;
-                float most = in[best];
-                for (int iy = y0; iy < y1; iy += pool->dh)
-                    for (int i = iy * pool->w + x0; i < iy * pool->w + x1; i += pool->dw)
-                        if (in[i] > most || in[i] != in[i]) best = i, most = in[i];
-                y[ox] = most;
+                const int best = cnn__pool_one(pool, in, y0, y1, ox);
+                y[ox] = in[best];
                 if (place) place[ox] = best;
             }
         }

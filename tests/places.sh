@@ -42,11 +42,11 @@ END
 {   # the vocabulary of the portable set under other names, in larger tiles
     echo '#define CNN_ISA_C4 ((cnn_isa)40)'
     echo 'static bool cnn__has_c4(void) { return true; }'
-    echo 'enum { CNN__W_c4 = 4, CNN__MR_c4 = 6, CNN__NV_c4 = 2, CNN__TALL_c4 = 6, CNN__DEEP_c4 = 4 };'
+    echo 'enum { CNN__W_c4 = 4, CNN__MR_c4 = 6, CNN__NV_c4 = 2, CNN__TALL_c4 = 6 };'
     echo 'typedef cnn__v_c cnn__v_c4;'
     echo 'typedef cnn__m_c cnn__m_c4;'
     echo '#define CNN__TARGET_c4'
-    for word in mask set add fma load store masked few sum4 gather4 scatter4 even zip split larger clip put; do
+    for word in mask set add fma load store masked sum4 gather4 scatter4 zip split larger clip put; do
         echo "#define cnn__${word}_c4 cnn__${word}_c"
     done
     echo 'CNN__ISA_KERNELS(c4)'
