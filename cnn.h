@@ -1656,25 +1656,18 @@ __declspec(dllimport) void __stdcall WakeConditionVariable(struct _RTL_CONDITION
 #define CNN__PREFETCH_L2(p) ((void)0)
 #endif
 
-/* How whole sections are compiled, since most of the file need not be as fast as its kernels. COLD: what runs
-   once a call or a node, to be small. MILD: what has loops, without the costliest passes of gcc. The kernels,
-   and what they call, are compiled as the program is. */
+/* How sections are compiled that run once a call or a node: to be small, which takes less time. All that has
+   loops over elements is compiled as the program is. */
 #if defined(__clang__) && defined(__OPTIMIZE__)
 #define CNN__COLD_BEGIN _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)")       \
                         _Pragma("clang attribute push(__attribute__((noinline)), apply_to = function)")
 #define CNN__COLD_END   _Pragma("clang attribute pop") _Pragma("clang attribute pop")
-#define CNN__MILD_BEGIN
-#define CNN__MILD_END
 #elif defined(__GNUC__) && defined(__OPTIMIZE__)
 #define CNN__COLD_BEGIN _Pragma("GCC push_options") _Pragma("GCC optimize(\"Og\")")
 #define CNN__COLD_END   _Pragma("GCC pop_options")
-#define CNN__MILD_BEGIN _Pragma("GCC push_options") _Pragma("GCC optimize(\"O1\")")
-#define CNN__MILD_END   _Pragma("GCC pop_options")
 #else
 #define CNN__COLD_BEGIN
 #define CNN__COLD_END
-#define CNN__MILD_BEGIN
-#define CNN__MILD_END
 #endif
 
 enum { CNN__ALIGN = 64,                 /* bytes: a cache line, and the widest vector */
@@ -2801,8 +2794,6 @@ CNN__KERNEL(add_product, const cnn__cpu *cpu, float *y, const float *a, const fl
    One piece, to be read from top to bottom: how a net is recorded, put in order, run forward and backward,
    and improved. What follows is more rooms and rules of the same kind, comfort, and speed.
    ======================================================================================================== */
-
-CNN__MILD_BEGIN
 
 /* ---- Record: y = op(in...), its shape, and the parameters that it owns ---- */
 
@@ -6730,8 +6721,6 @@ CNN_API bool cnn_swap_average(cnn_graph *g)
     return cnn__copy_trained(g, g->average, CNN__EXCHANGE, 0);
 }
 
-CNN__MILD_END
-
 /* ===========================================================================================================
    >>plan ---- 8. The memory plan, and cnn_compile
    ======================================================================================================== */
@@ -7608,8 +7597,6 @@ CNN__COLD_END
    A data set never belongs to a graph. So its errors are its own: a message in d.error, and count 0. Files
    are hostile: nothing that a header promises is used before it is compared with the bytes that are there.
    ======================================================================================================== */
-
-CNN__MILD_BEGIN
 
 CNN__PRINTF(2, 3)
 static bool cnn__data_fail(cnn_dataset *d, const char *format, ...)
@@ -9338,8 +9325,6 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignor
         cnn_fail(logits, "%s", cnn__device_error(logits->graph));
     *right += count;
 }
-
-CNN__MILD_END
 
 /* ===========================================================================================================
    >>train ---- 11. Training loop: fit, evaluate, predict, progress and history
