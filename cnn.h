@@ -1221,8 +1221,9 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
                                    CNN_EVAL is a factor and a shift per channel, which conv2d can take over */
        CNN_ADDS_UP = 2048,      /* over the batch y is a sum, not a mean: twice the samples, about twice y */
        CNN_SELECTS = 4096,      /* each element of y is one of in[0], which alone gets its gradient */
-       CNN_PORTIONS = 8192 };   /* y[n] needs in[0][n] alone, and as much is saved for each: both passes may
-                                   be run for one part of the batch after the other */
+       CNN_PORTIONS = 8192 };   /* y[n] needs in[0][n] alone, and backward is left nothing, or one float for
+                                   each element of y: both passes may be run for one part of the batch after
+                                   the other */
 
 struct cnn_op {
     const char *name;
@@ -14022,9 +14023,10 @@ static inline int cnn__tile_rows(int left, int tall)
         v[2] = t[0];                                                                                         \
     }
 
-/* The windows of a plane, in strips of W columns from top to bottom: a row of x goes into up to three rows of
-   y that are in work, t[0] the oldest. With k, t are their sums; most: t are the largest of the last three
-   rows of x. What lies some rows further is fetched meanwhile: the next planes, in the end. */
+/* The windows of a plane, in strips of W columns and as many rows as are fetched ahead, from top to bottom: a
+   row of x goes into up to three rows of y that are in work, t[0] the oldest; odd, even: which rows of the
+   kernel meet it. With k, t are their sums; most: t are the largest of the last three rows of x. */
+enum { CNN__ROWS_AHEAD = 32 };
 #define CNN__STRIP_ROW(isa)                                                                                  \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__strip_row_##isa(const bool most, bool odd, bool even, const cnn__v_##isa *k,                   \
@@ -14069,8 +14071,8 @@ static inline int cnn__tile_rows(int left, int tall)
             t[2] = first;                                                                                    \
             if ((unsigned)(iy + r) < (unsigned)p->h) {                                                       \
                 if (s == 1) cnn__taps_##isa(1, inside, x, m, rest, v);                                       \
-                else           cnn__taps_##isa(2, inside, x, m, rest, v);                                    \
-                cnn__strip_row_##isa(most, s == 1 + odd, !odd, k, v, t);                                     \
+                else        cnn__taps_##isa(2, inside, x, m, rest, v);                                       \
+                cnn__strip_row_##isa(most, s == 1 || odd, !odd, k, v, t);                                    \
             }                                                                                                \
             if (r < 2 || odd) continue;                                                                      \
             v[0] = t[0];                                                                                     \
@@ -14094,7 +14096,6 @@ static inline int cnn__tile_rows(int left, int tall)
                 cnn__strip_##isa(s, most, p, oy, ox, (int)cnn__min(CNN__ROWS_AHEAD / s, p->oh - oy), y, x, k,\
                                  first, add, clip);                                                          \
     }
-enum { CNN__ROWS_AHEAD = 32 };
 
 /* Stride 1, y as wide as x, at most half a vector: vectors of several rows. Those number n have bits[n]: the
    lanes of the nine taps that are inside, then the lanes of y. */

@@ -516,7 +516,7 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     X(product_128, GROUPS) X(product_64, GROUPS) X(product_32, SMALL) X(product_4, ITEMS)                    \
     X(add_slices, ITEMS) X(depthwise_forward, ITEMS) X(depthwise_data, ITEMS) X(depthwise_weights, GROUPS)   \
     X(wino_in, ITEMS) X(wino_out, ITEMS) X(wino_dw, ITEMS) X(stretch, ITEMS) X(move, ITEMS)                  \
-    X(stretch_back, ITEMS) X(fold, GROUPS) X(fill, ITEMS) X(dropout, ITEMS)             \
+    X(stretch_back, ITEMS) X(fold, GROUPS) X(fill, ITEMS) X(dropout, ITEMS)                                  \
     X(pool_forward, ITEMS) X(pool_backward, ITEMS) X(pad_forward, ITEMS) X(pad_backward, ITEMS)              \
     X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)      \
     X(softmax_forward, GROUPS)                                                                               \
