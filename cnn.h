@@ -1567,9 +1567,22 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #if defined(__unix__) || defined(__APPLE__)
 #define CNN__POSIX 1
 #include <dirent.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <unistd.h>
+#ifndef CNN_NO_STDIO
+int (fileno)(FILE *);                   /* -std=c99 hides them */
+int (fsync)(int);
+int (fchmod)(int, mode_t);
+int (kill)(pid_t, int);
+#ifdef __linux__
+char *cnn__realpath(const char *, char *) __asm__("realpath");
+#else
+char *(realpath)(const char *, char *);
+#define cnn__realpath realpath
+#endif
+#endif
 #define CNN__IS_TERMINAL(f) ((f) == stderr && isatty(2))
 #elif defined(_WIN32)
 #include <io.h>
@@ -1643,32 +1656,33 @@ __declspec(dllimport) void __stdcall WakeConditionVariable(struct _RTL_CONDITION
 
 #ifdef __GNUC__                         /* with CNN_STATIC a program need not use everything */
 #define CNN__UNUSED      __attribute__((unused))
-#define CNN__COLD        __attribute__((cold, noinline))       /* compiled small: plans */
 #define CNN__NOINLINE    __attribute__((noinline))
 #define CNN__INLINE      __attribute__((always_inline)) inline
 #define CNN__PREFETCH(p) __builtin_prefetch(p)
 #define CNN__PREFETCH_L2(p) __builtin_prefetch(p, 0, 2)
 #else
 #define CNN__UNUSED
-#define CNN__COLD
 #define CNN__NOINLINE
 #define CNN__INLINE      inline
 #define CNN__PREFETCH(p) ((void)0)
 #define CNN__PREFETCH_L2(p) ((void)0)
 #endif
 
-/* How sections are compiled that run once a call or a node: to be small, which takes less time. All that has
-   loops over elements is compiled as the program is. */
-#if defined(__clang__) && defined(__OPTIMIZE__)
-#define CNN__COLD_BEGIN _Pragma("clang attribute push(__attribute__((minsize)), apply_to = function)")       \
-                        _Pragma("clang attribute push(__attribute__((noinline)), apply_to = function)")
-#define CNN__COLD_END   _Pragma("clang attribute pop") _Pragma("clang attribute pop")
-#elif defined(__GNUC__) && defined(__OPTIMIZE__)
-#define CNN__COLD_BEGIN _Pragma("GCC push_options") _Pragma("GCC optimize(\"Og\")")
-#define CNN__COLD_END   _Pragma("GCC pop_options")
+/* What runs once a call or once a node is hardly optimized, for it is more than half of the time that compiling
+   takes; what has loops over elements is compiled as the program is. At -Os all is. */
+#if !defined(__OPTIMIZE__) || defined(__OPTIMIZE_SIZE__) || !defined(__GNUC__)
+#define CNN__COLD
+#define CNN__HOT
+#elif defined(__clang__)
+#define CNN__COLD _Pragma("clang optimize off")
+#define CNN__HOT  _Pragma("clang optimize on")
 #else
-#define CNN__COLD_BEGIN
-#define CNN__COLD_END
+#ifdef _FORTIFY_SOURCE                  /* glibc's checks need what -O0 leaves out */
+#define CNN__COLD _Pragma("GCC push_options") _Pragma("GCC optimize(\"Og\")")
+#else
+#define CNN__COLD _Pragma("GCC push_options") _Pragma("GCC optimize(\"O0\")")
+#endif
+#define CNN__HOT  _Pragma("GCC pop_options")
 #endif
 
 enum { CNN__ALIGN = 64,                 /* bytes: a cache line, and the widest vector */
@@ -1784,8 +1798,6 @@ static float cnn__uniform(uint32_t bits) { return (float)(bits >> 8) * (1.0f / 1
    >>graph ---- 2. The graph: record, order, run forward, run backward
    ======================================================================================================== */
 
-CNN__COLD_BEGIN
-
 /* The head of each piece; what follows it is aligned for all that is kept there. */
 typedef union cnn__block { union cnn__block *next; double d; void *p; long long l; } cnn__block;
 
@@ -1898,6 +1910,7 @@ struct cnn_graph {
     struct cnn__about  *about;          /* what it knows of its data; NULL: nothing. See cnn_remember */
 };
 
+CNN__COLD
 static cnn__node *cnn__of(const cnn_tensor *t) { return (cnn__node *)(uintptr_t)t; }
 
 /* Which operand of y is x, the first if it is several? -1: none. */
@@ -2484,8 +2497,6 @@ static bool cnn__resolve(const cnn_field *fields, void *args, char why[CNN_ERROR
     return true;
 }
 
-CNN__COLD_END
-
 /* ===========================================================================================================
    >>kernels ---- 3. What rooms call: formulas element by element, sums, and the contracts of all kernels
 
@@ -2493,6 +2504,7 @@ CNN__COLD_END
    of them, with its sums in the order that is written here: the bits do not depend on the number of threads.
    ======================================================================================================== */
 
+CNN__HOT
 /* ---- Exponential and hyperbolic tangent ----
 
    Those of libm are calls, one number at a time, and would take a third of LeNet's training. These are a few
@@ -3573,6 +3585,7 @@ CNN_API bool cnn_step_(cnn_step_args a)
 
 /* ---- What rooms may ask while they run ---- */
 
+CNN__COLD
 CNN_API void *cnn_scratch(const cnn_tensor *y)  { return y->graph->arena[CNN_ARENA_SCRATCH]; }
 CNN_API int   cnn_threads(const cnn_tensor *y)  { return y->graph->cpu.threads; }
 CNN_API bool  cnn_grad_is_first(const cnn_tensor *y, int i)
@@ -4046,6 +4059,7 @@ static void cnn__max_pool_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
     const cnn__pool pool = cnn__pool_of(y);
     cnn__max_pool(&y->graph->cpu, &pool, y->data, y->saved, y->in[0]->data);
 }
+CNN__HOT
 static void cnn__max_pool_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
     const cnn_tensor *y = ((const cnn__pass *)of)->y;
@@ -4059,6 +4073,7 @@ static void cnn__max_pool_back_job(const void *of, ptrdiff_t from, ptrdiff_t to,
         for (ptrdiff_t i = from * out; i < (from + 1) * out; i++) dx[at[i]] += dy[i];
     }
 }
+CNN__COLD
 static void cnn__max_pool_backward(cnn_tensor *y)
 {
     float *dx = y->in[0]->grad;
@@ -4105,6 +4120,7 @@ static bool cnn__adaptive_avg_pool_shape(cnn_tensor *y)
     y->shape = (cnn_shape){ y->in[0]->shape.n, y->in[0]->shape.c, a->height, a->width };
     return true;
 }
+CNN__HOT
 static void cnn__bin(int i, int size, int bins, int *from, int *to)
 {
     *from = (int)((int64_t)i * size / bins), *to = (int)(((int64_t)(i + 1) * size + bins - 1) / bins);
@@ -4136,6 +4152,7 @@ static const cnn_field cnn__adaptive_avg_pool_fields[] = {
     CNN_FIELD('i', cnn_adaptive_avg_pool_args, width, .like = "height", .range = CNN__FROM_1), { 0 } };
 CNN__LAYER(adaptive_avg_pool, cnn__adaptive_avg_pool_shape, adaptive_avg_pool, .flags = 0)
 
+CNN__COLD
 static bool cnn__global_max_pool_shape(cnn_tensor *y)
 {
     if (!cnn__as_input(y)) return false;
@@ -4274,6 +4291,7 @@ static bool cnn__group_norm_shape(cnn_tensor *y)
                         y->in[0]->shape.c, cnn__shape_text(y->in[0]).s);
     return cnn__as_input(y);
 }
+CNN__HOT
 static void cnn__sample_norm_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
     const cnn_tensor      *y = ((const cnn__pass *)of)->y;
@@ -4692,6 +4710,7 @@ static void cnn__prelu_back_job(const void *of, ptrdiff_t from, ptrdiff_t to, in
             }
     }
 }
+CNN__COLD
 static void cnn__prelu_backward(cnn_tensor *y)
 {
     const int c = y->shape.c, weights = y->in[1]->shape.c;
@@ -4742,6 +4761,7 @@ static bool cnn__softmax_shape(cnn_tensor *y)
     if (cnn__axis_number(axis) > 3) return cnn_fail(y, "axis is %u: it must be CNN_C, CNN_H or CNN_W", axis);
     return cnn__as_input(y);
 }
+CNN__HOT
 /* Over the C classes of a pixel: e^(x - most) cannot overflow, and the largest term is 1, with log sum e^x =
    most + log(sum of them). They are kept in e unless it is NULL; e may be x. */
 static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff_t plane)
@@ -4797,6 +4817,7 @@ static void cnn__drop_out(cnn_tensor *y, float *to, const float *from, bool add)
     cnn__dropout(&y->graph->cpu, to, from, add, ((const cnn_dropout_args *)y->args)->p,
                  y->graph->config.seed, cnn__stream(y), cnn__len(y->shape));
 }
+CNN__COLD
 static void cnn__dropout_forward(cnn_tensor *y, cnn_mode mode)
 {
     const float *x = y->in[0]->data;
@@ -4858,6 +4879,7 @@ static cnn_move cnn__move_in(cnn_shape s, bool into)
 {
     return (cnn_move){ into, 0, { 1, 1, 1, 1 }, { cnn__sample(s), cnn__plane(s), s.w, 1 }, { 0, 0, 0, 0 } };
 }
+CNN__HOT
 static ptrdiff_t cnn__moved(const cnn_move *m, int axis, ptrdiff_t i)
 {
     const int div = m->div[axis];
@@ -4901,6 +4923,7 @@ static void cnn__move_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thre
         }
     }
 }
+CNN__COLD
 static void cnn__move(const cnn__cpu *cpu, const cnn_move *m, cnn_shape s, float *a, float *b, bool into,
                       bool adds)
 {
@@ -5009,6 +5032,7 @@ static bool cnn__pad_move(const cnn_tensor *y, int k, cnn_move *m)
     m->at = a->front * m->step[1] + a->top * m->step[2] + a->left;
     return k == 0 && a->mode == CNN_PAD_CONSTANT;
 }
+CNN__HOT
 /* Place i of y along an axis is this place of x, of `size`, which begins at place `first`. */
 static int cnn__pad_source(int mode, int i, int first, int size)
 {
@@ -5034,6 +5058,7 @@ static void cnn__pad_job(const void *of, ptrdiff_t first, ptrdiff_t end, int thr
             }
         }
 }
+CNN__COLD
 static void cnn__pad_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn_pad_args *a = y->args;
@@ -5229,6 +5254,7 @@ static cnn__filter cnn__filter_of(const cnn_tensor *y)
     const cnn_upsample_args *a = y->args;
     return !a->bilinear ? CNN__NEAREST : a->align_corners ? CNN__ALIGNED : CNN__BILINEAR;
 }
+CNN__HOT
 static cnn__between cnn__source(int i, int in, int out, cnn__filter filter)      /* i of `out` among `in` */
 {
     if (filter == CNN__NEAREST) {
@@ -5324,6 +5350,7 @@ static bool cnn__stretch(int *y, int a, int b)
     *y = a == 1 ? b : a;
     return a == b || a == 1 || b == 1;
 }
+CNN__COLD
 static bool cnn__binary_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 2, 2)) return false;
@@ -5378,6 +5405,7 @@ static const char *cnn__pow_hint(const cnn_tensor *y, const cnn_stats *x, bool b
     (void)y, (void)backward;
     return x->min > 0 ? NULL : "a power of a number that is not positive: keep it above 0 (cnn_clamp)";
 }
+CNN__HOT
 CNN__LOOP(cnn__each_div,            v[i] /= a[i])
 CNN__LOOP(cnn__each_div_by,         v[i] /= b[i])
 CNN__LOOP(cnn__each_div_back,       v[i] = -v[i] * (a[i] / b[i]) / b[i])
@@ -5417,6 +5445,7 @@ static const cnn_field cnn__scale_fields[] = {
     CNN_FIELD('f', cnn_scale_args, offset), { 0 } };
 CNN__FORMULA_OF(scale, 0, cnn__as_input, offsetof(cnn_scale_args, factor), offsetof(cnn_scale_args, offset))
 
+CNN__COLD
 /* ---- sum, mean, global_avg_pool ---------------------------------------------------------------------------
  *   y = s * sum of x over some axes,   dx = s dy for each element of the sum
  *   s = 1 for sum, 1/(elements) for mean; global_avg_pool is the mean over H and W (Lin et al. 2013).
@@ -5462,6 +5491,7 @@ static void cnn__most_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
     cnn_each       *f = y->op == &cnn_op_amax ? cnn__each_maximum(cpu) : cnn__each_minimum(cpu);
     cnn__fold(cpu, f, y->data, y->in[0]->data, y->shape, y->in[0]->shape);
 }
+CNN__HOT
 static void cnn__most_backward(cnn_tensor *y)
 {
     const cnn__cpu   *cpu = &y->graph->cpu;
@@ -5476,6 +5506,7 @@ static void cnn__most_backward(cnn_tensor *y)
     for (int i = 0; i < n; i++) share[i] = y->grad[i] / share[i];
     cnn__add_product(cpu, x->grad, equal, share, x->shape, x->shape, y->shape, 1);
 }
+CNN__COLD
 static size_t cnn__most_scratch(const cnn_tensor *y)
 {
     return ((size_t)cnn__len(y->shape) + (size_t)cnn__len(y->in[0]->shape)) * sizeof(float);
@@ -5541,6 +5572,7 @@ static cnn__target cnn__target_of(const cnn_tensor *y)
                           (float)cnn__option_named(y, "smoothing"), (int)cnn__option_named(y, "ignore_index"),
                           y->in[1]->shape.c > 1 };
 }
+CNN__HOT
 /* How many labels there are: one for each sample and pixel. */
 static ptrdiff_t cnn__n_labels(const cnn_tensor *y) { return cnn__len(y->in[1]->shape) / y->in[1]->shape.c; }
 static double cnn__labels_weigh(const cnn_tensor *y)
@@ -6424,6 +6456,7 @@ static void cnn__adagrad_run(float *restrict w, const float *restrict dw, float 
     cnn__roots(root, s);
     for (int i = 0; i < CNN__RUN_OF; i++) w[i] -= r.lr * ((dw[i] + r.decay * w[i]) / (root[i] + r.eps));
 }
+CNN__COLD
 static void cnn__adagrad_update(float *w, const float *dw, float *const *slot, size_t n,
                                 const cnn_step_args *a, long step CNN__UNUSED)
 {
@@ -6585,6 +6618,7 @@ static bool cnn__update(cnn_graph *g, const cnn_step_args *a, unsigned side)
 /* The sum of x^2 in float64, as 64 partial sums of equal parts: the same bits for any number of threads. */
 enum { CNN__PARTS = 64 };
 typedef struct { const float *x; size_t n; double *part; } cnn__squares;
+CNN__HOT
 static void cnn__squares_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
     const cnn__squares *q = of;
@@ -6596,6 +6630,7 @@ static void cnn__squares_job(const void *of, ptrdiff_t from, ptrdiff_t to, int t
         q->part[k] = sum;
     }
 }
+CNN__COLD
 static double cnn__sum_of_squares(const cnn__cpu *cpu, const float *x, size_t n)
 {
     double part[CNN__PARTS], sum = 0;
@@ -6670,6 +6705,7 @@ static size_t cnn__store_at(const cnn_tensor *t)
 
 /* From the net to store, from store to the net, both at once, or mixed into store (cnn_average). */
 typedef enum { CNN__SAVE, CNN__RESTORE, CNN__EXCHANGE, CNN__MIX } cnn__way;
+CNN__HOT
 static bool cnn__copy_trained(cnn_graph *g, float *store, cnn__way way, float decay)
 {
     for (int i = 0; i < g->n_order; i++) {
@@ -6692,6 +6728,7 @@ static bool cnn__copy_trained(cnn_graph *g, float *store, cnn__way way, float de
     return true;
 }
 
+CNN__COLD
 CNN_API bool cnn_average(cnn_graph *g, float decay)
 {
     if (!g || g->error[0]) return false;
@@ -6725,8 +6762,6 @@ CNN_API bool cnn_swap_average(cnn_graph *g)
 /* ===========================================================================================================
    >>plan ---- 8. The memory plan, and cnn_compile
    ======================================================================================================== */
-
-CNN__COLD_BEGIN
 
 /* ---- Names, and whose parameter is whose ---- */
 
@@ -7590,8 +7625,6 @@ CNN_API cnn_tensor *cnn_node(const cnn_graph *g, int i)
     return g && g->compiled && i >= 0 && i < g->n_order ? &g->order[i]->t : NULL;
 }
 
-CNN__COLD_END
-
 /* ===========================================================================================================
    >>data ---- 10. Data: samples and targets, files, folders, streams, shuffling, splits, batches
 
@@ -7849,6 +7882,7 @@ static size_t cnn__array_place(const cnn__array *a, size_t i)
     }
     return at;
 }
+CNN__HOT
 static double cnn__array_element(const cnn__array *a, size_t i)
 {
     const unsigned char *p = a->data + cnn__array_place(a, i) * a->size;
@@ -7866,6 +7900,7 @@ static double cnn__array_element(const cnn__array *a, size_t i)
     return (double)bits;
 }
 
+CNN__COLD
 /* (N), (N,C), (N,H,W) or (N,C,H,W) */
 static cnn_shape cnn__array_sample(const cnn__array *a)
 {
@@ -8068,6 +8103,7 @@ CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t bytes, const void 
    Records and nothing else. One byte of label (CIFAR-100: the coarse class, then the fine one), then 3072
    bytes: the red, green and blue plane of 32x32 pixels, row by row. */
 
+CNN__HOT
 static bool cnn__set_cifar(cnn_dataset *d, const cnn__input *from, int n, const void *options)
 {
     const int    classes = *(const int *)options;
@@ -8178,6 +8214,7 @@ static const char *cnn__cell_hint(const char *cell, size_t n, char separator, bo
     return first ? "; is it a heading? .skip = 1 leaves it out" : "";
 }
 
+CNN__COLD
 static bool cnn__csv_columns(cnn_dataset *d, const cnn_csv_args *a, const char *hint, cnn__csv *t)
 {
     const int    column = a->label ? a->label : a->target;
@@ -8301,6 +8338,7 @@ CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels)
 #ifndef CNN_NO_STDIO
 static void cnn__free_pixels(void *pixels) { CNN_FREE(pixels); }
 
+CNN__HOT
 static bool cnn__is_blank(unsigned char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 /* A number of a PNM header and the blank behind it; -1: none. Comments go from # to the end of the line. */
 static int cnn__pnm_number(const unsigned char **p, const unsigned char *end)
@@ -8417,6 +8455,7 @@ static const char *cnn__fit_picture(unsigned char *to, const cnn_picture *p, con
 typedef struct { char *name; int class; } cnn__listed;
 typedef struct { cnn__listed *at; int count, capacity, class; size_t text; } cnn__list;
 
+CNN__COLD
 static void cnn__free_list(cnn__list *l)
 {
     for (int i = 0; i < l->count; i++) CNN_FREE(l->at[i].name);
@@ -8686,6 +8725,7 @@ CNN_API const char *cnn_class_name(const cnn_graph *g, int k)
 
 /* ---- Order and scale ---- */
 
+CNN__HOT
 /* A whole number in [0,n), each equally likely: bits in the incomplete last interval are drawn again. */
 static uint32_t cnn__below(uint32_t n, uint64_t key, uint64_t stream, uint64_t *drawn)
 {
@@ -8709,6 +8749,7 @@ CNN_API void cnn_shuffle(cnn_dataset *d, uint64_t seed)
     }
 }
 
+CNN__COLD
 CNN_API cnn_dataset cnn_split(const cnn_dataset *source, int first, int count)
 {
     cnn_dataset d = { 0 };
@@ -8889,6 +8930,7 @@ static int cnn__read_batch(cnn__reader *r, int first, cnn__batch *b)
     return b->n = r->until - first < r->most ? r->until - first : r->most;
 }
 
+CNN__HOT
 /* Per channel, over all samples and pixels: mean = sum v / n, deviation^2 = sum (v - mean)^2 / n, in double
    and in two passes, so that nothing cancels. A constant channel keeps deviation 1. */
 CNN_API void cnn_standardize(cnn_dataset *d, const cnn_dataset *as)
@@ -8942,6 +8984,7 @@ CNN_API void cnn_standardize(cnn_dataset *d, const cnn_dataset *as)
 typedef struct { int top, left, bottom, end; } cnn__box;
 typedef struct { int down, right; bool mirror, reflect; cnn__box cut; } cnn__view;
 
+CNN__COLD
 /* One Philox block per sample: flip; right; down; centre of the square. n b / 2^32 is b scaled to [0,n). */
 static cnn__view cnn__draw_view(uint64_t seed, cnn_shape s, const cnn_augment *a, long epoch, int sample)
 {
@@ -9006,6 +9049,7 @@ static cnn__mix cnn__draw_mix(uint64_t seed, const cnn_dataset *d, const cnn__ba
     return m;
 }
 
+CNN__HOT
 /* The pixel i of n that is seen at i; -1: none, a zero. */
 static int cnn__pixel_at(int i, int n, bool reflect)
 {
@@ -9013,6 +9057,7 @@ static int cnn__pixel_at(int i, int n, bool reflect)
     return !reflect ? -1 : i < 0 ? -i : 2 * (n - 1) - i;
 }
 
+CNN__COLD
 static bool cnn__check_augment(cnn_graph *g, const char *at, const char *what, const cnn_augment *a,
                                const cnn_dataset *d, const cnn_tensor *target)
 {
@@ -9080,6 +9125,7 @@ typedef struct {
 
 /* Which places of a plane are seen at row y, from x0 on, in n <= CNN__SEEN columns; -1: none. */
 enum { CNN__SEEN = 64 };
+CNN__HOT
 static void cnn__look(int *at, const cnn__planes *s, const cnn__view *v, int y, int x0, int n)
 {
     const int  w = s->shape.w, sy = s->moves ? cnn__pixel_at(y + v->down, s->shape.h, v->reflect) : y;
@@ -9151,6 +9197,7 @@ static void cnn__feed_one(float *out, const cnn__planes *s, int at, const cnn__v
     }
 }
 
+CNN__COLD
 static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)
 {
     cnn__planes s = { .bytes = b->bytes, .floats = b->floats, .shape = d->shape, .channels = d->shape.c,
@@ -9194,6 +9241,7 @@ typedef struct {
     const cnn_augment *a;
     bool mirror;
 } cnn__feeding;
+CNN__HOT
 static void cnn__feed_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thread CNN__UNUSED)
 {
     const cnn__feeding *q = of;
@@ -9212,6 +9260,7 @@ static void cnn__feed_job(const void *of, ptrdiff_t from, ptrdiff_t to, int thre
     }
 }
 
+CNN__COLD
 /* x = (value - mean[c]) / deviation[c]; bytes have only 256 values, so theirs come from a table. a: NULL, or
    what is drawn; mirror: flip every sample. */
 static int cnn__feed(cnn__reader *r, cnn_tensor *x, cnn_tensor *target, int first, const cnn_augment *a,
@@ -9262,6 +9311,7 @@ CNN_API int cnn_feed_augmented(cnn_tensor *x, cnn_tensor *target, const cnn_data
     return cnn__feed_once(x, target, d, first, &a, epoch);
 }
 
+CNN__HOT
 static bool cnn__same_rows(const cnn_tensor *logits, const cnn_tensor *labels)
 {
     cnn_shape z = logits->shape, t = labels->shape;
@@ -9331,14 +9381,13 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignor
    >>train ---- 11. Training loop: fit, evaluate, predict, progress and history
    ======================================================================================================== */
 
-CNN__COLD_BEGIN
-
 /* Seconds from some moment, for speeds and times left. C99 knows only time(), in whole seconds, and clock(),
    the processor time of all threads, which stands still while a device works. So: the clock that nobody sets
    on Linux, C11's or POSIX's elsewhere, and clock() for the rest (on Windows it is the wall's). */
 #if defined(__linux__) && defined(__GNUC__) && defined(__LP64__)
 int cnn__clock(int which, long time[2]) __asm__("clock_gettime");      /* -std=c99 hides it */
 #endif
+CNN__COLD
 static double cnn__seconds(void)
 {
 #if defined(__linux__) && defined(__GNUC__) && defined(__LP64__)
@@ -9537,6 +9586,7 @@ static bool cnn__open_sums(cnn__sums *s, const cnn__feed_to *to)
     return !errors || s->channel || cnn__no_memory(to->g, NULL, "metrics", bytes);
 }
 
+CNN__HOT
 static void cnn__add_errors(cnn__sums *s, const float *y, const float *t, cnn_shape z)
 {
     const size_t plane = (size_t)cnn__plane(z), channels = (size_t)z.c, count = (size_t)z.n * plane;
@@ -9561,6 +9611,7 @@ static void cnn__add_errors(cnn__sums *s, const float *y, const float *t, cnn_sh
     s->n = all;
 }
 
+CNN__COLD
 /* The loss of so many samples, and what their sums say: accuracy, mean absolute error and R2, NAN where it is
    unknown. R2 is the mean over the channels; of a constant channel it is 1 if that is met, else 0. */
 static cnn_score cnn__score_of(const cnn__sums *s, double loss, int count)
@@ -10475,6 +10526,7 @@ static void *cnn__file_realloc(const cnn__file *f, void *old, size_t bytes)
 
 /* ---- Reading: numbers and words ---- */
 
+CNN__HOT
 /* IEEE 754 half: 1 sign, 5 exponent, 10 fraction bits; value = fraction 2^-24 if the exponent is 0, else
    (1024 + fraction) 2^(exponent - 25). */
 static float cnn__float_of_half(uint32_t half)
@@ -10485,6 +10537,7 @@ static float cnn__float_of_half(uint32_t half)
     return half >> 15 & 1 ? -v : v;
 }
 
+CNN__COLD
 /* Element i of a tensor of floats. bfloat16 is the upper half of a float. */
 static double cnn__element(const cnn__file *f, const cnn__entry *e, size_t i)
 {
@@ -11891,12 +11944,6 @@ static bool cnn__to_file(void *to, const void *bytes, size_t n) { return fwrite(
 /* POSIX knows what C99 does not: processes, links, rights, devices, folders, and how to get bytes onto the
    disk before the name. Windows replaces a file only when asked to. */
 #if defined(CNN__POSIX)
-#include <fcntl.h>
-int (fileno)(FILE *);
-int (fsync)(int);
-int (fchmod)(int, mode_t);
-int (kill)(pid_t, int);
-char *(realpath)(const char *, char *);
 static const char cnn__slashes[] = "/";
 static unsigned long cnn__process(const void *any) { return (void)any, (unsigned long)getpid(); }
 static bool  cnn__flush(FILE *f) { return fflush(f) == 0 && (fsync(fileno(f)) == 0 || errno == EINVAL); }
@@ -11907,7 +11954,7 @@ static bool  cnn__replace(const char *from, const char *to) { return rename(from
 static char *cnn__real_path(const char *path)           /* NULL: errno says why; ENOENT: a new file */
 {
     char *real = CNN_MALLOC(PATH_MAX + 1);
-    if (real && realpath(path, real)) return real;
+    if (real && cnn__realpath(path, real)) return real;
     if (!real) errno = ENOMEM;
     CNN_FREE(real);
     return NULL;
@@ -13105,8 +13152,6 @@ CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
     return c;
 }
 
-CNN__COLD_END
-
 /* ===========================================================================================================
 
    Part II. The engine: how the plain loops became fast. It knows no tensor and no graph.
@@ -13116,6 +13161,8 @@ CNN__COLD_END
 /* ===========================================================================================================
    >>threads ---- 14. Threads
    ======================================================================================================== */
+
+CNN__HOT
 
 /* The work of all kernels is divided here, in cnn__share_out. It has units, numbered from 0, that follow from
    the problem alone and are computed alike in whatever range they fall. So the same seed gives the same bits
@@ -14529,8 +14576,10 @@ static CNN__NOINLINE void cnn__sum4_c(float *sum, cnn__v_c a, cnn__v_c b, cnn__v
 }
 static inline void cnn__gather4_c(cnn__v_c *r, const float *const *x, const ptrdiff_t *row, int i, int j)
 {
+    float lane[4][4];
     for (int l = 0; l < 4; l++)
-        for (int e = 0; e < 4; e++) CNN__LANE(r[e], l) = x[l][i * row[l] + j + e];
+        for (int e = 0; e < 4; e++) lane[e][l] = x[l][i * row[l] + j + e];
+    for (int e = 0; e < 4; e++) r[e] = cnn__load_c(lane[e]);
 }
 static inline void cnn__scatter4_c(const cnn__v_c *r, float *const *y, const ptrdiff_t *row, int i, bool add)
 {
@@ -14542,10 +14591,9 @@ static inline void cnn__scatter4_c(const cnn__v_c *r, float *const *y, const ptr
 }
 static inline void cnn__zip_c(cnn__v_c *t, cnn__v_c a, cnn__v_c b)
 {
-    for (int l = 0; l < 4; l++) {
-        CNN__LANE(t[l / 2], l % 2 * 2) = CNN__LANE(a, l);
-        CNN__LANE(t[l / 2], l % 2 * 2 + 1) = CNN__LANE(b, l);
-    }
+    float pair[8];
+    for (int l = 0; l < 4; l++) pair[2 * l] = CNN__LANE(a, l), pair[2 * l + 1] = CNN__LANE(b, l);
+    t[0] = cnn__load_c(pair), t[1] = cnn__load_c(pair + 4);
 }
 static inline void cnn__larger_c(cnn__v_c *most, cnn__v_c *which, cnn__v_c v, cnn__v_c tag)
 {
@@ -14882,7 +14930,8 @@ typedef struct {
 /* One axis of backward-data for residue r: kernel taps first, first + q, ... (count of them), the first one
    reads from start, each next one step further. */
 typedef struct { int first, q, count, start, step, n; } cnn__axis;
-CNN__COLD static cnn__axis cnn__axis_of(int r, int size, int k, int s, int p, int d)
+CNN__COLD
+static cnn__axis cnn__axis_of(int r, int size, int k, int s, int p, int d)
 {
     int g = s, rest = d;
     while (rest) { int swap = g % rest; g = rest, rest = swap; }
@@ -14908,7 +14957,7 @@ static int cnn__block_rows(const cnn__spread *spread, int rows, ptrdiff_t floats
     return (int)cnn__ceil(rows, cnn__ceil(rows, most));
 }
 
-CNN__COLD static cnn__spread cnn__spread_forward(const cnn__conv *conv, const float *x)
+static cnn__spread cnn__spread_forward(const cnn__conv *conv, const float *x)
 {
     const int y = (conv->kh - 1) * conv->dh, z = (conv->kw - 1) * conv->dw;
     return (cnn__spread){ x, conv->ic, conv->h, conv->w, conv->ic / conv->groups, conv->sh, conv->sw,
@@ -14916,7 +14965,7 @@ CNN__COLD static cnn__spread cnn__spread_forward(const cnn__conv *conv, const fl
                           (int)cnn__min(conv->sw, z + 1), -conv->ph, -conv->pw, y / conv->sh,
                           conv->ow + z / conv->sw, 0 };
 }
-CNN__COLD static cnn__spread cnn__spread_backward(const cnn__conv *conv, const float *dy)
+static cnn__spread cnn__spread_backward(const cnn__conv *conv, const float *dy)
 {
     int low[2] = { INT_MAX, INT_MAX }, high[2] = { INT_MIN, INT_MIN }, most = 1;
     for (int axis = 0; axis < 2; axis++)
@@ -14947,6 +14996,7 @@ static inline ptrdiff_t cnn__place(const cnn__spread *spread, ptrdiff_t plane, i
         + cnn__along(x, spread->sw, plane, 1);
 }
 
+CNN__HOT
 /* The places of all taps (c,i,j) of a forward window. */
 static void cnn__taps(const cnn__conv *conv, const cnn__spread *spread, ptrdiff_t plane, ptrdiff_t *at)
 {
@@ -14956,6 +15006,7 @@ static void cnn__taps(const cnn__conv *conv, const cnn__spread *spread, ptrdiff_
                                                                   j * conv->dw);
 }
 
+CNN__COLD
 /* With stride and dilation 1: no padding; less than a kernel of it on each side, so that each window meets
    the image. */
 static bool cnn__unpadded(const cnn__conv *conv)
@@ -14975,7 +15026,7 @@ static bool cnn__pointwise_fits(const cnn__cpu *cpu, const cnn__conv *conv, int 
 }
 
 /* Scratch is handed out from front to back; with a NULL base this counts the bytes. */
-CNN__COLD static void *cnn__take(char *base, size_t *used, size_t count, size_t size)
+static void *cnn__take(char *base, size_t *used, size_t count, size_t size)
 {
     void *p = base ? base + *used : NULL;
     *used = cnn__add_size(*used, cnn__round_up(cnn__mul_size(count, size), CNN__ALIGN));
@@ -15011,6 +15062,7 @@ static bool cnn__ends_of(const cnn__cpu *cpu, const cnn__tail *tail, cnn__ends *
     return s == tail->steps;
 }
 
+CNN__HOT
 /* Elements y[from] .. y[to] are what they should be: now the tail. */
 static inline void cnn__complete(const cnn__tail *tail, float *y, ptrdiff_t from, ptrdiff_t to)
 {
@@ -15060,6 +15112,7 @@ typedef struct {
 
 enum { CNN__TURNED_KC = 512, CNN__TURNED_PIXELS = 256 };
 
+CNN__COLD
 /* The k block: where b is read from S itself, whose rows overlap, more of it fits the cache. */
 static ptrdiff_t cnn__shifted_k(const cnn__shifted *shifted, ptrdiff_t k)
 {
@@ -15106,7 +15159,7 @@ static bool cnn__pixels_lie(const cnn__shifted *shifted, ptrdiff_t nx)
     return shifted->borrow || nx % shifted->u->tall == 0;
 }
 
-CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *conv, bool backward,
+static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *conv, bool backward,
                                                 bool turned, const cnn__arrays *arrays, char *base,
                                                 size_t *used)
 {
@@ -15162,6 +15215,7 @@ CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__
     return shifted;
 }
 
+CNN__HOT
 /* forward: kc terms from b on of ni rows of the weights, side by side. Where they lie in the order (c,i,j)
    and are wanted in the order (i,c,j), a few channels are packed as they lie, then a row of the kernel is
    picked. */
@@ -15593,6 +15647,7 @@ static void cnn__shifted_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
     }
 }
 
+CNN__COLD
 static void cnn__shifted_run(const cnn__cpu *cpu, cnn__shifted *shifted, bool clear)
 {
     const cnn__conv *conv = shifted->t;
@@ -15639,7 +15694,7 @@ static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
         && cnn__all_meet(conv) && conv->n % cnn__kernels_of(cpu)->nr == 0;
 }
 
-CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *conv, bool backward,
+static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *conv, bool backward,
                                           const cnn__arrays *arrays, char *base, size_t *used)
 {
     const cnn__conv p = backward ? cnn__turned(conv) : *conv;
@@ -15660,6 +15715,7 @@ CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *
     return side;
 }
 
+CNN__HOT
 /* Weights in the order (i,j,c), row panel after row panel. */
 static void cnn__side_pack(const cnn__side *side, const float *w)
 {
@@ -15758,7 +15814,7 @@ static bool cnn__columns_fit(const cnn__cpu *cpu, const cnn__conv *conv, int pas
     return (void)cpu, pass == CNN__BACKWARD_DATA && conv->groups == 1;
 }
 
-CNN__COLD static cnn__columns cnn__columns_plan(const cnn__cpu *cpu, const cnn__conv *conv,
+static cnn__columns cnn__columns_plan(const cnn__cpu *cpu, const cnn__conv *conv,
                                                 const cnn__arrays *arrays, char *base, size_t *used)
 {
     enum { PIXELS = 384, TERMS = 512 };         /* for which a panel of the weights is copied; of a sum */
@@ -15904,7 +15960,8 @@ typedef struct {
     size_t each;
 } cnn__weights;
 
-CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *conv, const float *x,
+CNN__COLD
+static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *conv, const float *x,
                                                 const float *dy, char *base, size_t *used)
 {
     enum { LENGTH = 512,                /* pixels: a panel of taps and one of dy stay in the L2 cache; */
@@ -15944,6 +16001,7 @@ CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__
     return q;
 }
 
+CNN__HOT
 /* X for rows r .. r+n of the kernel and the output rows from .. from+rows of so many images. */
 static void cnn__weights_panel(const cnn__weights *weights, float *to, float *s, ptrdiff_t image, int images,
                                ptrdiff_t g, ptrdiff_t r, int n, int from, int rows)
@@ -16137,7 +16195,7 @@ typedef struct {
 } cnn__side_w;
 enum { CNN__SIDE_PARTS = 4 };           /* of the taps */
 
-CNN__COLD static cnn__side_w cnn__side_weights_plan(const cnn__cpu *cpu, const cnn__conv *conv,
+static cnn__side_w cnn__side_weights_plan(const cnn__cpu *cpu, const cnn__conv *conv,
                                                     const cnn__arrays *arrays, char *base, size_t *used)
 {
     enum { FLOATS = 1 << 19 };          /* that stay in the L2 cache */
@@ -16261,6 +16319,7 @@ typedef struct {
     size_t each;
 } cnn__wino;
 
+CNN__COLD
 CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *conv, int pass)
 {
     return (conv->kh == 3 || (conv->kh == 5 && pass < 2)) && conv->kw == conv->kh && conv->sh == 1
@@ -16269,7 +16328,7 @@ CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *conv, int pass)
 }
 
 enum { CNN__WINOGRAD_BLOCK = 64 };      /* tiles */
-CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *conv, int points,
+static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *conv, int points,
                                               bool backward, const cnn__arrays *arrays, char *base,
                                               size_t *used)
 {
@@ -16301,6 +16360,7 @@ CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__co
     return wino;
 }
 
+CNN__HOT
 /* G w Gt for the panel of weights from row i on to a, packed as cnn__micro wants it. The kernels are first
    brought side by side, those of a few channels at a time. */
 static void cnn__winograd_weights(const cnn__wino *wino, float *a, const float *w, ptrdiff_t i)
@@ -16589,6 +16649,7 @@ static void cnn__winograd_shared(const cnn__cpu *cpu, const cnn__wino *wino)
                    cnn__winograd_shared_job, wino);
 }
 
+CNN__COLD
 static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *wino)
 {
     if (wino->once || !wino->packed) cnn__winograd_shared(cpu, wino);
@@ -16628,7 +16689,7 @@ typedef struct {
     size_t sums_each, m_each;           /* from one thread to the next, of sums (once) and m */
 } cnn__wino_w;
 
-CNN__COLD static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, const cnn__conv *conv,
+static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, const cnn__conv *conv,
                                                         const cnn__arrays *arrays, char *base, size_t *used)
 {
     enum { PANELS = 4, CACHED = 1 << 19 };      /* floats of a transformed chunk that stay near */
@@ -16658,6 +16719,7 @@ CNN__COLD static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, con
     return wino;
 }
 
+CNN__HOT
 /* Transform the tiles of the chunk in channels c .. c+n of x or dy to panels of n: to[tile][channel], the
    last channel again beyond the end. Where tiles stick out of the image, a row of them is copied first, with
    zeros around it. */
@@ -16868,6 +16930,7 @@ static void cnn__rows_weights_job(const void *job, ptrdiff_t first, ptrdiff_t la
 
 /* ---- The algorithms: a table, and the rule that picks one from the shape ---- */
 
+CNN__COLD
 /* Each runs a pass. Without a place for the result it only adds the bytes of scratch that the pass needs to
    *used. Beside it, what packs the weights for forward: returns their floats and, if to is not NULL, does. */
 static void cnn__run_direct(const cnn__cpu *cpu, const cnn__conv *conv, int pass, const cnn__arrays *arrays,
@@ -17026,7 +17089,7 @@ enum { CNN__WINOGRAD_LEAST = 16,        /* channels: fewer do not repay the tran
 #define CNN__WINOGRAD_WASTE_MANY 4.0    /* with many: the direct sum is slow on narrow planes */
 
 /* Vectors of the pixels of a row would be less than 8/9 full. */
-CNN__COLD static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
+static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
     const ptrdiff_t nr = cnn__kernels_of(cpu)->nr, pixels = pass == CNN__BACKWARD_DATA ? conv->w : conv->ow;
     const double terms = (double)(pass == CNN__BACKWARD_DATA ? conv->oc : conv->ic) * conv->kh * conv->kw;
@@ -17040,7 +17103,7 @@ CNN__COLD static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *conv,
 
 /* In planes of one row or column some weights meet nothing but padding: the direct sum adds exactly 0 to
    their gradient, Winograd rounding errors. */
-CNN__COLD static bool cnn__winograd_pays(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
+static bool cnn__winograd_pays(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
     if (cpu->exact) return false;
     const int h = pass == CNN__BACKWARD_DATA ? conv->h : conv->oh, w = pass == CNN__BACKWARD_DATA ? conv->w
@@ -17057,7 +17120,7 @@ CNN__COLD static bool cnn__winograd_pays(const cnn__cpu *cpu, const cnn__conv *c
         && tiles * side * side <= waste * conv->n * h * w;
 }
 
-CNN__COLD static bool cnn__columns_pay(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
+static bool cnn__columns_pay(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
     const bool strided = conv->sh > 1 || conv->sw > 1;
     return cnn__columns_fit(cpu, conv, pass) && conv->oc >= CNN__COLUMNS_TERMS
@@ -17077,7 +17140,7 @@ static bool cnn__winograd_small_fits(const cnn__cpu *cpu, const cnn__conv *conv,
     return pass != CNN__BACKWARD_WEIGHTS && cnn__winograd4_fits(cpu, conv, pass);
 }
 /* All tiles of four outputs are one block, so that the weights' way from memory decides. */
-CNN__COLD static bool cnn__winograd_small_pays(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
+static bool cnn__winograd_small_pays(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
     const bool backward = pass == CNN__BACKWARD_DATA;
     const ptrdiff_t tiles = conv->n * cnn__ceil(backward ? conv->h : conv->oh, 2)
@@ -17090,7 +17153,7 @@ static bool cnn__turned_fits(const cnn__cpu *cpu, const cnn__conv *conv, int pas
 }
 /* The lanes of vectors of pixels would be emptier, and there are terms and channels enough to repay turning
    and the copies of pixels. */
-CNN__COLD static bool cnn__turned_pays(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
+static bool cnn__turned_pays(const cnn__cpu *cpu, const cnn__conv *conv, int pass)
 {
     const cnn__kernels *isa = cnn__kernels_of(cpu);
     (void)pass;
@@ -17155,7 +17218,7 @@ CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cn
 
 /* The most that a pass needs, with this batch or a smaller one, which may be cut into larger pieces. Beyond
    8192 images no piece grows: backward-weights takes at most 8 chunks, 1024 images at a time. */
-CNN__COLD static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *conv)
+static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *conv)
 {
     size_t most = 0;
     cnn__conv part = *conv;
@@ -17170,7 +17233,7 @@ CNN__COLD static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *
 }
 
 /* Likewise of floats of packed weights. */
-CNN__COLD static size_t cnn__conv_packed(const cnn__cpu *cpu, const cnn__conv *conv)
+static size_t cnn__conv_packed(const cnn__cpu *cpu, const cnn__conv *conv)
 {
     size_t most = 0;
     cnn__conv part = *conv;
@@ -17224,6 +17287,7 @@ static void cnn__fast_conv_backward_weights(const cnn__cpu *cpu, const cnn__conv
 
 enum { CNN__PIECE = 2048 };              /* elements that stay in the L1 cache, with two operands */
 
+CNN__HOT
 /* Apply them to y[i] for from <= i < from + n; tail may be NULL. */
 static void cnn__finish(const cnn__tail *tail, float *y, ptrdiff_t from, ptrdiff_t n)
 {
@@ -17818,6 +17882,7 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
    so that dz = relu'(y) dy over its own y, a quarter of the elements and fewer, leaves nothing to do there.
    ======================================================================================================== */
 
+CNN__COLD
 /* Add the formula of y to the tail behind `head`, or say no. */
 static bool cnn__joins(const cnn_tensor *y, const cnn_tensor *head, cnn__tail *tail)
 {
@@ -17992,8 +18057,6 @@ static bool cnn__in_portions(cnn__node *v, bool back)
 /* ===========================================================================================================
    >>devices ---- 20. Devices: where the newest copy is, rows that replace rooms, leaving
    ======================================================================================================== */
-
-CNN__COLD_BEGIN
 
 /* ---- Where the newest copy is: host, device, or both ----
 
@@ -18376,7 +18439,7 @@ CNN_API bool cnn_leave_device(cnn_graph *g)
     return true;
 }
 
-CNN__COLD_END
+CNN__HOT
 
 #undef  CNN_AT_
 #define CNN_AT_(kind, x) cnn_at_##kind(CNN_HERE, x)
