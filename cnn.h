@@ -89,14 +89,14 @@
 
    >>usage >>manual >>map >>api: to use the library, 70 minutes of reference
    Part I, the net
-       >>base 13          configuration, sizes, shapes, bits, random numbers
+       >>base 14          configuration, sizes, shapes, bits, random numbers
        >>graph 35         what a graph is made of: nodes, errors, leaves, options
        >>kernels 15       what rooms call: formulas of one number, sums, the contracts of all kernels
        >>hour 39          START HERE: record, order, forward, backward, three rooms, SGD
-       >>rooms 118        all other operations, by chapters    >>loops 19    the plain loops that they run on
+       >>rooms 119        all other operations, by chapters    >>loops 19    the plain loops that they run on
        >>optim 21         Adam and the others, clipping, averages
        >>plan 32          names, the memory plan, cnn_compile  >>values 12   set, get, map; views
-       >>data 87          >>train 52          >>files 89       >>inspect 49
+       >>data 88          >>train 52          >>files 89       >>inspect 48
    Part II, the engine    >>threads 11        >>simd 65        >>gemm 8      >>conv 122
                           >>elementwise 29    >>fusion 9
    Part III               >>devices 20        >>licence
@@ -7311,6 +7311,7 @@ static cnn_arena cnn__arena_of(const cnn_tensor *t)
     return CNN_ARENA_ACTIVATIONS;
 }
 
+CNN__HOT
 /* Point a tensor to where its arrays are in this mode, and give it the current batch. */
 static void cnn__bind(cnn__node *v, cnn_mode mode)
 {
@@ -7324,6 +7325,7 @@ static void cnn__bind(cnn__node *v, cnn_mode mode)
     t->saved = mode == CNN_TRAIN && t->op && t->op->saved ? act + t->saved_at : NULL;
 }
 
+CNN__COLD
 /* Ask for pages of 2 MB: with those of 4 KB, nets of some 100 MB miss the TLB for each panel of weights. */
 #if defined(__linux__) && defined(__GNUC__)
 int cnn__advise(void *p, size_t bytes, int advice) __asm__("madvise");           /* -std=c99 hides it */
@@ -14930,7 +14932,6 @@ typedef struct {
 /* One axis of backward-data for residue r: kernel taps first, first + q, ... (count of them), the first one
    reads from start, each next one step further. */
 typedef struct { int first, q, count, start, step, n; } cnn__axis;
-CNN__COLD
 static cnn__axis cnn__axis_of(int r, int size, int k, int s, int p, int d)
 {
     int g = s, rest = d;
@@ -14996,7 +14997,6 @@ static inline ptrdiff_t cnn__place(const cnn__spread *spread, ptrdiff_t plane, i
         + cnn__along(x, spread->sw, plane, 1);
 }
 
-CNN__HOT
 /* The places of all taps (c,i,j) of a forward window. */
 static void cnn__taps(const cnn__conv *conv, const cnn__spread *spread, ptrdiff_t plane, ptrdiff_t *at)
 {
@@ -15006,7 +15006,6 @@ static void cnn__taps(const cnn__conv *conv, const cnn__spread *spread, ptrdiff_
                                                                   j * conv->dw);
 }
 
-CNN__COLD
 /* With stride and dilation 1: no padding; less than a kernel of it on each side, so that each window meets
    the image. */
 static bool cnn__unpadded(const cnn__conv *conv)
@@ -15062,7 +15061,6 @@ static bool cnn__ends_of(const cnn__cpu *cpu, const cnn__tail *tail, cnn__ends *
     return s == tail->steps;
 }
 
-CNN__HOT
 /* Elements y[from] .. y[to] are what they should be: now the tail. */
 static inline void cnn__complete(const cnn__tail *tail, float *y, ptrdiff_t from, ptrdiff_t to)
 {
@@ -15112,7 +15110,6 @@ typedef struct {
 
 enum { CNN__TURNED_KC = 512, CNN__TURNED_PIXELS = 256 };
 
-CNN__COLD
 /* The k block: where b is read from S itself, whose rows overlap, more of it fits the cache. */
 static ptrdiff_t cnn__shifted_k(const cnn__shifted *shifted, ptrdiff_t k)
 {
@@ -15215,7 +15212,6 @@ static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *conv
     return shifted;
 }
 
-CNN__HOT
 /* forward: kc terms from b on of ni rows of the weights, side by side. Where they lie in the order (c,i,j)
    and are wanted in the order (i,c,j), a few channels are packed as they lie, then a row of the kernel is
    picked. */
@@ -15647,7 +15643,6 @@ static void cnn__shifted_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
     }
 }
 
-CNN__COLD
 static void cnn__shifted_run(const cnn__cpu *cpu, cnn__shifted *shifted, bool clear)
 {
     const cnn__conv *conv = shifted->t;
@@ -15715,7 +15710,6 @@ static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *conv, bool
     return side;
 }
 
-CNN__HOT
 /* Weights in the order (i,j,c), row panel after row panel. */
 static void cnn__side_pack(const cnn__side *side, const float *w)
 {
@@ -15960,7 +15954,6 @@ typedef struct {
     size_t each;
 } cnn__weights;
 
-CNN__COLD
 static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *conv, const float *x,
                                                 const float *dy, char *base, size_t *used)
 {
@@ -16001,7 +15994,6 @@ static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *conv
     return q;
 }
 
-CNN__HOT
 /* X for rows r .. r+n of the kernel and the output rows from .. from+rows of so many images. */
 static void cnn__weights_panel(const cnn__weights *weights, float *to, float *s, ptrdiff_t image, int images,
                                ptrdiff_t g, ptrdiff_t r, int n, int from, int rows)
@@ -16319,7 +16311,6 @@ typedef struct {
     size_t each;
 } cnn__wino;
 
-CNN__COLD
 CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *conv, int pass)
 {
     return (conv->kh == 3 || (conv->kh == 5 && pass < 2)) && conv->kw == conv->kh && conv->sh == 1
@@ -16360,7 +16351,6 @@ static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *conv, 
     return wino;
 }
 
-CNN__HOT
 /* G w Gt for the panel of weights from row i on to a, packed as cnn__micro wants it. The kernels are first
    brought side by side, those of a few channels at a time. */
 static void cnn__winograd_weights(const cnn__wino *wino, float *a, const float *w, ptrdiff_t i)
@@ -16649,7 +16639,6 @@ static void cnn__winograd_shared(const cnn__cpu *cpu, const cnn__wino *wino)
                    cnn__winograd_shared_job, wino);
 }
 
-CNN__COLD
 static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *wino)
 {
     if (wino->once || !wino->packed) cnn__winograd_shared(cpu, wino);
@@ -16719,7 +16708,6 @@ static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, const cnn__co
     return wino;
 }
 
-CNN__HOT
 /* Transform the tiles of the chunk in channels c .. c+n of x or dy to panels of n: to[tile][channel], the
    last channel again beyond the end. Where tiles stick out of the image, a row of them is copied first, with
    zeros around it. */
@@ -16930,7 +16918,6 @@ static void cnn__rows_weights_job(const void *job, ptrdiff_t first, ptrdiff_t la
 
 /* ---- The algorithms: a table, and the rule that picks one from the shape ---- */
 
-CNN__COLD
 /* Each runs a pass. Without a place for the result it only adds the bytes of scratch that the pass needs to
    *used. Beside it, what packs the weights for forward: returns their floats and, if to is not NULL, does. */
 static void cnn__run_direct(const cnn__cpu *cpu, const cnn__conv *conv, int pass, const cnn__arrays *arrays,
@@ -17287,7 +17274,6 @@ static void cnn__fast_conv_backward_weights(const cnn__cpu *cpu, const cnn__conv
 
 enum { CNN__PIECE = 2048 };              /* elements that stay in the L1 cache, with two operands */
 
-CNN__HOT
 /* Apply them to y[i] for from <= i < from + n; tail may be NULL. */
 static void cnn__finish(const cnn__tail *tail, float *y, ptrdiff_t from, ptrdiff_t n)
 {
@@ -17882,7 +17868,6 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
    so that dz = relu'(y) dy over its own y, a quarter of the elements and fewer, leaves nothing to do there.
    ======================================================================================================== */
 
-CNN__COLD
 /* Add the formula of y to the tail behind `head`, or say no. */
 static bool cnn__joins(const cnn_tensor *y, const cnn_tensor *head, cnn__tail *tail)
 {
@@ -18057,6 +18042,8 @@ static bool cnn__in_portions(cnn__node *v, bool back)
 /* ===========================================================================================================
    >>devices ---- 20. Devices: where the newest copy is, rows that replace rooms, leaving
    ======================================================================================================== */
+
+CNN__COLD
 
 /* ---- Where the newest copy is: host, device, or both ----
 

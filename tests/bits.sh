@@ -41,7 +41,8 @@ for isa in c avx2 avx512 neon; do
     else skip "CNN_ISA=$isa: this machine lacks it"; fi
 done
 same reference 2 "$ALL"
-build gcc_O3 $CC -std=c99 -O3 && same gcc_O3 3 "$ALL"
+# With what distributions add to find overflows, and as users warn.
+build gcc_O3 $CC -std=c99 -O3 -D_FORTIFY_SOURCE=2 -Wall -Wextra -Werror && same gcc_O3 3 "$ALL"
 build gcc_O0 $CC -std=c99 -O0 && same gcc_O0 1 lenet5                   # unoptimised, the others take minutes
 
 # gnu99 and -march=native: compilers may contract a b + c there; cnn.h forbids it.
