@@ -1668,8 +1668,8 @@ __declspec(dllimport) void __stdcall WakeConditionVariable(struct _RTL_CONDITION
 #define CNN__PREFETCH_L2(p) ((void)0)
 #endif
 
-/* What runs once a call or once a node is hardly optimized, for it is more than half of the time that compiling
-   takes; what has loops over elements is compiled as the program is. At -Os all is. */
+/* What runs once a call or once a node is hardly optimized, for it is more than half of the time that
+   compiling takes; what has loops over elements is compiled as the program is. At -Os all is. */
 #if !defined(__OPTIMIZE__) || defined(__OPTIMIZE_SIZE__) || !defined(__GNUC__)
 #define CNN__COLD
 #define CNN__HOT
