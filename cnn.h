@@ -1576,7 +1576,7 @@ int (fileno)(FILE *);                   /* -std=c99 hides them */
 int (fsync)(int);
 int (fchmod)(int, mode_t);
 int (kill)(pid_t, int);
-#ifdef __linux__
+#ifdef __linux__                        /* glibc's own inline one may have other options */
 char *cnn__realpath(const char *, char *) __asm__("realpath");
 #else
 char *(realpath)(const char *, char *);
@@ -1669,7 +1669,8 @@ __declspec(dllimport) void __stdcall WakeConditionVariable(struct _RTL_CONDITION
 #endif
 
 /* What runs once a call or once a node is hardly optimized, for it is more than half of the time that
-   compiling takes; what has loops over elements is compiled as the program is. At -Os all is. */
+   compiling takes; what has loops over all elements, in a step or a file, is compiled as the program is. At
+   -Os all is. */
 #if !defined(__OPTIMIZE__) || defined(__OPTIMIZE_SIZE__) || !defined(__GNUC__)
 #define CNN__COLD
 #define CNN__HOT
@@ -7273,6 +7274,7 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
 
 /* ---- Compile ---- */
 
+CNN__HOT
 /* Initial values: number i of parameter p is drawn from the stream p of the seed, p counting along the
    order. The weight of a layer that was given no rule: He if a rectifier reads what the layer computes, for
    half of that will be zero (He et al. 2015), else LeCun (LeCun et al. 1998). */
@@ -7299,6 +7301,7 @@ static void cnn__init_leaf(const cnn__node *v)
         t->data[i] = (float)a * (2 * u - 1);
     }
 }
+CNN__COLD
 
 static cnn_arena cnn__arena_of(const cnn_tensor *t)
 {
@@ -10539,7 +10542,6 @@ static float cnn__float_of_half(uint32_t half)
     return half >> 15 & 1 ? -v : v;
 }
 
-CNN__COLD
 /* Element i of a tensor of floats. bfloat16 is the upper half of a float. */
 static double cnn__element(const cnn__file *f, const cnn__entry *e, size_t i)
 {
@@ -10554,6 +10556,7 @@ static double cnn__element(const cnn__file *f, const cnn__entry *e, size_t i)
     default:        return (double)cnn__float_of_bits(cnn__le32(p));
     }
 }
+CNN__COLD
 
 static bool cnn__read_hex(const char *s, int digits, uint32_t *value)
 {
@@ -10986,6 +10989,7 @@ static bool cnn__check_weights(const cnn__file *f, const cnn_load_weights_args *
     return true;
 }
 
+CNN__HOT
 /* Take the weights, after cnn__check_weights: a file that does not fit leaves them all as they were. */
 static bool cnn__fill_weights(const cnn__file *f)
 {
@@ -11001,6 +11005,7 @@ static bool cnn__fill_weights(const cnn__file *f)
     }
     return true;
 }
+CNN__COLD
 
 /* What a checkpoint has beside the weights. */
 static bool cnn__is_state(const cnn__file *f, const cnn__entry *e)
@@ -11574,6 +11579,7 @@ typedef struct {
     void            *to;
 } cnn__writer;
 
+CNN__HOT
 /* An entry of the header, or count numbers of four or eight bytes, lowest byte first in the file. */
 static bool cnn__put_tensor(cnn__writer *w, int dtype, const char *prefix, const char *name,
                             const char *shape, const void *values, size_t count)
@@ -11607,6 +11613,7 @@ static bool cnn__put_tensor(cnn__writer *w, int dtype, const char *prefix, const
     }
     return good;
 }
+CNN__COLD
 
 static bool cnn__put_vector(void *user, const char *prefix, const cnn_tensor *t, float *values)
 {
