@@ -93,12 +93,12 @@
        >>graph 35         what a graph is made of: nodes, errors, leaves, options
        >>kernels 15       what rooms call: formulas of one number, sums, the contracts of all kernels
        >>hour 39          START HERE: record, order, forward, backward, three rooms, SGD
-       >>rooms 119        all other operations, by chapters    >>loops 19    the plain loops that they run on
+       >>rooms 120        all other operations, by chapters    >>loops 19    the plain loops that they run on
        >>optim 21         Adam and the others, clipping, averages
-       >>plan 32          names, the memory plan, cnn_compile  >>values 12   set, get, map; views
-       >>data 88          >>train 52          >>files 89       >>inspect 48
+       >>plan 33          names, the memory plan, cnn_compile  >>values 12   set, get, map; views
+       >>data 88          >>train 52          >>files 89       >>inspect 49
    Part II, the engine    >>threads 11        >>simd 65        >>gemm 8      >>conv 122
-                          >>elementwise 29    >>fusion 9
+                          >>elementwise 29    >>fusion 13
    Part III               >>devices 20        >>licence
 
    Words. Room: all about one operation: formula, shape rule, forward, backward. Row: a struct of functions
@@ -200,7 +200,9 @@ typedef struct {
     cnn_backend *backend;           /* default: none, everything on the CPU */
     const cnn_optimizer *optimizer; /* default cnn_sgd(); decides how much memory its state takes */
     int          exact;             /* 1: 3x3 and 5x5 convolutions by the direct sum: slower, rounded less */
-    int          inference;         /* 1: plan no gradients and no optimizer state; only CNN_EVAL runs */
+    int          inference;         /* 1: plan no gradients and no optimizer state; only CNN_EVAL runs, large
+                                       batches in parts (micro-batches): all samples of the loss, its operands
+                                       and what is kept can be read then */
     int          no_packed;         /* 1: a graph for inference takes no memory for weights that are packed
                                        once, with batch norm in them (cnn_memory.packed): slower, but the
                                        bits are those of a graph for training */
@@ -1221,9 +1223,11 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
                                    CNN_EVAL is a factor and a shift per channel, which conv2d can take over */
        CNN_ADDS_UP = 2048,      /* over the batch y is a sum, not a mean: twice the samples, about twice y */
        CNN_SELECTS = 4096,      /* each element of y is one of in[0], which alone gets its gradient */
-       CNN_PORTIONS = 8192 };   /* y[n] needs in[0][n] alone, and backward is left nothing, or one float for
+       CNN_PORTIONS = 8192,     /* y[n] needs in[0][n] alone, and backward is left nothing, or one float for
                                    each element of y: both passes may be run for one part of the batch after
                                    the other */
+       CNN_BY_SAMPLE = 16384 }; /* in CNN_EVAL y[n], if y is batched, needs sample n of its operands alone: a
+                                   graph for inference may run it for one part of the batch after the other */
 
 struct cnn_op {
     const char *name;
@@ -1818,7 +1822,7 @@ typedef struct cnn__node {
     bool              rectified;        /* a rectifier such as relu reads it */
     bool              total;            /* a sum over the batch: see cnn__is_total */
     const float      *values;           /* CNN_CONST: the initial values */
-    int               max_n;            /* shape.n as recorded */
+    int               max_n;            /* shape.n as recorded; memory plan: or of a micro-batch */
     uint64_t          mark;             /* walks: the last walk that saw it */
     uint64_t          stamp;            /* the last run that computed it */
     int               next_in;          /* walks: the operand to visit next ... */
@@ -1836,7 +1840,7 @@ typedef struct cnn__node {
     struct cnn__node *gate;             /* memory plan: the user that does its backward too, or NULL */
     struct cnn__node *ends[2];          /* memory plan, per mode: the pooling up to which portions of
                                            the batch may run, see >>fusion; or NULL */
-    bool              portion;          /* its value is that of the last portion */
+    bool              portion;          /* its value is that of the last portion, or micro-batch */
     int               grad_last;        /* memory plan: the last read of the gradient's place */
     const cnn_kernel *kernel;           /* the row that replaces its functions, or NULL: the room */
     unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
@@ -1890,6 +1894,9 @@ struct cnn_graph {
     int          n_chunks;
     size_t       n_trained;             /* floats in the flat vectors, with gaps; what is frozen comes last */
     int          batch;                 /* the current N */
+    int          n_micro, micro_batch;  /* memory plan: order[0..n_micro) may run for so many samples at once,
+                                           see >>fusion */
+    int          first, samples;        /* the micro-batch that runs: first, first + 1, ...; 0, 0: all */
     uint64_t     walk, run;             /* counters behind mark and stamp; 64 bits never wrap */
     cnn_mode     mode;                  /* of the last run */
     int          ran_batch;             /* N of the last run */
@@ -2106,6 +2113,9 @@ static cnn_isa   cnn__isa_named(const char *name, char *names, size_t room);
 CNN__UNUSED static const char *cnn__isa_name(cnn_isa isa);
 static void      cnn__bind(cnn__node *v, cnn_mode mode);               /* >>plan */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>fusion */
+static void      cnn__plan_micro_batches(cnn_graph *g);
+static int       cnn__forward_micro_batches(cnn_tensor *t, cnn_mode mode);
+static bool      cnn__passes(const cnn__node *v);
 static void      cnn__plan_portions(cnn_graph *g, cnn_mode mode);
 static int       cnn__portion(const cnn__node *head, bool back);
 static bool      cnn__in_portions(cnn__node *v, bool back);
@@ -3006,11 +3016,9 @@ CNN_API float cnn_forward(cnn_tensor *t, cnn_mode mode)
     cnn_graph *g = t->graph;
 
     /* The order puts operands before their users: when a node's turn comes, all that it reads is there. */
-    for (int i = 0; i <= t->index; i++) {
-        cnn__node *v = g->order[i];
-        const bool needed = v->mark == g->walk && v->t.op;           /* t depends on it, and it is no leaf */
-        if (needed && !cnn__forward_node(v, mode)) return cnn__no_result();
-    }
+    for (int i = cnn__forward_micro_batches(t, mode); i <= t->index; i++)      /* from 0, but in >>fusion */
+        if (!cnn__forward_node(g->order[i], mode)) return cnn__no_result();
+    if (g->error[0]) return cnn__no_result();
 
     /* Only from here can backward start: it needs what the loss just left behind. */
     g->can_backward = mode == CNN_TRAIN && t == g->loss;
@@ -3023,6 +3031,7 @@ static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
 {
     cnn_tensor *y = &v->t;
     cnn_graph  *g = y->graph;
+    if (v->mark != g->walk || !y->op) return true;      /* what is asked for does not depend on it; a leaf */
     if (v->stamp == g->run) return true;                /* fused: computed together with its operand */
 
     cnn__seen(y, CNN__BEFORE_FORWARD);
@@ -3281,7 +3290,8 @@ static void cnn__elementwise_backward(cnn_tensor *y)
         CNN__LOOPS(cnn__each_##op_name), CNN__LOOPS(cnn__each_##op_name##_back), { k0, k1 }, 0 };            \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .forward = cnn__elementwise_forward, .backward = cnn__elementwise_backward,        \
-        .flags = CNN_INPLACE | CNN_INPLACE_GRAD | (op_flags), .formula = &cnn__##op_name##_formula,          \
+        .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_BY_SAMPLE | (op_flags),                                \
+        .formula = &cnn__##op_name##_formula,                                                                \
         __VA_ARGS__ };
 #define CNN__FORMULA(op_name, op_flags, doctor)                                                              \
     CNN__ELEMENTWISE(op_name, op_flags, 0, 0, .shape = cnn__as_input, .hint = doctor)                        \
@@ -3355,8 +3365,8 @@ static const cnn_owned cnn__dense_owned[] = {
 CNN__ROOM cnn_op_dense = {
     .name = "dense", .shape = cnn__dense_shape, .forward = cnn__dense_forward,
     .backward = cnn__dense_backward, .scratch = cnn__dense_scratch, .macs = cnn__dense_macs,
-    .flags = CNN_READS_X | CNN_CLEARS_GRAD, .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields,
-    .owned = cnn__dense_owned };
+    .flags = CNN_READS_X | CNN_CLEARS_GRAD | CNN_BY_SAMPLE, .args_size = sizeof(cnn_dense_args),
+    .fields = cnn__dense_fields, .owned = cnn__dense_owned };
 
 CNN__UNARY(cnn_dense_, dense, cnn_dense_args)
 
@@ -3868,7 +3878,8 @@ static const cnn_owned cnn__conv2d_owned[] = {
     CNN__WEIGHT_AND_BIAS(cnn_conv2d_args, cnn__conv2d_weight, cnn__conv2d_fan, CNN_N | CNN_C | CNN_H | CNN_W,
                          .one_d = offsetof(cnn_conv2d_args, one_d)), { 0 } };
 CNN__LAYER(conv2d, cnn__conv2d_shape, conv2d, .scratch = cnn__conv2d_scratch, .packed = cnn__conv2d_packed,
-           .macs = cnn__conv_macs, .flags = CNN_READS_X | CNN_JOINABLE | CNN_CLEARS_GRAD | CNN_PORTIONS,
+           .macs = cnn__conv_macs,
+           .flags = CNN_READS_X | CNN_JOINABLE | CNN_CLEARS_GRAD | CNN_PORTIONS | CNN_BY_SAMPLE,
            .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm)
 
 /* ---- conv_transpose2d ------------------------------------------------------------------------------------
@@ -3973,7 +3984,7 @@ static const cnn_owned cnn__conv_transpose2d_owned[] = {
                          CNN_N | CNN_C | CNN_H | CNN_W), { 0 } };
 CNN__LAYER(conv_transpose2d, cnn__conv_transpose2d_shape, conv_transpose2d,
            .scratch = cnn__conv_transpose2d_scratch, .macs = cnn__conv_macs,
-           .flags = CNN_READS_X, .owned = cnn__conv_transpose2d_owned)
+           .flags = CNN_READS_X | CNN_BY_SAMPLE, .owned = cnn__conv_transpose2d_owned)
 
 /* ---- matmul -----------------------------------------------------------------------------------------------
  *   Y = A B,   dA = dY B',   dB = A' dY       A (M,K,1,1), M may be the batch; B (K,P,1,1); Y (M,P,1,1) */
@@ -4009,7 +4020,7 @@ static double cnn__matmul_macs(const cnn_tensor *y) { return (double)cnn__len(y-
 CNN__ROOM cnn_op_matmul = {
     .name = "matmul", .shape = cnn__matmul_shape, .forward = cnn__matmul_forward,
     .backward = cnn__matmul_backward, .scratch = cnn__matmul_scratch, .macs = cnn__matmul_macs,
-    .flags = CNN_READS_X };
+    .flags = CNN_READS_X | CNN_BY_SAMPLE };
 
 CNN__PLAIN_2(cnn_matmul_, matmul)
 
@@ -4085,7 +4096,7 @@ static const cnn_field cnn__pool_fields[] = {
     CNN__WINDOW(cnn_pool_args, "stride kernel_h", "stride kernel_w"),
     CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { 0 } };
 CNN__LAYER(max_pool, cnn__pool_shape, pool, .saved = cnn__max_pool_saved,
-           .flags = CNN_CLEARS_GRAD | CNN_SELECTS | CNN_PORTIONS)
+           .flags = CNN_CLEARS_GRAD | CNN_SELECTS | CNN_PORTIONS | CNN_BY_SAMPLE)
 
 /* ---- avg_pool ---------------------------------------------------------------------------------------------
  *   y = (sum of the window) / D,   dx += dy / D for each element of the window            (LeCun et al. 1989)
@@ -4109,7 +4120,8 @@ static size_t cnn__avg_pool_scratch(const cnn_tensor *y)
 {
     return cnn__mul_size(cnn__add_size((size_t)y->shape.h, (size_t)y->shape.w), sizeof(float));
 }
-CNN__LAYER(avg_pool, cnn__pool_shape, pool, .scratch = cnn__avg_pool_scratch, .flags = CNN_CLEARS_GRAD)
+CNN__LAYER(avg_pool, cnn__pool_shape, pool, .scratch = cnn__avg_pool_scratch,
+           .flags = CNN_CLEARS_GRAD | CNN_BY_SAMPLE)
 
 /* ---- adaptive_avg_pool ------------------------------------------------------------------------------------
  *   y[i,j] = mean of x over rows floor(i H/OH) .. ceil((i+1) H/OH) - 1, and columns likewise: PyTorch's bins,
@@ -4151,7 +4163,7 @@ CNN__PASSES(adaptive_avg_pool, cnn__len(y->in[0]->shape), y->shape.n * y->shape.
 static const cnn_field cnn__adaptive_avg_pool_fields[] = {
     CNN_FIELD('i', cnn_adaptive_avg_pool_args, height, .range = CNN__FROM_1),
     CNN_FIELD('i', cnn_adaptive_avg_pool_args, width, .like = "height", .range = CNN__FROM_1), { 0 } };
-CNN__LAYER(adaptive_avg_pool, cnn__adaptive_avg_pool_shape, adaptive_avg_pool, .flags = 0)
+CNN__LAYER(adaptive_avg_pool, cnn__adaptive_avg_pool_shape, adaptive_avg_pool, .flags = CNN_BY_SAMPLE)
 
 CNN__COLD
 static bool cnn__global_max_pool_shape(cnn_tensor *y)
@@ -4163,7 +4175,7 @@ static bool cnn__global_max_pool_shape(cnn_tensor *y)
 CNN__ROOM cnn_op_global_max_pool = {
     .name = "global_max_pool", .shape = cnn__global_max_pool_shape, .forward = cnn__max_pool_forward,
     .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved,
-    .flags = CNN_CLEARS_GRAD | CNN_SELECTS };
+    .flags = CNN_CLEARS_GRAD | CNN_SELECTS | CNN_BY_SAMPLE };
 
 CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
 
@@ -4236,7 +4248,8 @@ static const cnn_owned cnn__batch_norm_owned[] = {
     { .suffix = "running_var", .kind = CNN_BUFFER, .shape = cnn__per_channel, .start = 1 }, { 0 } };
 CNN__ROW(batch_norm, cnn__as_input, batch_norm, .scratch = cnn__batch_norm_scratch,
          .saved = cnn__batch_norm_saved, .owned = cnn__batch_norm_owned,
-         .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_JOINABLE | CNN_BATCH_STATISTICS)
+         .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_JOINABLE | CNN_BATCH_STATISTICS |
+                  CNN_BY_SAMPLE)
 
 CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
 {
@@ -4400,8 +4413,9 @@ static cnn_shape cnn__per_element(const cnn_tensor *y)
     static const cnn_owned cnn__##op_name##_owned[] = { __VA_ARGS__, { 0 } };                                \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = shape_rule, .forward = cnn__sample_norm_forward,                          \
-        .backward = cnn__sample_norm_backward, .saved = cnn__sample_norm_saved, .flags = CNN_READS_X,        \
-        .args_size = sizeof(args), .fields = cnn__##op_name##_fields, .owned = cnn__##op_name##_owned };
+        .backward = cnn__sample_norm_backward, .saved = cnn__sample_norm_saved,                              \
+        .flags = CNN_READS_X | CNN_BY_SAMPLE, .args_size = sizeof(args),                                     \
+        .fields = cnn__##op_name##_fields, .owned = cnn__##op_name##_owned };
 #define CNN__AXES(last, values) CNN_FIELD('u', cnn_norm_args, axes, .preset = last, .range = values)
 CNN__SAMPLE_NORM(layer_norm, cnn__layer_norm_shape, cnn_norm_args, 1e-5,
     CNN__AXES(CNN_C | CNN_H | CNN_W, NULL),
@@ -4485,7 +4499,8 @@ static const cnn_field cnn__lrn_fields[] = {
     CNN_FIELD('f', cnn_lrn_args, alpha, .preset = 1e-4, .range = "[0,inf)"),
     CNN_FIELD('f', cnn_lrn_args, beta, .preset = 0.75, .range = "[0,inf)"),
     CNN_FIELD('f', cnn_lrn_args, k, .preset = 1, .range = "(0,inf)"), { 0 } };
-CNN__LAYER(lrn, cnn__as_input, lrn, .saved = cnn__lrn_saved, .flags = CNN_READS_X | CNN_READS_Y)
+CNN__LAYER(lrn, cnn__as_input, lrn, .saved = cnn__lrn_saved,
+           .flags = CNN_READS_X | CNN_READS_Y | CNN_BY_SAMPLE)
 
 /* ---- Chapter 4. Activations ---------------------------------------------------------------------------- */
 
@@ -4561,7 +4576,8 @@ static const cnn_formula cnn__gelu_formulas[] = {
 CNN__ROOM cnn_op_gelu = {
     .name = "gelu", .shape = cnn__as_input, .forward = cnn__elementwise_forward,
     .backward = cnn__elementwise_backward,
-    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER, .args_size = sizeof(cnn_gelu_args),
+    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER | CNN_BY_SAMPLE,
+    .args_size = sizeof(cnn_gelu_args),
     .fields = cnn__gelu_fields, .formula = cnn__gelu_formulas };
 
 CNN__UNARY(cnn_gelu_, gelu, cnn_gelu_args)
@@ -4728,7 +4744,7 @@ static const cnn_owned cnn__prelu_owned[] = {
     { .suffix = "weight", .kind = CNN_PARAM, .shape = cnn__prelu_weight,
       .given = offsetof(cnn_prelu_args, weight), .gain = offsetof(cnn_prelu_args, start) }, { 0 } };
 CNN__LAYER(prelu, cnn__as_input, prelu, .scratch = cnn__prelu_scratch, .owned = cnn__prelu_owned,
-           .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER)
+           .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER | CNN_BY_SAMPLE)
 
 /* ---- softmax, log_softmax ---------------------------------------------------------------------------------
  *   softmax:      y_k = e^x_k / sum_j e^x_j,                      dx_k = y_k (dy_k - sum_j dy_j y_j)
@@ -4806,8 +4822,9 @@ static const cnn_field cnn__softmax_fields[] = {
     CNN_FIELD('u', cnn_softmax_args, axis, .preset = CNN_C), { 0 } };
 #define cnn__log_softmax_forward  cnn__softmax_forward
 #define cnn__log_softmax_backward cnn__softmax_backward
-CNN__LAYER(softmax,     cnn__softmax_shape, softmax, .flags = CNN_READS_Y | CNN_PROBABILITIES)
-CNN__LAYER(log_softmax, cnn__softmax_shape, softmax, .flags = CNN_READS_Y)
+CNN__LAYER(softmax,     cnn__softmax_shape, softmax,
+           .flags = CNN_READS_Y | CNN_PROBABILITIES | CNN_BY_SAMPLE)
+CNN__LAYER(log_softmax, cnn__softmax_shape, softmax, .flags = CNN_READS_Y | CNN_BY_SAMPLE)
 
 /* ---- dropout ----------------------------------------------------------------------------------------------
  *   training:    y = x m / (1-p),   dx = dy m / (1-p),   m = 0 with probability p, else 1
@@ -4833,7 +4850,8 @@ static void cnn__dropout_backward(cnn_tensor *y)
 static const cnn_field cnn__dropout_fields[] = {
     CNN_FIELD('f', cnn_dropout_args, p, .preset = CNN_REQUIRED, .range = "[0,1)", .nth = 2,
               .what = "the probability of a zero"), { 0 } };
-CNN__LAYER(dropout, cnn__as_input, dropout, .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RANDOM)
+CNN__LAYER(dropout, cnn__as_input, dropout,
+           .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RANDOM | CNN_BY_SAMPLE)
 
 /* ---- Chapter 5. Shapes: reshape, flatten, concat, pad, slice, permute, depth_to_space, upsample -------- */
 
@@ -4863,7 +4881,7 @@ static void cnn__reshape_backward(cnn_tensor *y)
 static const cnn_field cnn__reshape_fields[] = {
     CNN_FIELD('i', cnn_reshape_args, c, .preset = 1), CNN_FIELD('i', cnn_reshape_args, h, .preset = 1),
     CNN_FIELD('i', cnn_reshape_args, w, .preset = 1), { 0 } };
-CNN__LAYER(reshape, cnn__reshape_shape, reshape, .flags = CNN_INPLACE | CNN_INPLACE_GRAD)
+CNN__LAYER(reshape, cnn__reshape_shape, reshape, .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_BY_SAMPLE)
 
 CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x)
 {
@@ -4960,7 +4978,7 @@ static void cnn__move_backward(cnn_tensor *y)
 #define CNN__MOVE(op_name, options)                                                                          \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = cnn__##op_name##_shape, .forward = cnn__move_forward,                     \
-        .backward = cnn__move_backward, .move = cnn__##op_name##_move,                                       \
+        .backward = cnn__move_backward, .move = cnn__##op_name##_move, .flags = CNN_BY_SAMPLE,               \
         .args_size = sizeof(cnn_##options##_args), .fields = cnn__##options##_fields };
 
 /* ---- concat: one behind the other along an axis ---- */
@@ -5084,7 +5102,7 @@ static const cnn_field cnn__pad_fields[] = {
     CNN_FIELD('i', cnn_pad_args, front, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_pad_args, back, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_pad_args, mode, .range = "[0,2]"), CNN_FIELD('f', cnn_pad_args, value), { 0 } };
-CNN__LAYER(pad, cnn__pad_shape, pad, .move = cnn__pad_move)
+CNN__LAYER(pad, cnn__pad_shape, pad, .move = cnn__pad_move, .flags = CNN_BY_SAMPLE)
 
 /* ---- slice: the places from, from + step, ... below to, along one axis ----
 
@@ -5335,7 +5353,8 @@ static const cnn_field cnn__upsample_fields[] = {
     CNN_FIELD('i', cnn_upsample_args, align_corners),
     CNN_FIELD('i', cnn_upsample_args, height, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_upsample_args, width, .range = CNN__FROM_0), { 0 } };
-CNN__LAYER(upsample, cnn__upsample_shape, upsample, .scratch = cnn__upsample_scratch)
+CNN__LAYER(upsample, cnn__upsample_shape, upsample, .scratch = cnn__upsample_scratch,
+           .flags = CNN_BY_SAMPLE)
 
 /* ---- Chapter 6. Arithmetic: add, sub, mul, div, maximum, minimum, pow, scale, sum, mean, amax, amin ---- */
 
@@ -5426,8 +5445,8 @@ CNN__LOOP(cnn__each_pow_exponent,   const float z = v[i] * (powf(a[i], b[i]) * l
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = cnn__binary_shape, .forward = cnn__binary_forward,                        \
         .backward = cnn__binary_backward, .scratch = cnn__binary_scratch,                                    \
-        .flags = CNN_INPLACE | CNN_JOINABLE | (op_flags), .formula = cnn__##op_name##_formula,               \
-        .hint = doctor };                                                                                    \
+        .flags = CNN_INPLACE | CNN_JOINABLE | CNN_BY_SAMPLE | (op_flags),                                    \
+        .formula = cnn__##op_name##_formula, .hint = doctor };                                               \
     CNN__PLAIN_2(cnn_##op_name##_, op_name)
 CNN__BINARY(add, CNN_INPLACE_GRAD, { NULL }, { NULL }, NULL)
 CNN__BINARY(sub, CNN_INPLACE_GRAD, { NULL }, { NULL }, NULL)
@@ -5518,11 +5537,13 @@ static size_t cnn__most_scratch(const cnn_tensor *y)
         .name = #op_name, .shape = cnn__reduce_shape, .forward = cnn__##rule##_forward,                      \
         .backward = cnn__##rule##_backward, .args_size = sizeof(cnn_reduce_args),                            \
         .fields = cnn__##options##_fields, __VA_ARGS__ };
-CNN__REDUCE(sum,             reduce, reduce, .flags = CNN_ADDS_UP)
-CNN__REDUCE(mean,            reduce, reduce, .flags = 0)
-CNN__REDUCE(global_avg_pool, reduce, global, .flags = 0)
-CNN__REDUCE(amax, most, reduce, .flags = CNN_READS_X | CNN_READS_Y, .scratch = cnn__most_scratch)
-CNN__REDUCE(amin, most, reduce, .flags = CNN_READS_X | CNN_READS_Y, .scratch = cnn__most_scratch)
+CNN__REDUCE(sum,             reduce, reduce, .flags = CNN_ADDS_UP | CNN_BY_SAMPLE)
+CNN__REDUCE(mean,            reduce, reduce, .flags = CNN_BY_SAMPLE)
+CNN__REDUCE(global_avg_pool, reduce, global, .flags = CNN_BY_SAMPLE)
+CNN__REDUCE(amax, most, reduce, .flags = CNN_READS_X | CNN_READS_Y | CNN_BY_SAMPLE,
+            .scratch = cnn__most_scratch)
+CNN__REDUCE(amin, most, reduce, .flags = CNN_READS_X | CNN_READS_Y | CNN_BY_SAMPLE,
+            .scratch = cnn__most_scratch)
 
 CNN__UNARY(cnn_sum_,  sum,  cnn_reduce_args)
 CNN__UNARY(cnn_mean_, mean, cnn_reduce_args)
@@ -7065,6 +7086,7 @@ static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span
     const int n = g->n_order, end = 2 * n;
     int       n_spans = 0;
     cnn__plan_lifetimes(g, mode);
+    cnn__plan_micro_batches(g);
     cnn__plan_in_place(g, mode);
     cnn__plan_gradients_in_place(g, mode);
     cnn__plan_portions(g, mode);
@@ -7074,8 +7096,9 @@ static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span
         cnn__node  *v = g->order[i];
         cnn_tensor *t = &v->t;
         const int   back = cnn__backward_time(g, i);
+        const int   from = i < g->n_micro && !cnn__passes(v) ? 0 : i;       /* while later samples run, too */
         if (t->op && !v->alias[mode])
-            span[n_spans++] = (cnn__span){ cnn__bytes_of(v), 0, i, v->span_last, &t->data_at[mode] };
+            span[n_spans++] = (cnn__span){ cnn__bytes_of(v), 0, from, v->span_last, &t->data_at[mode] };
         if (mode == CNN_EVAL) continue;
         if (t->op && t->op->saved)
             span[n_spans++] = (cnn__span){ cnn__round_up(t->op->saved(t), CNN__ALIGN), 0, i,
@@ -7155,6 +7178,12 @@ static bool cnn__arrays_fit(cnn_graph *g)
     return true;
 }
 
+/* Let the nodes that run for micro-batches show their shapes with n samples. */
+static void cnn__show_samples(cnn_graph *g, int n)
+{
+    for (int i = 0; i < g->n_micro; i++) if (g->order[i]->t.batched) g->order[i]->t.shape.n = n;
+}
+
 /* Places of all that is computed, and the sum of the arenas. */
 static bool cnn__plan_spans(cnn_graph *g)
 {
@@ -7177,14 +7206,17 @@ static bool cnn__plan_spans(cnn_graph *g)
     CNN_FREE(span);
     CNN_FREE(by_place);
     m->packed = 0;
+    cnn__show_samples(g, g->micro_batch);
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *y = &g->order[i]->t;
+        if (i == g->n_micro) cnn__show_samples(g, g->config.max_batch);
         const size_t s = y->op && y->op->scratch ? cnn__round_up(y->op->scratch(y), CNN__ALIGN) : 0;
         const size_t bytes = cnn__packs(g->order[i]) ? cnn__round_up(y->op->packed(y), CNN__ALIGN) : 0;
         if (s > m->scratch) m->scratch = s;
         g->order[i]->packed_at = bytes ? m->packed / sizeof(float) : SIZE_MAX;
         m->packed = cnn__add_size(m->packed, bytes);
     }
+    cnn__show_samples(g, g->config.max_batch);
     const size_t part[CNN_ARENAS] = { m->params, m->grads, m->optimizer, m->buffers, m->inputs,
         m->activations, m->packed, m->scratch };
     m->total = 0;
@@ -7315,14 +7347,18 @@ static cnn_arena cnn__arena_of(const cnn_tensor *t)
 }
 
 CNN__HOT
+/* How many samples run: the batch, or those of a micro-batch. */
+static int cnn__samples(const cnn_graph *g) { return g->samples ? g->samples : g->batch; }
+
 /* Point a tensor to where its arrays are in this mode, and give it the current batch. */
 static void cnn__bind(cnn__node *v, cnn_mode mode)
 {
     cnn_tensor *t = &v->t;
     cnn_graph  *g = t->graph;
     float      *act = g->arena[CNN_ARENA_ACTIVATIONS];
-    t->shape.n = t->batched ? g->batch : v->max_n;
+    t->shape.n = t->batched ? cnn__samples(g) : v->max_n;
     t->data = g->arena[cnn__arena_of(t)] + t->data_at[mode];
+    if (g->first && t->batched && !cnn__passes(v)) t->data += (ptrdiff_t)g->first * cnn__sample(t->shape);
     t->grad = !t->needs_grad ? NULL : t->kind == CNN_PARAM ? g->arena[CNN_ARENA_GRADS] + t->grad_at
             : mode == CNN_TRAIN ? act + t->grad_at : NULL;
     t->saved = mode == CNN_TRAIN && t->op && t->op->saved ? act + t->saved_at : NULL;
@@ -7415,8 +7451,8 @@ static bool cnn__readable(cnn_tensor *t, const char *what)
         return cnn_fail(t, "%s: it was computed for %d samples, and now the batch is %d", what, g->ran_batch,
                         g->batch);
     if (v->last[g->mode] < g->reached || v->portion)
-        return cnn_fail(t, "%s: its memory has been used again; cnn_keep it before cnn_compile, or forward "
-                           "it itself", what);
+        return cnn_fail(t, "%s: its memory has been used again; cnn_keep it before cnn_compile%s", what,
+                        v->portion && cnn__passes(v) ? "" : ", or forward it itself");
     return true;
 }
 
@@ -12335,7 +12371,9 @@ CNN_API void cnn_summary(cnn_graph *g, FILE *f)
     if (trained != cnn_param_count(g))
         fprintf(f, ", of which %s are trained", cnn__grouped((double)trained).s);
     fprintf(f, "\nmultiply-adds  %s per sample\n", cnn__grouped(cnn_multiply_adds(g)).s);
-    fprintf(f, "batch          up to %d; bytes are for a whole batch\n", g->config.max_batch);
+    fprintf(f, "batch          up to %d; bytes are for a whole batch", g->config.max_batch);
+    if (g->n_micro) fprintf(f, ", which runs in micro-batches of %d", g->micro_batch);
+    fprintf(f, "\n");
     const cnn_memory *m = &g->memory;
     const struct { const char *name; size_t bytes; } part[] = {
         { "parameters", m->params }, { "gradients", m->grads }, { "optimizer", m->optimizer },
@@ -17861,7 +17899,7 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
 }
 
 /* ===========================================================================================================
-   >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory; portions of a batch
+   >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory; portions of a batch; micro-batches
 
    Nodes with a formula that run in place of conv2d, batch_norm or an operation of two operands (CNN_JOINABLE)
    join it: their formulas are applied to each piece of its result while that is in the L1 cache, and their
@@ -17981,7 +18019,7 @@ static int cnn__portion(const cnn__node *head, bool back)
     const cnn__node *v = head->ends[g->mode];
     const size_t     bytes = (size_t)cnn__sample(head->t.shape) * sizeof(float);
     if (!v || v->mark != g->walk || g->probe || (back && head->t.in[0]->needs_grad)) return 0;
-    return CNN__PORTION * bytes <= CNN__PORTION_BYTES && (size_t)g->batch * bytes > CNN__BATCH_BYTES
+    return CNN__PORTION * bytes <= CNN__PORTION_BYTES && (size_t)cnn__samples(g) * bytes > CNN__BATCH_BYTES
            ? CNN__PORTION : 0;
 }
 
@@ -17999,8 +18037,8 @@ static void cnn__run_portions(cnn__node *head, bool back, int samples)
     cnn_graph  *g = head->t.graph;
     cnn__node  *x = cnn__of(head->t.in[0]), *v = head->ends[g->mode];
     cnn_tensor *a = &head->t, *b = &v->t;
-    for (int from = 0, n; from < g->batch; from += n) {
-        n = samples < g->batch - from ? samples : g->batch - from;
+    for (int from = 0, n; from < cnn__samples(g); from += n) {
+        n = samples < cnn__samples(g) - from ? samples : cnn__samples(g) - from;
         cnn__bind_samples(x, n, from), cnn__bind_samples(v, n, from);
         for (int i = a->index; i < b->index; i++) cnn__bind_samples(g->order[i], n, 0);
         if (back) b->op->backward(b), a->op->backward(a);
@@ -18038,6 +18076,78 @@ static bool cnn__in_portions(cnn__node *v, bool back)
     }
     if (!fine) cnn__run_portions(head, true, g->batch);
     return true;
+}
+
+/* ---- Micro-batches: a large batch, in a graph for inference ----
+
+   The values of a large batch go to memory and back; those of a few samples stay in the caches, and take less
+   memory. So the nodes whose samples do not need each other, from the first node on, run for one micro-batch
+   after the other. What is read later keeps all samples, what passes keeps those of one micro-batch. */
+enum { CNN__MICRO_BATCH = 8,                   /* samples, at least */
+       CNN__MICRO_BYTES = 1 << 24 };           /* of a value, at most, but for that: tests/bench/README.md */
+
+/* Does v hold the samples of one micro-batch alone? */
+static bool cnn__passes(const cnn__node *v)
+{
+    return v->t.batched && v->max_n < v->t.graph->config.max_batch;
+}
+
+/* May v run so? (What does not depend on the batch is computed again each time.) */
+static bool cnn__by_sample(const cnn__node *v)
+{
+    bool of_batch = false;
+    for (int k = 0; k < v->t.n_in; k++) of_batch = of_batch || v->t.in[k]->batched;
+    return !of_batch || (v->t.batched && v->t.op->flags & CNN_BY_SAMPLE);
+}
+
+static void cnn__plan_micro_batches(cnn_graph *g)
+{
+    const int most = g->config.max_batch;
+    size_t    largest = 1, n = CNN__MICRO_BATCH;
+    int       end = 0;
+    g->micro_batch = most, g->n_micro = 0;
+    for (int i = 0; i < g->n_order; i++) if (g->order[i]->t.batched) g->order[i]->max_n = most;
+    if (!g->config.inference || g->config.backend || g->cpu.isa == CNN_ISA_PLAIN) return;
+    for (; end < g->n_order && cnn__by_sample(g->order[end]); end++) {
+        const cnn_tensor *t = &g->order[end]->t;
+        const size_t      bytes = (size_t)cnn__sample(t->shape) * sizeof(float);
+        if (t->op && t->batched && bytes > largest) largest = bytes;
+    }
+    while (n < (size_t)most && 2 * n <= CNN__MICRO_BYTES / largest) n *= 2;
+    if (n >= (size_t)most) return;
+    g->micro_batch = (int)n, g->n_micro = end;
+    for (int i = 0; i < end; i++) {
+        cnn__node *v = g->order[i];
+        if (v->t.op && v->t.batched && v->last[CNN_EVAL] < end) v->max_n = (int)n;
+    }
+    for (int i = end; i-- > 0; ) {              /* what stays can be made in place of an operand that stays */
+        cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : v;
+        if (cnn__passes(v) || !v->t.op || !(v->t.op->flags & CNN_INPLACE)) continue;
+        if (x->t.batched && x->last[CNN_EVAL] == i) x->max_n = most;
+    }
+}
+
+/* Compute the first nodes that t depends on for one micro-batch after the other; returns the next node. All
+   micro-batches are of one size, for which weights are packed: the last one begins with samples of the one
+   before. */
+static int cnn__forward_micro_batches(cnn_tensor *t, cnn_mode mode)
+{
+    cnn_graph *g = t->graph;
+    const int  batch = g->batch, end = t->index < g->n_micro ? t->index + 1 : g->n_micro;
+    if (batch <= g->micro_batch || end == 0) return 0;
+    const int parts = (batch + g->micro_batch - 1) / g->micro_batch, lanes = g->micro_batch < 16 ? 1 : 16;
+    const int samples = (int)cnn__round_up((size_t)((batch + parts - 1) / parts), (size_t)lanes);
+    for (int from = 0; from < batch && !g->error[0]; from += samples) {
+        g->first = from < batch - samples ? from : batch - samples, g->samples = samples, g->run++;
+        for (int i = 0; i < end; i++) cnn__bind(g->order[i], mode);
+        for (int i = 0; i < end && cnn__forward_node(g->order[i], mode); i++) { }
+    }
+    g->first = g->samples = 0;
+    for (int i = 0; i < end; i++) {
+        cnn__node *v = g->order[i];
+        cnn__bind(v, mode), v->portion = v->portion || cnn__passes(v);
+    }
+    return g->error[0] ? t->index + 1 : end;
 }
 
 /* ===========================================================================================================

@@ -1,6 +1,6 @@
 /* Portions of a batch (see >>fusion): a convolution and the max pooling behind it, run for 16 samples after the other,
    give what the plain loops give for the batch at once, values and gradients; the same bits for any number of threads;
-   what only the last portion is left of cannot be read; infinities reach what they reach otherwise. */
+   what only the last portion is left of cannot be read; infinities reach what they reach otherwise. And micro-batches. */
 #include "cnn.h"
 #include "test.h"
 
@@ -142,6 +142,110 @@ static void infinities(void)
     cnn_free(a.g);
 }
 
+/* ---- Micro-batches: a graph for inference, whose values are larger than 2 MB a sample ---- */
+
+enum { WIDE = 160, MOST = 21, WIDE_PIXELS = 3 * WIDE * WIDE };
+typedef struct { cnn_graph *g; cnn_tensor *x, *kept, *inside, *logits, *y; } large;
+
+/* An operation of somebody else's: on the batch as a whole, or, if it says so, sample by sample. */
+static int calls, samples_seen;
+static bool same_shape(cnn_tensor *y) { y->shape = y->in[0]->shape; return true; }
+static void copies(cnn_tensor *y, cnn_mode mode)
+{
+    (void)mode;
+    calls++, samples_seen += y->shape.n;
+    memcpy(y->data, y->in[0]->data, (size_t)y->shape.n * (size_t)(y->shape.c * y->shape.h * y->shape.w) * sizeof(float));
+}
+static const cnn_op together = { .name = "together", .shape = same_shape, .forward = copies };
+static const cnn_op each = { .name = "each", .shape = same_shape, .forward = copies, .flags = CNN_BY_SAMPLE };
+
+static large large_of(cnn_isa isa, int threads, int max_batch, const cnn_op *own)
+{
+    large n = { .g = cnn_new(.max_batch = max_batch, .seed = 5, .threads = threads, .isa = isa, .inference = 1) };
+    n.x = cnn_input(n.g, 3, WIDE, WIDE);
+    cnn_tensor *one = cnn_param(n.g, "one", ((cnn_shape){ 1, 24, 1, 1 }), .init = CNN_INIT_CONSTANT, .gain = 1);
+    cnn_tensor *scale = cnn_relu(cnn_scale(one, 0.5f));                        /* of no sample */
+    cnn_tensor *h = cnn_relu(cnn_batch_norm(cnn_conv2d(n.x, 24, 3, .pad = 1, .no_bias = 1)));
+    n.inside = cnn_mul(h, scale);
+    h = cnn_max_pool(cnn_relu(cnn_add(n.inside, cnn_conv2d(n.inside, 24, 1))), 2);
+    n.kept = h = cnn_keep(cnn_relu(cnn_conv2d(h, 8, 3, .stride = 2)));
+    if (own) h = cnn_apply(own, &h, 1, NULL, CNN_HERE);
+    n.logits = cnn_dense(cnn_global_avg_pool(h), 5);
+    n.y = cnn_softmax(n.logits);
+    const bool compiled = cnn_compile(n.g, n.y);
+    CHECK_MSG(compiled || (cnn_error(n.g) && strstr(cnn_error(n.g), "lacks the instruction set")), "%s", cnn_error(n.g));
+    return n;
+}
+static void feed_large(large n, int from, int batch)
+{
+    static float x[MOST * WIDE_PIXELS];
+    for (int i = 0; i < batch * WIDE_PIXELS; i++) x[i] = (float)((i + from * WIDE_PIXELS) * 7919LL % 1009) / 500 - 1;
+    CHECK(cnn_set(n.x, x, (size_t)(batch * WIDE_PIXELS)));
+}
+
+/* Batches of every kind of rest beside one sample at a time; inputs, kept values and results are whole. */
+static void micro_batches(void)
+{
+    static const cnn_isa isa[] = { CNN_ISA_AUTO, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX2, CNN_ISA_AVX512 };
+    static const int     batch[] = { MOST, 9, 8, 16, 3, 17 };
+    float kept[MOST][2], y[MOST][5];
+    for (int k = 0; k < 5; k++) {
+        large one = large_of(isa[k], 1, 1, NULL), all = large_of(isa[k], 2, MOST, NULL);
+        const bool lacks = cnn_error(one.g) != NULL;
+        for (int i = 0; i < MOST && !lacks; i++) {
+            feed_large(one, i, 1), cnn_forward(one.y, CNN_EVAL);
+            CHECK(cnn_get(one.y, y[i], 5));
+            memcpy(kept[i], cnn_map_read(one.kept), sizeof kept[i]);
+        }
+        for (int b = 0; b < 6 && !lacks; b++) {
+            feed_large(all, 0, batch[b]), cnn_forward(all.y, CNN_EVAL);
+            const size_t sample = cnn_count(all.kept) / (size_t)batch[b];
+            near("results", cnn_map_read(all.y), y[0], cnn_count(all.y), 1e-5);
+            for (int i = 0; i < batch[b]; i++) near("kept", cnn_map_read(all.kept) + (size_t)i * sample, kept[i], 2, 1e-5);
+            CHECK_STR(cnn_error(all.g), NULL);
+        }
+        cnn_free(one.g), cnn_free(all.g);
+    }
+}
+
+/* The same bits for any number of threads, and in a view; an operation of somebody else's gets all samples,
+   unless it says that it needs them one by one; what passes cannot be read, and takes less memory. */
+static void of_micro_batches(void)
+{
+    float y[4][MOST * 5];
+    for (int i = 0; i < 3; i++) {
+        large n = large_of(CNN_ISA_AUTO, i ? 3 : 1, MOST, i < 2 ? NULL : &together);
+        cnn_graph *view = cnn_share(n.g, .threads = 2);
+        feed_large(n, 0, MOST), calls = samples_seen = 0;
+        cnn_forward(n.y, CNN_EVAL);
+        CHECK(cnn_get(n.y, y[i], MOST * 5));
+        if (i == 2) CHECK_INT(calls, 1), CHECK_INT(samples_seen, MOST);
+        large v = { view, cnn_find(view, n.x->name), NULL, NULL, NULL, cnn_find(view, n.y->name) };
+        feed_large(v, 0, MOST), cnn_forward(v.y, CNN_EVAL);
+        CHECK(cnn_get(v.y, y[3], MOST * 5) && !memcmp(y[3], y[i], sizeof y[3]));
+        CHECK_STR(cnn_error(view), NULL);
+        cnn_free(view);
+        for (int k = 0; k < 2; k++) {                                           /* asked for itself, too */
+            CHECK(!cnn_map_read(n.inside) && strstr(cnn_error(n.g), "cnn_keep it before cnn_compile") && !strstr(cnn_error(n.g), "itself"));
+            cnn_clear_error(n.g), cnn_forward(n.inside, CNN_EVAL);
+        }
+        feed_large(n, 0, 2), cnn_forward(n.inside, CNN_EVAL);
+        CHECK(cnn_map_read(n.inside));
+        CHECK_STR(cnn_error(n.g), NULL);
+        large few = large_of(CNN_ISA_AUTO, 1, 8, NULL);
+        CHECK(cnn_plan(n.g, n.y).activations < cnn_plan(few.g, few.y).activations * 3 / 2);
+        cnn_free(n.g), cnn_free(few.g);
+    }
+    CHECK(!memcmp(y[0], y[1], sizeof y[0]));
+    large n = large_of(CNN_ISA_AUTO, 1, MOST, &each);
+    feed_large(n, 0, MOST), calls = samples_seen = 0;
+    cnn_forward(n.y, CNN_EVAL);
+    CHECK(cnn_get(n.y, y[1], MOST * 5));
+    CHECK_INT(calls, 3), CHECK_INT(samples_seen, MOST);                       /* 7, 7, 7 */
+    near("an operation of somebody else's", y[2], y[1], MOST * 5, 1e-6);
+    cnn_free(n.g);
+}
+
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
@@ -149,5 +253,7 @@ int main(int argc, char **argv)
     RUN(same_bits);
     RUN(reading);
     RUN(infinities);
+    RUN(micro_batches);
+    RUN(of_micro_batches);
     return test_end();
 }

@@ -746,6 +746,42 @@ static void one_case(const room *r, int number)
     cnn_free(k.g);
 }
 
+/* A graph for inference runs a large batch in micro-batches, here because of a large value beside y; which is not
+   there for all samples then. */
+static void in_micro_batches(const room *r, int number)
+{
+    one k;
+    memset(&k, 0, sizeof k);
+    k.max_n = test_int(9, 20), k.n = test_int(9, k.max_n);
+    k.g = cnn_new(.max_batch = k.max_n, .seed = test_bits(), .threads = test_int(1, 3), .inference = 1, .isa = isa[test_int(0, n_isa - 1)]);
+    cnn_tensor *y = k.y = cnn_keep(r->build(&k)), *x = cnn_input(k.g, 1, 1, 2), *large = cnn_pad(x, .right = 524, .bottom = 524);
+    cnn_tensor *last = cnn_amax(cnn_slice(large, CNN_W, 0, 9), CNN_C | CNN_H | CNN_W);
+    if (!CHECK_MSG(cnn_compile(k.g, last), "case %d: %s: %s", number, k.text, cnn_error(k.g))) { cnn_free(k.g); return; }
+    poison(k.g);
+    k.n_in = y->n_in;
+    CHECK(cnn_set_batch(k.g, k.n));
+    for (int i = 0; i < k.n_in; i++) set_operand(&k, i);
+    const int ny = count4(k.ys);
+    float    *yf = test_floats((size_t)ny), *xf = test_floats((size_t)(2 * k.n)), *most = test_floats((size_t)k.n);
+    double   *yd = doubles((size_t)ny);
+    test_fill(xf, (size_t)(2 * k.n), 0, 1);
+    CHECK(cnn_set(x, xf, (size_t)(2 * k.n)));
+    CHECK(k.g->cpu.isa == CNN_ISA_PLAIN ? k.g->n_micro == 0 : k.g->n_micro > 0 && k.g->micro_batch == 8);
+    for (int run = 0; run < 2; run++) cnn_forward(last, CNN_EVAL), cnn_forward(y, CNN_EVAL);
+    bool ok = CHECK_MSG(cnn_get(y, yf, (size_t)ny), "case %d: %s: %s", number, k.text, cnn_error(k.g) ? cnn_error(k.g) : "?");
+    r->reference(&k, k.v, yd);
+    for (int i = 0; ok && i < ny; i++)
+        ok = CHECK_MSG(test__near((double)yf[i], yd[i], r->tolerance), "case %d: %s: y[%d] is %.9g, not %.9g", number, k.text, i, (double)yf[i], yd[i]);
+    cnn_forward(last, CNN_EVAL);
+    CHECK(cnn_get(last, most, (size_t)k.n));
+    for (int i = 0; i < k.n; i++) CHECK(most[i] == fmaxf(xf[2 * i], xf[2 * i + 1]));
+    CHECK(k.g->n_micro == 0 || !cnn_map_read(large));
+    CHECK(cnn_clear_error(k.g));
+    for (int i = 0; i < k.n_in; i++) free(k.own[i]);
+    free(yf), free(xf), free(most), free(yd);
+    cnn_free(k.g);
+}
+
 static void every_operation_has_a_row(void)
 {
     int n;
@@ -970,6 +1006,9 @@ int main(int argc, char **argv)
     for (int j = 0; j < N_ROOMS; j++)
         if (test_begin("room %s", rooms[j].name))
             for (int i = 0; i < rooms[j].cases && test__bad < 8; i++) one_case(&rooms[j], i);
+    for (int j = 0; j < N_ROOMS; j++)
+        if (test_begin("room %s in micro-batches", rooms[j].name))
+            for (int i = 0; i < 4 && test__bad < 8; i++) in_micro_batches(&rooms[j], i);
     RUN(chains_in_place);
     RUN(dropout_statistics);
     RUN(dropouts_are_independent);
