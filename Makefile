@@ -30,6 +30,8 @@ OPENMP  := $(call takes,$(CC),-fopenmp)
 OPENCL  := $(shell printf '\043include <CL/cl.h>\n' | $(CC) -x c -fsyntax-only - >/dev/null 2>&1 && echo yes)
 MPICC   ?= mpicc
 MPI     := $(shell command -v $(MPICC) 2>/dev/null)
+# Two jobs, as tests/run.sh has, unless told otherwise.
+MAKEFLAGS := $(MAKEFLAGS) $(if $(findstring -j,$(MAKEFLAGS)),,-j2)
 WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion $(if $(WERROR),-Werror)
 CFLAGS  ?= -std=c99 -O2 $(THREADS)
 LDLIBS  := -lm

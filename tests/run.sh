@@ -3,7 +3,8 @@
 # that ends in any other way (a crash, a sanitizer's report) counts as one failure. Logs go to LOGS (build/logs).
 export LOGS=${LOGS:-build/logs}
 passed=0 failed=0
-mkdir -p "$LOGS"
+mkdir -p "$LOGS/pocl"
+export POCL_CACHE_DIR="$(cd "$LOGS" && pwd)/pocl"     # what PoCL compiles for one test serves the next
 printf '%s\n' "$@" | xargs -P "${JOBS:-2}" -I TEST sh -c '
     log=$LOGS/$(basename TEST).log start=$(date +%s)
     TEST >"$log" 2>&1
