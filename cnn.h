@@ -5994,14 +5994,17 @@ CNN_API const cnn_op *const *cnn_ops(int *count)
    other. Sums are made in double.
    ======================================================================================================== */
 
-#define CNN__UNLESS_PLAIN(...) if (cpu->isa != CNN_ISA_PLAIN) { cnn__fast_##__VA_ARGS__; return; }
+static bool cnn__is_fast(const cnn__cpu *cpu) { return cpu->isa != CNN_ISA_PLAIN; }
 
 /* ---- Linear ---- */
 
 static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda, bool ta,
                       const float *b, int ldb, bool tb, int m, int n, int k, void *scratch)
 {
-    CNN__UNLESS_PLAIN(gemm(cpu, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k, scratch));
+    if (cnn__is_fast(cpu)) {
+        cnn__fast_gemm(cpu, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k, scratch);
+        return;
+    }
     for (ptrdiff_t i = 0; i < m; i++)
         for (ptrdiff_t j = 0; j < n; j++) {
             double sum = 0;
@@ -6027,7 +6030,7 @@ static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *conv, float 
                               const float *w, const float *b, const float *packed, void *scratch,
                               const cnn__tail *tail)
 {
-    CNN__UNLESS_PLAIN(conv_forward(cpu, conv, y, x, w, b, packed, scratch, tail));
+    if (cnn__is_fast(cpu)) { cnn__fast_conv_forward(cpu, conv, y, x, w, b, packed, scratch, tail); return; }
     const int in = conv->ic / conv->groups, out = conv->oc / conv->groups;       /* channels of one group */
     for (int n = 0; n < conv->n; n++)
     for (int o = 0; o < conv->oc; o++)
@@ -6050,7 +6053,7 @@ static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *conv, float 
 static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *conv, float *dx, const float *dy,
                                     const float *w, bool clear, void *scratch)
 {
-    CNN__UNLESS_PLAIN(conv_backward_data(cpu, conv, dx, dy, w, clear, scratch));
+    if (cnn__is_fast(cpu)) { cnn__fast_conv_backward_data(cpu, conv, dx, dy, w, clear, scratch); return; }
     const int in = conv->ic / conv->groups, out = conv->oc / conv->groups;
     for (int n = 0; n < conv->n; n++)
     for (int c = 0; c < conv->ic; c++)
@@ -6098,7 +6101,7 @@ static float cnn__tap_gradient(const cnn__conv *conv, const float *x, const floa
 static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *conv, float *dw, float *db,
                                        const float *x, const float *dy, void *scratch)
 {
-    CNN__UNLESS_PLAIN(conv_backward_weights(cpu, conv, dw, db, x, dy, scratch));
+    if (cnn__is_fast(cpu)) { cnn__fast_conv_backward_weights(cpu, conv, dw, db, x, dy, scratch); return; }
     const int in = conv->ic / conv->groups;
     for (int o = 0; o < conv->oc; o++)
     for (int c = 0; c < in; c++)
@@ -6141,7 +6144,7 @@ static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, 
 
 static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *y, int *at, const float *x)
 {
-    CNN__UNLESS_PLAIN(max_pool(cpu, pool, y, at, x));
+    if (cnn__is_fast(cpu)) { cnn__fast_max_pool(cpu, pool, y, at, x); return; }
     for (int plane = 0; plane < pool->planes; plane++, x += (ptrdiff_t)pool->h * pool->w)
     for (int oy = 0; oy < pool->oh; oy++)
     for (int ox = 0; ox < pool->ow; ox++) {
@@ -6176,7 +6179,7 @@ static void cnn__pool_shares(const cnn__pool *pool, float *share)
 static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *restrict y,
                           const float *restrict x, const float *share)
 {
-    CNN__UNLESS_PLAIN(avg_pool(cpu, pool, y, x, share));
+    if (cnn__is_fast(cpu)) { cnn__fast_avg_pool(cpu, pool, y, x, share); return; }
     for (int plane = 0; plane < pool->planes; plane++, x += (ptrdiff_t)pool->h * pool->w)
     for (int oy = 0; oy < pool->oh; oy++)
     for (int ox = 0; ox < pool->ow; ox++) {
@@ -6193,7 +6196,7 @@ static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *pool, float *res
 static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float *restrict dx,
                                const float *restrict dy, const float *share, bool clear)
 {
-    CNN__UNLESS_PLAIN(avg_pool_back(cpu, pool, dx, dy, share, clear));
+    if (cnn__is_fast(cpu)) { cnn__fast_avg_pool_back(cpu, pool, dx, dy, share, clear); return; }
     const size_t plane_bytes = (size_t)pool->h * (size_t)pool->w * sizeof *dx;
     for (int plane = 0; plane < pool->planes; plane++, dx += (ptrdiff_t)pool->h * pool->w) {
         if (clear) memset(dx, 0, plane_bytes);
@@ -6214,7 +6217,7 @@ static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *pool, float
 static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *rest, float *variance,
                                  const float *x, int n, int c, ptrdiff_t plane)
 {
-    CNN__UNLESS_PLAIN(channel_moments(cpu, mean, rest, variance, x, n, c, plane));
+    if (cnn__is_fast(cpu)) { cnn__fast_channel_moments(cpu, mean, rest, variance, x, n, c, plane); return; }
     const double count = (double)n * (double)plane;
     for (int ch = 0; ch < c; ch++) {
         double sum = 0, squares = 0;
@@ -6234,7 +6237,10 @@ static void cnn__normalize(const cnn__cpu *cpu, float *y, const float *x, const 
                            const float *rest, const float *rstd, const float *w, const float *b, int n, int c,
                            ptrdiff_t plane, const cnn__tail *tail)
 {
-    CNN__UNLESS_PLAIN(normalize(cpu, y, x, mean, rest, rstd, w, b, n, c, plane, tail));
+    if (cnn__is_fast(cpu)) {
+        cnn__fast_normalize(cpu, y, x, mean, rest, rstd, w, b, n, c, plane, tail);
+        return;
+    }
     for (int s = 0; s < n; s++)
     for (int ch = 0; ch < c; ch++)
     for (ptrdiff_t i = 0; i < plane; i++) {
@@ -6248,7 +6254,10 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
                                 const float *x, const float *mean, const float *rest, const float *rstd,
                                 const float *w, int n, int c, ptrdiff_t plane)
 {
-    CNN__UNLESS_PLAIN(normalize_back(cpu, dx, dw, db, dy, x, mean, rest, rstd, w, n, c, plane));
+    if (cnn__is_fast(cpu)) {
+        cnn__fast_normalize_back(cpu, dx, dw, db, dy, x, mean, rest, rstd, w, n, c, plane);
+        return;
+    }
     const double count = (double)n * (double)plane;
     for (int ch = 0; ch < c; ch++) {
         const double m = (double)mean[ch] + (rest ? (double)rest[ch] : 0), r = (double)rstd[ch];
@@ -6274,7 +6283,7 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
 static void cnn__map(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, const float *a,
                      const float *b, const float *k, ptrdiff_t n)
 {
-    CNN__UNLESS_PLAIN(map(cpu, f, y, x, a, b, k, n));
+    if (cnn__is_fast(cpu)) { cnn__fast_map(cpu, f, y, x, a, b, k, n); return; }
     for (ptrdiff_t i = 0; i < n; i++) {
         y[i] = x[i];
         if (f) f(y + i, a ? a + i : NULL, b ? b + i : NULL, k, 1);
@@ -6284,7 +6293,7 @@ static void cnn__map(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x,
 static void cnn__map_back(const cnn__cpu *cpu, cnn_each *f, float *dx, const float *dy, const float *a,
                           const float *k, ptrdiff_t n)
 {
-    CNN__UNLESS_PLAIN(map_back(cpu, f, dx, dy, a, k, n));
+    if (cnn__is_fast(cpu)) { cnn__fast_map_back(cpu, f, dx, dy, a, k, n); return; }
     for (ptrdiff_t i = 0; i < n; i++) {
         float v = dy[i];
         if (f) f(&v, a ? a + i : NULL, NULL, k, 1);
@@ -6295,7 +6304,7 @@ static void cnn__map_back(const cnn__cpu *cpu, cnn_each *f, float *dx, const flo
 static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
                          uint64_t stream, ptrdiff_t n)
 {
-    CNN__UNLESS_PLAIN(dropout(cpu, to, from, add, p, key, stream, n));
+    if (cnn__is_fast(cpu)) { cnn__fast_dropout(cpu, to, from, add, p, key, stream, n); return; }
     for (ptrdiff_t i = 0; i < n; i++) {
         const bool  keep = cnn__uniform(cnn__random_bits(key, stream, (uint64_t)i)) >= p;
         const float value = keep ? from[i] * (1 / (1 - p)) : 0.0f;
@@ -6313,7 +6322,7 @@ static ptrdiff_t cnn__stretched(cnn_shape s, int n, int c, int h, int w)
 static void cnn__broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
                            const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
 {
-    CNN__UNLESS_PLAIN(broadcast(cpu, f, y, dy, a, b, ys, as, bs, tail));
+    if (cnn__is_fast(cpu)) { cnn__fast_broadcast(cpu, f, y, dy, a, b, ys, as, bs, tail); return; }
     for (int n = 0; n < ys.n; n++)
     for (int c = 0; c < ys.c; c++)
     for (int h = 0; h < ys.h; h++)
@@ -6328,7 +6337,7 @@ static void cnn__broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const flo
 
 static void cnn__fold(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys, cnn_shape xs)
 {
-    CNN__UNLESS_PLAIN(fold(cpu, f, y, x, ys, xs));
+    if (cnn__is_fast(cpu)) { cnn__fast_fold(cpu, f, y, x, ys, xs); return; }
     for (int n = 0; n < xs.n; n++)
     for (int c = 0; c < xs.c; c++)
     for (int h = 0; h < xs.h; h++)
@@ -6345,7 +6354,7 @@ static void cnn__fold(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x
 static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
                              cnn_shape as, cnn_shape bs, float p)
 {
-    CNN__UNLESS_PLAIN(add_product(cpu, y, a, b, ys, as, bs, p));
+    if (cnn__is_fast(cpu)) { cnn__fast_add_product(cpu, y, a, b, ys, as, bs, p); return; }
     if (!b) bs = (cnn_shape){ 1, 1, 1, 1 };
     const int ns = ys.n > 1 ? 1 : as.n > bs.n ? as.n : bs.n, cs = ys.c > 1 ? 1 : as.c > bs.c ? as.c : bs.c;
     const int hs = ys.h > 1 ? 1 : as.h > bs.h ? as.h : bs.h, ws = ys.w > 1 ? 1 : as.w > bs.w ? as.w : bs.w;
