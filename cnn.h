@@ -201,8 +201,8 @@ typedef struct {
     const cnn_optimizer *optimizer; /* default cnn_sgd(); decides how much memory its state takes */
     int          exact;             /* 1: 3x3 and 5x5 convolutions by the direct sum: slower, rounded less */
     int          inference;         /* 1: plan no gradients and no optimizer state; only CNN_EVAL runs, large
-                                       batches in parts (micro-batches): all samples of the loss, its operands
-                                       and what is kept can be read then */
+                                       batches, but for .no_packed, in parts (micro-batches): all samples of
+                                       the loss, its operands and what is kept can be read then */
     int          no_packed;         /* 1: a graph for inference takes no memory for weights that are packed
                                        once, with batch norm in them (cnn_memory.packed): slower, but the
                                        bits are those of a graph for training */
@@ -18091,7 +18091,9 @@ static bool cnn__in_portions(cnn__node *v, bool back)
 
    The values of a large batch go to memory and back; those of a few samples stay in the caches, and take less
    memory. So the nodes whose samples do not need each other, from the first node on, run for one micro-batch
-   after the other. What is read later keeps all samples, what passes keeps those of one micro-batch. */
+   after the other. What is read later keeps all samples, what passes keeps those of one micro-batch. The size
+   of a batch decides some algorithms, so not where the bits of a graph for training are promised: .no_packed
+   (which would also pack weights for each micro-batch), and its views. */
 enum { CNN__MICRO_BATCH = 8,                   /* samples, at least */
        CNN__MICRO_BYTES = 1 << 24 };           /* of a value, at most, but for that: tests/bench/README.md */
 
@@ -18111,12 +18113,14 @@ static bool cnn__by_sample(const cnn__node *v)
 
 static void cnn__plan_micro_batches(cnn_graph *g)
 {
-    const int most = g->config.max_batch;
-    size_t    largest = 1, n = CNN__MICRO_BATCH;
-    int       end = 0;
+    const cnn_graph *net = g->shares ? g->shares : g;
+    const int        most = g->config.max_batch;
+    size_t           largest = 1, n = CNN__MICRO_BATCH;
+    int              end = 0;
     g->micro_batch = most, g->n_micro = 0;
     for (int i = 0; i < g->n_order; i++) if (g->order[i]->t.batched) g->order[i]->max_n = most;
-    if (!g->config.inference || g->config.backend || g->cpu.isa == CNN_ISA_PLAIN) return;
+    if (!net->config.inference || net->config.no_packed || g->config.backend) return;
+    if (g->cpu.isa == CNN_ISA_PLAIN) return;
     for (; end < g->n_order && cnn__by_sample(g->order[end]); end++) {
         const cnn_tensor *t = &g->order[end]->t;
         const size_t      bytes = (size_t)cnn__sample(t->shape) * sizeof(float);

@@ -159,9 +159,11 @@ static void copies(cnn_tensor *y, cnn_mode mode)
 static const cnn_op together = { .name = "together", .shape = same_shape, .forward = copies };
 static const cnn_op each = { .name = "each", .shape = same_shape, .forward = copies, .flags = CNN_BY_SAMPLE };
 
-static large large_of(cnn_isa isa, int threads, int max_batch, const cnn_op *own)
+/* whole: for training, so that nothing is in micro-batches; 2: without packed weights, to the same bits. */
+static large large_of(cnn_isa isa, int threads, int max_batch, const cnn_op *own, int whole)
 {
-    large n = { .g = cnn_new(.max_batch = max_batch, .seed = 5, .threads = threads, .isa = isa, .inference = 1) };
+    large n = { .g = cnn_new(.max_batch = max_batch, .seed = 5, .threads = threads, .isa = isa, .inference = whole != 1,
+                            .no_packed = whole == 2) };
     n.x = cnn_input(n.g, 3, WIDE, WIDE);
     cnn_tensor *one = cnn_param(n.g, "one", ((cnn_shape){ 1, 24, 1, 1 }), .init = CNN_INIT_CONSTANT, .gain = 1);
     cnn_tensor *scale = cnn_relu(cnn_scale(one, 0.5f));                        /* of no sample */
@@ -172,6 +174,7 @@ static large large_of(cnn_isa isa, int threads, int max_batch, const cnn_op *own
     if (own) h = cnn_apply(own, &h, 1, NULL, CNN_HERE);
     n.logits = cnn_dense(cnn_global_avg_pool(h), 5);
     n.y = cnn_softmax(n.logits);
+    if (whole == 1) n.y = cnn_mean(n.logits);
     const bool compiled = cnn_compile(n.g, n.y);
     CHECK_MSG(compiled || (cnn_error(n.g) && strstr(cnn_error(n.g), "lacks the instruction set")), "%s", cnn_error(n.g));
     return n;
@@ -190,7 +193,7 @@ static void micro_batches(void)
     static const int     batch[] = { MOST, 9, 8, 16, 3, 17 };
     float kept[MOST][2], y[MOST][5];
     for (int k = 0; k < 5; k++) {
-        large one = large_of(isa[k], 1, 1, NULL), all = large_of(isa[k], 2, MOST, NULL);
+        large one = large_of(isa[k], 1, 1, NULL, 0), all = large_of(isa[k], 2, MOST, NULL, 0);
         const bool lacks = cnn_error(one.g) != NULL;
         for (int i = 0; i < MOST && !lacks; i++) {
             feed_large(one, i, 1), cnn_forward(one.y, CNN_EVAL);
@@ -214,7 +217,7 @@ static void of_micro_batches(void)
 {
     float y[4][MOST * 5];
     for (int i = 0; i < 3; i++) {
-        large n = large_of(CNN_ISA_AUTO, i ? 3 : 1, MOST, i < 2 ? NULL : &together);
+        large n = large_of(CNN_ISA_AUTO, i ? 3 : 1, MOST, i < 2 ? NULL : &together, 0);
         cnn_graph *view = cnn_share(n.g, .threads = 2);
         feed_large(n, 0, MOST), calls = samples_seen = 0;
         cnn_forward(n.y, CNN_EVAL);
@@ -232,18 +235,38 @@ static void of_micro_batches(void)
         feed_large(n, 0, 2), cnn_forward(n.inside, CNN_EVAL);
         CHECK(cnn_map_read(n.inside));
         CHECK_STR(cnn_error(n.g), NULL);
-        large few = large_of(CNN_ISA_AUTO, 1, 8, NULL);
+        large few = large_of(CNN_ISA_AUTO, 1, 8, NULL, 0);
         CHECK(cnn_plan(n.g, n.y).activations < cnn_plan(few.g, few.y).activations * 3 / 2);
         cnn_free(n.g), cnn_free(few.g);
     }
     CHECK(!memcmp(y[0], y[1], sizeof y[0]));
-    large n = large_of(CNN_ISA_AUTO, 1, MOST, &each);
+    large n = large_of(CNN_ISA_AUTO, 1, MOST, &each, 0);
     feed_large(n, 0, MOST), calls = samples_seen = 0;
     cnn_forward(n.y, CNN_EVAL);
     CHECK(cnn_get(n.y, y[1], MOST * 5));
     CHECK_INT(calls, 3), CHECK_INT(samples_seen, MOST);                       /* 7, 7, 7 */
     near("an operation of somebody else's", y[2], y[1], MOST * 5, 1e-6);
     cnn_free(n.g);
+}
+
+/* Whose bits are promised to be those of a graph for training runs at once, as that does. */
+static void at_once(void)
+{
+    enum { FEW = 12 };
+    float y[3][FEW * 5];
+    for (int i = 0; i < 3; i++) {                           /* a graph for training, a view of it; .no_packed */
+        large      n = large_of(CNN_ISA_AUTO, 1, FEW, NULL, i < 2 ? 1 : 2);
+        cnn_graph *view = i == 1 ? cnn_share(n.g) : NULL;
+        large      of = { .g = view ? view : n.g, .x = n.x, .logits = n.logits, .inside = n.inside };
+        if (view) of.x = cnn_find(view, n.x->name), of.logits = cnn_find(view, n.logits->name), of.inside = cnn_find(view, n.inside->name);
+        feed_large(of, 0, FEW), cnn_forward(of.logits, CNN_EVAL);
+        CHECK(cnn_get(of.logits, y[i], FEW * 5));
+        cnn_forward(of.inside, CNN_EVAL);
+        CHECK(cnn_map_read(of.inside));
+        CHECK_STR(cnn_error(of.g), NULL);
+        cnn_free(view), cnn_free(n.g);
+    }
+    CHECK(!memcmp(y[0], y[1], sizeof y[0]) && !memcmp(y[0], y[2], sizeof y[0]));
 }
 
 int main(int argc, char **argv)
@@ -255,5 +278,6 @@ int main(int argc, char **argv)
     RUN(infinities);
     RUN(micro_batches);
     RUN(of_micro_batches);
+    RUN(at_once);
     return test_end();
 }
