@@ -31,7 +31,9 @@ OPENCL  := $(shell printf '\043include <CL/cl.h>\n' | $(CC) -x c -fsyntax-only -
 MPICC   ?= mpicc
 MPI     := $(shell command -v $(MPICC) 2>/dev/null)
 # Two jobs, as tests/run.sh has, unless told otherwise.
-MAKEFLAGS := $(MAKEFLAGS) $(if $(findstring -j,$(MAKEFLAGS)),,-j2)
+ifeq ($(findstring -j,$(MAKEFLAGS)),)
+MAKEFLAGS += -j2
+endif
 WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion $(if $(WERROR),-Werror)
 CFLAGS  ?= -std=c99 -O2 $(THREADS)
 LDLIBS  := -lm

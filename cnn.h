@@ -3015,8 +3015,10 @@ CNN_API float cnn_forward(cnn_tensor *t, cnn_mode mode)
     if (!cnn__begin_forward(t, mode)) return cnn__no_result();
     cnn_graph *g = t->graph;
 
-    /* The order puts operands before their users: when a node's turn comes, all that it reads is there. */
-    for (int i = cnn__forward_micro_batches(t, mode); i <= t->index; i++)      /* from 0, but in >>fusion */
+    /* The order puts operands before their users: when a node's turn comes, all that it reads is there. The
+       first is number 0, but for a large batch in a graph for inference: see micro-batches in >>fusion. */
+    const int first = cnn__forward_micro_batches(t, mode);
+    for (int i = first; i <= t->index; i++)
         if (!cnn__forward_node(g->order[i], mode)) return cnn__no_result();
     if (g->error[0]) return cnn__no_result();
 
@@ -3291,8 +3293,7 @@ static void cnn__elementwise_backward(cnn_tensor *y)
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .forward = cnn__elementwise_forward, .backward = cnn__elementwise_backward,        \
         .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_BY_SAMPLE | (op_flags),                                \
-        .formula = &cnn__##op_name##_formula,                                                                \
-        __VA_ARGS__ };
+        .formula = &cnn__##op_name##_formula, __VA_ARGS__ };
 #define CNN__FORMULA(op_name, op_flags, doctor)                                                              \
     CNN__ELEMENTWISE(op_name, op_flags, 0, 0, .shape = cnn__as_input, .hint = doctor)                        \
     CNN__PLAIN_1(cnn_##op_name##_, op_name)

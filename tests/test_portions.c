@@ -249,6 +249,32 @@ static void of_micro_batches(void)
     cnn_free(n.g);
 }
 
+/* A convolution and its pooling in portions, within micro-batches of 112 samples, beside one sample at a time. */
+static void portions_of_micro_batches(void)
+{
+    enum { MANY = 201 };
+    static float x[MANY * PIXELS], one[CHANNELS * 13 * 13];
+    cnn_tensor *in[2], *h[2];
+    cnn_graph  *g[2];
+    for (int i = 0; i < 2; i++) {
+        g[i] = cnn_new(.max_batch = i ? 1 : MANY, .seed = 5, .inference = 1);
+        in[i] = cnn_input(g[i], 1, SIDE, SIDE);
+        h[i] = cnn_keep(cnn_max_pool(cnn_relu(cnn_conv2d(in[i], CHANNELS, 3)), 2));
+        CHECK_MSG(cnn_compile(g[i], cnn_dense(h[i], 10)), "no memory");
+    }
+    test_fill(x, MANY * PIXELS, -1, 1);
+    CHECK(cnn_set(in[0], x, MANY * PIXELS));
+    cnn_forward(cnn_loss(g[0]), CNN_EVAL);
+    const float *all = cnn_map_read(h[0]);
+    for (int i = 0; i < MANY && all; i++) {
+        CHECK(cnn_set(in[1], x + i * PIXELS, PIXELS));
+        cnn_forward(h[1], CNN_EVAL);
+        CHECK(cnn_get(h[1], one, CHANNELS * 13 * 13));
+        near("a sample", all + (size_t)i * CHANNELS * 13 * 13, one, CHANNELS * 13 * 13, 2e-5);
+    }
+    for (int i = 0; i < 2; i++) CHECK_STR(cnn_error(g[i]), NULL), cnn_free(g[i]);
+}
+
 /* Whose bits are promised to be those of a graph for training runs at once, as that does. */
 static void at_once(void)
 {
@@ -278,6 +304,7 @@ int main(int argc, char **argv)
     RUN(infinities);
     RUN(micro_batches);
     RUN(of_micro_batches);
+    RUN(portions_of_micro_batches);
     RUN(at_once);
     return test_end();
 }
