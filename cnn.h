@@ -13464,9 +13464,11 @@ static int cnn__processors(void)
    cnn__zip_      (t, a, b): a[0], b[0], a[1], b[1] ... in two vectors
    cnn__larger_   lanes where v > most, or v is NaN, take v and its tag
    cnn__m_        a mask;  mask(lanes);  masked(p, m, v): load those lanes, of v the
-                  others;  put(p, m, v): store the bits of those */
+                  others;  put(p, m, v): store the bits of those, which are the first ones */
 enum { CNN__MAX_MR = 14, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
 typedef struct { int images; ptrdiff_t length, lda, a_image, b_image; } cnn__runs;
+/* Pixels of several rows of an image: those from at[i] on lie (i+1)*gap further than if there was one row. */
+typedef struct { int count, at[CNN__MAX_MR]; ptrdiff_t gap; } cnn__seams;
 typedef struct { int h, w, oh, ow, ph, pw, s; } cnn__image;   /* of x (h,w), of y (oh,ow); padding, stride */
 /* What follows a sum, each NULL if it does not: + bias[i], of row i; + more[0], then + more[1], laid out as
    the result, which may be one of them; at least clip[0], at most clip[1]. */
@@ -13502,8 +13504,10 @@ typedef struct {
     /* Rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np; with at, row
        q starts at at[q]. */
     void (*pack)(float *to, int r, const float *x, ptrdiff_t si, const ptrdiff_t *at, ptrdiff_t np);
-    /* Rows of nr floats one after the other, as micro wants b: to[p*nr + j] = x[at[p] + j], j < nr. */
-    void (*panel)(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np);
+    /* Rows of n floats one after the other, as micro wants a and b: to[p*n + j] = x[at[p] + j], j < n, p < np;
+       see cnn__seams, or NULL. Whole vectors: of x some floats more are read, to takes them behind the last
+       row. */
+    void (*panel)(float *to, int n, const float *x, const ptrdiff_t *at, ptrdiff_t np, const cnn__seams *);
     /* Rows of width floats: zeros up to column left, n floats from x on, step from row to row, then zeros.
        Nothing of x beside these is read. */
     void (*frame)(float *to, ptrdiff_t width, ptrdiff_t left, const float *x, ptrdiff_t step, ptrdiff_t n,
@@ -13703,15 +13707,27 @@ static inline int cnn__tile_rows(int left, int tall)
     }
 
 #define CNN__PANEL(isa)                                                                                      \
-    CNN__TARGET_##isa static void cnn__panel_##isa(float *to, const float *x, const ptrdiff_t *at,           \
-                                                   ptrdiff_t np)                                             \
+    CNN__TARGET_##isa static void cnn__panel_##isa(float *to, int n, const float *x, const ptrdiff_t *at,    \
+                                                   ptrdiff_t np, const cnn__seams *seams)                    \
     {                                                                                                        \
         enum { W = CNN__W_##isa, NV = CNN__NV_##isa };                                                       \
-        for (ptrdiff_t p = 0; p < np; p++, to += NV * W) {                                                   \
+        const int count = seams ? seams->count : 0;                                                          \
+        const ptrdiff_t gap = seams ? seams->gap : 0;                                                        \
+        cnn__m_##isa m[CNN__MAX_MR][CNN__MAX_MR / W + 1];                                                    \
+        for (int i = 0; i < count; i++)                                                                      \
+            for (int j = 0; j < n; j += W)                                                                   \
+                m[i][j / W] = cnn__mask_##isa(cnn__run_of(cnn__clamp(seams->at[i] - j, W), W));              \
+        for (ptrdiff_t p = 0; p < np; p++, to += n) {                                                        \
             const float *row = x + at[p];                                                                    \
-            CNN__PREFETCH(row + NV * W), CNN__PREFETCH(row + 2 * NV * W - 1);       /* the next panel */     \
-            CNN__UNROLL for (int j = 0; j < NV; j++)                                                         \
+            CNN__PREFETCH(row + n), CNN__PREFETCH(row + 2 * n - 1);                 /* the next panel */     \
+            if (n == NV * W) CNN__UNROLL for (int j = 0; j < NV; j++)                                        \
                 cnn__store_##isa(to + j * W, cnn__load_##isa(row + j * W));                                  \
+            else for (int j = 0; j < n; j += W) {                                                            \
+                cnn__v_##isa v = cnn__load_##isa(row + j);                                                   \
+                for (int i = 0; i < count; i++)                                                              \
+                    v = cnn__masked_##isa(row + j + (i + 1) * gap, m[i][j / W], v);                          \
+                cnn__store_##isa(to + j, v);                                                                 \
+            }                                                                                                \
         }                                                                                                    \
     }
 
@@ -14306,7 +14322,6 @@ typedef __m256i cnn__m_avx2;
 #define cnn__store_avx2  _mm256_storeu_ps
 #define cnn__add_avx2    _mm256_add_ps
 #define cnn__fma_avx2    _mm256_fmadd_ps
-#define cnn__put_avx2    _mm256_maskstore_ps
 #define cnn__clip_avx2(v, low, high) _mm256_min_ps(high, _mm256_max_ps(low, v)) /* NaN: the second operand */
 /* Inlined: gcc 12 leaves vzeroupper out behind a call that is given vectors, and SSE code waits for it. */
 CNN__TARGET_avx2 static CNN__INLINE
@@ -14357,6 +14372,18 @@ CNN__TARGET_avx2 static CNN__INLINE __m256i cnn__mask_avx2(cnn__lanes lanes)
 {
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)lanes), bit), bit);
+}
+/* Halves that overlap: to store, vmaskmovps takes 15 cycles on Zen 3, these two. */
+CNN__TARGET_avx2 static CNN__INLINE void cnn__put_avx2(float *p, __m256i m, __m256 v)
+{
+    const int n = __builtin_ctz(~(unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(m)));
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i from = _mm256_add_epi32(lanes, _mm256_set1_epi32(n < 4 ? n - 1 : n - 4));
+    const __m128 first = _mm256_castps256_ps128(v);
+    const __m128 last = _mm256_castps256_ps128(_mm256_permutevar8x32_ps(v, from));
+    if (n >= 4) { _mm_storeu_ps(p, first), _mm_storeu_ps(p + n - 4, last); return; }
+    if (n >= 2) _mm_storel_pi((__m64 *)(void *)p, first);
+    if (n & 1)  _mm_store_ss(p + n - 1, last);
 }
 CNN__TARGET_avx2 static CNN__INLINE void cnn__split_avx2(__m256 *v, __m256 a, __m256 b)
 {
@@ -14806,7 +14833,7 @@ static void cnn__gemm_part(const cnn__kernels *isa, float *c, ptrdiff_t ldc, boo
             const bool add = accumulate || p > 0;
             for (ptrdiff_t j = 0; j < jn && !all_in_place; j += nr)
                 if (b.si == 1 && j + nr <= jn) {
-                    if (!in_place) isa->panel(pb + j * kc, b.x + jc + j + p * b.sp, rows, kc);
+                    if (!in_place) isa->panel(pb + j * kc, isa->nr, b.x + jc + j + p * b.sp, rows, kc, NULL);
                 } else
                     cnn__pack(isa, pb + j * kc, nr, b.x + (jc + j) * b.si + p * b.sp, b.si, b.sp,
                               (int)cnn__min(nr, jn - j), kc);
@@ -15208,7 +15235,8 @@ static ptrdiff_t cnn__turned_pixels(const cnn__shifted *shifted, ptrdiff_t k)
 /* Turned: the pixels of each tile lie in one row of S, nx to a row, so that they need not be packed. */
 static bool cnn__pixels_lie(const cnn__shifted *shifted, ptrdiff_t nx)
 {
-    return shifted->borrow || nx % shifted->u->tall == 0;
+    return shifted->u->tall * (int)sizeof *shifted->y > CNN__ALIGN / 2
+        && (shifted->borrow || nx % shifted->u->tall == 0);
 }
 
 static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *conv, bool backward,
@@ -15418,19 +15446,6 @@ static void cnn__fill_pixels(float *to, int nr, const float *s, const ptrdiff_t 
                 memcpy(to + place[r] + e, s + at[p] + from[r] + e, 8 * sizeof *to);
 }
 
-/* A tile of n pixels from j on, nx to a row of the image and width to a row of S: to[p*n + z]. */
-static void cnn__fill_tile(float *to, int n, const float *s, const ptrdiff_t *at, ptrdiff_t np, int j, int nx,
-                           int width)
-{
-    int place[CNN__MAX_MR + 1], from[CNN__MAX_MR], runs = 0;
-    for (int z = j; z < j + n; z = (z / nx + 1) * nx)
-        place[runs] = z - j, from[runs++] = z / nx * width + z % nx;
-    place[runs] = n;
-    for (ptrdiff_t p = 0; p < np; p++, to += n)
-        for (int r = 0; r < runs; r++)
-            cnn__copy(to + place[r], s + at[p] + from[r], place[r + 1] - place[r]);
-}
-
 /* The pixels of a block of output rows are the columns of a product: pixel (r, x) is column r*step + x. They
    are cut into panels of nr columns in one of four ways. */
 typedef enum {
@@ -15446,6 +15461,7 @@ typedef struct {
     bool overlap;                       /* by row: the last panel ends where the row does; */
     bool spill;                         /* or goes on in the rows below it, which come later */
     bool ends;                          /* these are the last terms, and the tail is done in registers */
+    bool fresh;                         /* turned: these terms of the pixels are not in the panel yet */
     int from;                           /* the first output row of the block */
     int nx, ny, step, end;              /* pixels of a row; rows; columns of a row and in all */
     const float *s;                     /* S, or the image itself */
@@ -15515,7 +15531,7 @@ static bool cnn__copy_panel(const cnn__area *d, int j, ptrdiff_t k0, ptrdiff_t k
         return true;
     }
     const bool pays = rows > CNN__FEW_PANELS * shifted->u->mr && (shifted->borrow || d->p->k > CNN__KC);
-    if (pays) shifted->u->panel(d->panel, d->s + j, at, n);
+    if (pays) shifted->u->panel(d->panel, nr, d->s + j, at, n, NULL);
     return pays;
 }
 
@@ -15564,6 +15580,30 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
    channels. Each tile is turned when its last terms are in. Lower bound: the multiply-adds of the formula, m
    rounded up to a vector; turning takes some 3 operations for each vector of y. The weights of the next nr
    channels come from memory meanwhile. */
+/* The pixels of a block, terms b0 .. b0+kc, tile after tile, of n pixels each: to[p*n + z]. Some terms of all
+   tiles at a time, as those of the next tile lie in the same cache lines. Of the last term no float more than
+   needed is read and written. */
+static void cnn__fill_tiles(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc)
+{
+    enum { TERMS = 32 };
+    const ptrdiff_t *at = d->p->at + b0;
+    const int width = d->q->s.width, nx = width == d->nx ? d->end : d->nx;
+    for (ptrdiff_t p = 0; p < kc; p += TERMS)
+        for (int j = 0, n; j < d->end; j += n) {
+            const ptrdiff_t terms = cnn__min(TERMS, kc - p), whole = terms - (p + terms == kc);
+            const float *s = d->s + j / nx * width + j % nx;
+            cnn__seams seams = { .gap = width - nx };
+            n = cnn__tile_rows(d->end - j, d->q->u->tall);
+            float *to = d->panel + j * kc + p * n;
+            for (int z = nx - j % nx; z < n; z += nx) seams.at[seams.count++] = z;
+            d->q->u->panel(to, n, s, at + p, whole, &seams);
+            for (int z = 0, i = 0; whole < terms && z < n; z++) {
+                if (i < seams.count && z == seams.at[i]) i++;
+                to[whole * n + z] = s[at[kc - 1] + z + i * seams.gap];
+            }
+        }
+}
+
 static void cnn__turned_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, ptrdiff_t ic, ptrdiff_t in,
                               const float *a)
 {
@@ -15578,10 +15618,8 @@ static void cnn__turned_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, pt
     ptrdiff_t packed[CNN__TURNED_KC];
     for (ptrdiff_t p = 0; p < kc; p++) packed[p] = p * nr;
     ptrdiff_t tiles = 0;
-    for (int j = 0, n; j < d->end; j += n, tiles++) {
-        n = cnn__tile_rows(d->end - j, tall);
-        if (!lie) cnn__fill_tile(d->panel + j * kc, n, d->s, d->p->at + b0, kc, j, d->nx, shifted->s.width);
-    }
+    for (int j = 0; j < d->end; tiles++) j += cnn__tile_rows(d->end - j, tall);
+    if (d->fresh && !lie) cnn__fill_tiles(d, b0, kc);
     const ptrdiff_t step = cnn__ceil(nr, tiles);
     for (ptrdiff_t i = 0; i < in; i += nr, a += nr * kc) {
         const int ni = (int)cnn__min(nr, in - i);
@@ -15592,9 +15630,9 @@ static void cnn__turned_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, pt
             const cnn__ends ends = { .more = { b0 > 0 ? sums : NULL } };
             const float *pixels = d->panel + j * kc;
             /* planes are evenly far apart */
-            if (shifted->borrow) pixels = d->s + d->p->at[b0] + j;
+            if (lie && shifted->borrow) pixels = d->s + d->p->at[b0] + j;
             else if (lie)  pixels = d->s + j / d->nx * shifted->s.width + j % d->nx;
-            shifted->u->micro_then(n, ni, kc, pixels, shifted->borrow ? shifted->plane : n,
+            shifted->u->micro_then(n, ni, kc, pixels, lie && shifted->borrow ? shifted->plane : n,
                              lie && !shifted->borrow ? d->p->at + b0 : NULL, a, packed, sums, nr, &ends,
                              ahead,
                              step);
@@ -15664,7 +15702,7 @@ static void cnn__shifted_block(const cnn__shifted *shifted, ptrdiff_t n, ptrdiff
         const cnn__phase *p = d.p = &shifted->phase[f];
         if (!p->k || p->ny <= from) continue;
         const ptrdiff_t kb = cnn__shifted_k(shifted, p->k);
-        d.y = y + p->base;
+        d.y = y + p->base, d.fresh = true;
         cnn__cut_block(&d);
         if (shifted->m == 1) {                /* one output: a filter along the rows */
             const int width = shifted->borrow ? d.nx : shifted->s.width, end = (d.ny - 1) * width + d.nx;
@@ -15678,7 +15716,7 @@ static void cnn__shifted_block(const cnn__shifted *shifted, ptrdiff_t n, ptrdiff
         const ptrdiff_t rows = shifted->turned ? mc : i1 - i0;        /* turned: the sums of these are kept */
         for (ptrdiff_t r = i0; r < i1; r += rows)
             for (ptrdiff_t b = 0; b < p->k; b += kb)
-                for (ptrdiff_t i = r; i < cnn__min(r + rows, i1); i += mc)
+                for (ptrdiff_t i = r; i < cnn__min(r + rows, i1); i += mc, d.fresh = p->k > kb)
                     cnn__shifted_terms(&d, b, cnn__min(kb, p->k - b), i, cnn__min(mc, i1 - i));
     }
 }
