@@ -14143,66 +14143,75 @@ static inline int cnn__tile_rows(int left, int tall)
         v[2] = t[0];                                                                                         \
     }
 
-/* The windows of a plane, in strips of W columns and as many rows as are fetched ahead, from top to bottom: a
-   row of x goes into up to three rows of y that are in work, t[0] the oldest; odd, even: which rows of the
-   kernel meet it. With k, t are their sums; most: t are the largest of the last three rows of x. */
+/* The windows of a plane, in strips of one or two vectors and as many rows as are fetched ahead, from top to
+   bottom: a row of x goes into up to three rows of y that are in work, t[0] the oldest; odd, even: which rows
+   of the kernel meet it. With k, t are their sums; most: t are the largest of the last three rows of x. */
 enum { CNN__ROWS_AHEAD = 32 };
 #define CNN__STRIP_ROW(isa)                                                                                  \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__strip_row_##isa(const bool most, bool odd, bool even, const cnn__v_##isa *k,                   \
-                              const cnn__v_##isa *v, cnn__v_##isa *t)                                        \
+    void cnn__strip_row_##isa(const int nv, const bool most, bool odd, bool even, const cnn__v_##isa *k,     \
+                              cnn__v_##isa (*v)[3], cnn__v_##isa (*t)[3])                                    \
     {                                                                                                        \
-        cnn__v_##isa which = v[0];                                                                           \
-        if (most) {                                                                                          \
-            t[2] = v[0];                                                                                     \
-            cnn__larger_##isa(&t[2], &which, v[1], v[1]), cnn__larger_##isa(&t[2], &which, v[2], v[2]);      \
-            return;                                                                                          \
+        if (most) CNN__UNROLL for (int c = 0; c < nv; c++) {                                                 \
+            cnn__v_##isa which = t[c][2] = v[c][0];                                                          \
+            cnn__larger_##isa(&t[c][2], &which, v[c][1], v[c][1]);                                           \
+            cnn__larger_##isa(&t[c][2], &which, v[c][2], v[c][2]);                                           \
         }                                                                                                    \
-        CNN__UNROLL for (int j = 0; j < 3; j++) {                                                            \
-            if (even) t[0] = cnn__fma_##isa(k[6 + j], v[j], t[0]);                                           \
-            if (odd)  t[1] = cnn__fma_##isa(k[3 + j], v[j], t[1]);                                           \
-            if (even) t[2] = cnn__fma_##isa(k[j], v[j], t[2]);                                               \
-        }                                                                                                    \
+        if (most) return;                                                                                    \
+        CNN__UNROLL for (int j = 0; j < 3; j++)                                                              \
+            CNN__UNROLL for (int c = 0; c < nv; c++) {                                                       \
+                if (even) t[c][0] = cnn__fma_##isa(k[6 + j], v[c][j], t[c][0]);                              \
+                if (odd)  t[c][1] = cnn__fma_##isa(k[3 + j], v[c][j], t[c][1]);                              \
+                if (even) t[c][2] = cnn__fma_##isa(k[j], v[c][j], t[c][2]);                                  \
+            }                                                                                                \
     }
 
 #define CNN__STRIP(isa)                                                                                      \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__strip_##isa(const int s, const bool most, const cnn__image *p, int oy, int ox, int rows,       \
-                          float *y, const float *x, const cnn__v_##isa *k, cnn__v_##isa first, bool add,     \
-                          const float *clip)                                                                 \
+    void cnn__strip_##isa(const int nv, const int s, const bool most, const cnn__image *p, int oy, int ox,   \
+                          int rows, float *y, const float *x, const cnn__v_##isa *k, cnn__v_##isa first,     \
+                          bool add, const float *clip)                                                       \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
         const int ix = ox * s - p->pw, iy = oy * s - p->ph;                                                  \
-        const bool inside = ix >= 0 && ix + 2 + s * W <= p->w, whole = ox + W <= p->ow;                      \
+        const bool inside = ix >= 0 && ix + 2 + s * nv * W <= p->w, whole = ox + nv * W <= p->ow;            \
         const cnn__v_##isa none = cnn__set_##isa(0.0f), rest = most ? first : none;                          \
         const cnn__v_##isa low  = cnn__set_##isa(clip ? clip[0] : -INFINITY);                                \
         const cnn__v_##isa high = cnn__set_##isa(clip ? clip[1] : INFINITY);                                 \
-        const cnn__m_##isa some = cnn__mask_##isa(cnn__run_of(0, cnn__clamp(p->ow - ox, W)));                \
-        cnn__m_##isa m[4];                                                                                   \
-        for (int j = 0; j < 4; j++) {                                                                        \
-            const int from = ix + (s == 1 ? j : j / 2 * 2 + j % 2 * W);                                      \
-            m[j] = cnn__mask_##isa(cnn__run_of(cnn__clamp(-from, W), cnn__clamp(p->w - from, W)));           \
+        cnn__v_##isa t[2][3], v[2][3];                                                                       \
+        cnn__m_##isa m[2][4], some[2];                                                                       \
+        CNN__UNROLL for (int c = 0; c < nv; c++) {                                                           \
+            some[c] = cnn__mask_##isa(cnn__run_of(0, cnn__clamp(p->ow - ox - c * W, W)));                    \
+            for (int j = 0; j < 4; j++) {                                                                    \
+                const int from = ix + c * s * W + (s == 1 ? j : j / 2 * 2 + j % 2 * W);                      \
+                m[c][j] = cnn__mask_##isa(cnn__run_of(cnn__clamp(-from, W), cnn__clamp(p->w - from, W)));    \
+            }                                                                                                \
+            t[c][0] = t[c][1] = t[c][2] = first;                                                             \
         }                                                                                                    \
         x += (ptrdiff_t)iy * p->w + ix, y += (ptrdiff_t)oy * p->ow + ox;                                     \
-        cnn__v_##isa t[3] = { first, first, first }, v[3];                                                   \
-        for (int r = 0; r < (rows - 1) * s + 3; r++, x += p->w, t[0] = t[1], t[1] = t[2]) {                  \
+        for (int r = 0; r < (rows - 1) * s + 3; r++, x += p->w) {                                            \
             const bool odd = s == 2 && r & 1;                                                                \
             CNN__PREFETCH(x + CNN__ROWS_AHEAD * p->w);                                                       \
-            t[2] = first;                                                                                    \
             if ((unsigned)(iy + r) < (unsigned)p->h) {                                                       \
-                if (s == 1) cnn__taps_##isa(1, inside, x, m, rest, v);                                       \
-                else        cnn__taps_##isa(2, inside, x, m, rest, v);                                       \
-                cnn__strip_row_##isa(most, s == 1 || odd, !odd, k, v, t);                                    \
+                CNN__UNROLL for (int c = 0; c < nv; c++) {                                                   \
+                    if (s == 1) cnn__taps_##isa(1, inside, x + c * W, m[c], rest, v[c]);                     \
+                    else        cnn__taps_##isa(2, inside, x + c * 2 * W, m[c], rest, v[c]);                 \
+                }                                                                                            \
+                cnn__strip_row_##isa(nv, most, s == 1 || odd, !odd, k, v, t);                                \
             }                                                                                                \
-            if (r < 2 || odd) continue;                                                                      \
-            v[0] = t[0];                                                                                     \
-            CNN__UNROLL for (int i = 1; i < 3; i++)                                                          \
-                if (most) cnn__larger_##isa(&v[0], &t[0], t[i], t[i]);                                       \
-            if (add) v[0] = cnn__add_##isa(cnn__masked_##isa(y, some, none), v[0]);                          \
-            if (!most) v[0] = cnn__clip_##isa(v[0], low, high);                                              \
-            if (whole) cnn__store_##isa(y, v[0]);                                                            \
-            else       cnn__put_##isa(y, some, v[0]);                                                        \
-            y += p->ow;                                                                                      \
+            if (r >= 2 && !odd) {                                                                            \
+                CNN__UNROLL for (int c = 0; c < nv; c++) {                                                   \
+                    cnn__v_##isa sum = t[c][0];                                                              \
+                    CNN__UNROLL for (int i = 1; i < 3; i++)                                                  \
+                        if (most) cnn__larger_##isa(&sum, &t[c][0], t[c][i], t[c][i]);                       \
+                    if (add) sum = cnn__add_##isa(cnn__masked_##isa(y + c * W, some[c], none), sum);         \
+                    if (!most) sum = cnn__clip_##isa(sum, low, high);                                        \
+                    if (whole) cnn__store_##isa(y + c * W, sum);                                             \
+                    else       cnn__put_##isa(y + c * W, some[c], sum);                                      \
+                }                                                                                            \
+                y += p->ow;                                                                                  \
+            }                                                                                                \
+            CNN__UNROLL for (int c = 0; c < nv; c++) t[c][0] = t[c][1], t[c][1] = t[c][2], t[c][2] = first;  \
         }                                                                                                    \
     }
 
@@ -14211,10 +14220,13 @@ enum { CNN__ROWS_AHEAD = 32 };
     void cnn__strips_##isa(const int s, const bool most, const cnn__image *p, float *y, const float *x,      \
                            const cnn__v_##isa *k, cnn__v_##isa first, bool add, const float *clip)           \
     {                                                                                                        \
-        for (int oy = 0; oy < p->oh; oy += CNN__ROWS_AHEAD / s)                                              \
-            for (int ox = 0; ox < p->ow; ox += CNN__W_##isa)                                                 \
-                cnn__strip_##isa(s, most, p, oy, ox, (int)cnn__min(CNN__ROWS_AHEAD / s, p->oh - oy), y, x, k,\
-                                 first, add, clip);                                                          \
+        for (int oy = 0; oy < p->oh; oy += CNN__ROWS_AHEAD / s) {                                            \
+            const int rows = (int)cnn__min(CNN__ROWS_AHEAD / s, p->oh - oy), W = CNN__W_##isa;               \
+            int ox = 0;                                                                                      \
+            for (; ox + W < p->ow; ox += 2 * W)                                                              \
+                cnn__strip_##isa(2, s, most, p, oy, ox, rows, y, x, k, first, add, clip);                    \
+            if (ox < p->ow) cnn__strip_##isa(1, s, most, p, oy, ox, rows, y, x, k, first, add, clip);        \
+        }                                                                                                    \
     }
 
 /* Stride 1, y as wide as x, at most half a vector: vectors of several rows. Those number n have bits[n]: the
