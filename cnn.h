@@ -15484,7 +15484,7 @@ typedef struct {
 
 /* How the block from output row `from` on is cut. By row: where that takes no more panels, or sums are short.
    Pixels alone: for many sums only, as this copy takes longer. */
-enum { CNN__FEW_PANELS = 3,             /* row panels of weights that do not repay copying a panel of S */
+enum { CNN__FEW_ROWS = 36,               /* rows of weights that do not repay copying a panel of S */
        CNN__SHORT_SUM = 64 };           /* terms */
 static void cnn__cut_block(cnn__area *d)
 {
@@ -15498,7 +15498,7 @@ static void cnn__cut_block(cnn__area *d)
     const bool sets = dense && !shifted->add && cnn__shifted_k(shifted, p->k) == p->k;
     if (shifted->turned) d->cut = CNN__PIXELS;
     else if (dense && width == d->nx && (shifted->row == width || d->ny == 1)) d->cut = CNN__FLAT;
-    else if (dense && shifted->row == d->nx && shifted->m > CNN__FEW_PANELS * shifted->u->mr
+    else if (dense && shifted->row == d->nx && shifted->m > CNN__FEW_ROWS
              && p->k > CNN__KC)
         d->cut = CNN__PIXELS;
     else if (cnn__ceil(d->nx, nr) * nr <= width || (p->k <= CNN__SHORT_SUM && sets
@@ -15542,7 +15542,7 @@ static bool cnn__copy_panel(const cnn__area *d, int j, ptrdiff_t k0, ptrdiff_t k
         cnn__fill_pixels(d->panel, nr, d->s, at, n, j, d->nx, shifted->s.width, d->end);
         return true;
     }
-    const bool pays = rows > CNN__FEW_PANELS * shifted->u->mr && (shifted->borrow || d->p->k > CNN__KC);
+    const bool pays = rows > CNN__FEW_ROWS && (shifted->borrow || d->p->k > CNN__KC);
     if (pays) shifted->u->panel(d->panel, nr, d->s + j, at, n, NULL);
     return pays;
 }
