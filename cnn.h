@@ -15593,26 +15593,28 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
    rounded up to a vector; turning takes some 3 operations for each vector of y. The weights of the next nr
    channels come from memory meanwhile. */
 /* The pixels of a block, terms b0 .. b0+kc, tile after tile, of n pixels each: to[p*n + z]. Some terms of all
-   tiles at a time, as those of the next tile lie in the same cache lines. Of the last term no float more than
-   needed is read and written. */
+   tiles at a time, as those of the next tile lie in the same cache lines. The last terms of a tile are copied
+   without the excess lanes, which would fall on the next tile, or be read behind the image. */
 static void cnn__fill_tiles(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc)
 {
     enum { TERMS = 32 };
     const ptrdiff_t *at = d->p->at + b0;
-    const int width = d->q->s.width, nx = width == d->nx ? d->end : d->nx;
-    for (ptrdiff_t p = 0; p < kc; p += TERMS)
+    const int width = d->q->s.width, nx = width == d->nx ? d->end : d->nx, lanes = d->q->u->lanes;
+    for (ptrdiff_t first = 0; first < kc; first += TERMS)
         for (int j = 0, n; j < d->end; j += n) {
-            const ptrdiff_t terms = cnn__min(TERMS, kc - p), whole = terms - (p + terms == kc);
             const float *s = d->s + j / nx * width + j % nx;
             cnn__seams seams = { .gap = width - nx };
             n = cnn__tile_rows(d->end - j, d->q->u->tall);
-            float *to = d->panel + j * kc + p * n;
             for (int z = nx - j % nx; z < n; z += nx) seams.at[seams.count++] = z;
-            d->q->u->panel(to, n, s, at + p, whole, &seams);
-            for (int z = 0, i = 0; whole < terms && z < n; z++) {
-                if (i < seams.count && z == seams.at[i]) i++;
-                to[whole * n + z] = s[at[kc - 1] + z + i * seams.gap];
-            }
+            const ptrdiff_t last = cnn__ceil(cnn__ceil(n, lanes) * lanes, n) - 1, end = first + TERMS;
+            ptrdiff_t p = cnn__min(end, kc - (last < 1 ? 1 : last));
+            float *to = d->panel + j * kc;
+            if (p > first) d->q->u->panel(to + first * n, n, s, at + first, p - first, &seams);
+            for (p = p < first ? first : p; p < cnn__min(end, kc); p++)
+                for (int z = 0, i = 0; z < n; z++) {
+                    if (i < seams.count && z == seams.at[i]) i++;
+                    to[p * n + z] = s[at[p] + z + i * seams.gap];
+                }
         }
 }
 
