@@ -13470,6 +13470,9 @@ typedef struct { int images; ptrdiff_t length, lda, a_image, b_image; } cnn__run
 /* Pixels of several rows of an image: those from at[i] on lie (i+1)*gap further than if there was one row. */
 typedef struct { int count, at[CNN__MAX_MR]; ptrdiff_t gap; } cnn__seams;
 typedef struct { int h, w, oh, ow, ph, pw, s; } cnn__image;   /* of x (h,w), of y (oh,ow); padding, stride */
+/* The left factor of a product: row i of term p is x[p*step + i], or x[at[p] + i] unless at is NULL. With a
+   panel, mr rows and the next ones, panel floats further, are packed as matrices of their own. */
+typedef struct { const float *x; ptrdiff_t step; const ptrdiff_t *at; ptrdiff_t panel; } cnn__left;
 /* What follows a sum, each NULL if it does not: + bias[i], of row i; + more[0], then + more[1], laid out as
    the result, which may be one of them; at least clip[0], at most clip[1]. */
 typedef struct { const float *bias, *more[2], *clip; } cnn__ends;
@@ -13492,21 +13495,21 @@ typedef struct {
        a is packed; row p of b starts at at[p], which serves packed panels, rows of a matrix and windows of an
        image alike. Whole vectors are stored: nr or, where nr is no more than half, half as many columns.
        Lower bound: mr*nr*k multiply-adds. Two can start in a cycle and take four: at least 8 accumulators.
-       micro_then: the same with a[p*lda + i], and all that may follow a sum. If col is not NULL, a is read
-       at a[col[p] + i]: then mr must be `tall`, and nr columns are stored. */
+       micro_then: the same with another a, and all that may follow a sum. With a->at, mr must be `tall`, and
+       nr columns are stored. With a->panel, mr is the number of all rows; the second panel fetches the next
+       vector ahead, those behind it nothing. */
     void (*micro)(int mr, int nr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c,
                   ptrdiff_t ldc, const float *bias, bool add, const float *ahead, ptrdiff_t step);
-    void (*micro_then)(int mr, int nr, ptrdiff_t k, const float *a, ptrdiff_t lda, const ptrdiff_t *col,
-                       const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc, const cnn__ends *,
-                       const float *ahead, ptrdiff_t step);
+    void (*micro_then)(int mr, int nr, ptrdiff_t k, const cnn__left *a, const float *b, const ptrdiff_t *at,
+                       float *c, ptrdiff_t ldc, const cnn__ends *, const float *ahead, ptrdiff_t step);
     /* A tile of n rows t[i][0..m), ld from row to row, turned: y[c*step + i] = t[i][c] (+ bias[c]). */
     void (*turn)(int n, int m, const float *t, ptrdiff_t ld, float *y, ptrdiff_t step, const float *bias);
     /* Rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np; with at, row
        q starts at at[q]. */
     void (*pack)(float *to, int r, const float *x, ptrdiff_t si, const ptrdiff_t *at, ptrdiff_t np);
-    /* Rows of n floats one after the other, as micro wants a and b: to[p*n + j] = x[at[p] + j], j < n, p < np;
-       see cnn__seams, or NULL. Whole vectors: of x some floats more are read, to takes them behind the last
-       row. */
+    /* Rows of n floats one after the other, as micro wants both factors: to[p*n + j] = x[at[p] + j], j < n,
+       p < np; seams: see there, or NULL. Whole vectors: of x some floats more are read, and some are written
+       behind the last row. */
     void (*panel)(float *to, int n, const float *x, const ptrdiff_t *at, ptrdiff_t np, const cnn__seams *);
     /* Rows of width floats: zeros up to column left, n floats from x on, step from row to row, then zeros.
        Nothing of x beside these is read. */
@@ -13606,20 +13609,26 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
 
 /* Tiles of 14, 12, 8, 7, 6, 4, 3, 2 and 1 rows have code of their own; 5 rows are tiles of 3 and 2. */
 #define CNN__MICRO(isa)                                                                                      \
-    CNN__TARGET_##isa static void cnn__micro_then_##isa(int mr, int nr, ptrdiff_t k, const float *a,         \
-                                                        ptrdiff_t lda, const ptrdiff_t *col,                 \
+    CNN__TARGET_##isa static void cnn__micro_then_##isa(int mr, int nr, ptrdiff_t k, const cnn__left *left,  \
                                                         const float *b, const ptrdiff_t *at, float *c,       \
                                                         ptrdiff_t ldc, const cnn__ends *ends,                \
                                                         const float *ahead, ptrdiff_t step)                  \
     {                                                                                                        \
-        enum { NV = CNN__NV_##isa };                                                                         \
+        enum { NV = CNN__NV_##isa, MR = CNN__MR_##isa };                                                     \
+        const float *a = left->x, *second = ahead ? ahead + CNN__W_##isa : a;                                \
+        ptrdiff_t lda = left->step;                                                                          \
         if (!ahead) ahead = a, step = 0;                                                                     \
-        if (col) {                                                                                           \
-            cnn__tile_##isa(CNN__TALL_##isa, NV, k, a, 0, col, b, at, c, ldc, ends, 0, ahead, step);         \
+        if (left->at) {                                                                                      \
+            cnn__tile_##isa(CNN__TALL_##isa, NV, k, a, 0, left->at, b, at, c, ldc, ends, 0, ahead, step);    \
             return;                                                                                          \
         }                                                                                                    \
-        for (int i = 0, rows; i < mr; i += rows, a += rows, c += rows * ldc) {                               \
-            rows = cnn__tile_rows(mr - i, CNN__TALL_##isa);                                                  \
+        for (int i = 0, rows, end = left->panel ? 0 : mr; i < mr; i += rows, a += rows, c += rows * ldc) {   \
+            if (i == end) {                                                     /* the next panel */         \
+                a = left->x + i / MR * left->panel, lda = cnn__min(MR, mr - i), end += (int)lda;             \
+                if (i == MR) ahead = second;                                                                 \
+                if (i > MR) ahead = a, step = 0;                                                             \
+            }                                                                                                \
+            rows = cnn__tile_rows(end - i, CNN__TALL_##isa);                                                 \
             if (nr > NV / 2 * CNN__W_##isa) switch (rows) { CNN__TILES(isa, NV) default: break; }            \
             else                            switch (rows) { CNN__TILES(isa, NV / 2) default: break; }        \
         }                                                                                                    \
@@ -13628,8 +13637,9 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
                                  const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias, bool add,  \
                                  const float *ahead, ptrdiff_t step)                                         \
     {                                                                                                        \
+        const cnn__left left = { a, mr, NULL, 0 };                                                           \
         const cnn__ends ends = { bias, { add ? c : NULL, NULL }, NULL };                                     \
-        cnn__micro_then_##isa(mr, nr, k, a, mr, NULL, b, at, c, ldc, &ends, ahead, step);                    \
+        cnn__micro_then_##isa(mr, nr, k, &left, b, at, c, ldc, &ends, ahead, step);                          \
     }
 
 #define CNN__TILES(isa, nv) CNN__CASE(isa, 14, nv) CNN__CASE(isa, 12, nv) CNN__CASE(isa, 8, nv)              \
@@ -14166,6 +14176,20 @@ enum { CNN__ROWS_AHEAD = 32 };
             }                                                                                                \
     }
 
+/* The oldest row of y is done: its place, of which the lanes `some` are in the image. */
+#define CNN__STRIP_PUT(isa)                                                                                  \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__strip_put_##isa(const bool most, bool whole, float *y, const cnn__m_##isa some,                \
+                              cnn__v_##isa *t, bool add, const cnn__v_##isa low, const cnn__v_##isa high)    \
+    {                                                                                                        \
+        cnn__v_##isa r = t[0];                                                                               \
+        if (most) cnn__larger_##isa(&r, t, t[1], t[1]), cnn__larger_##isa(&r, t, t[2], t[2]);                \
+        if (add) r = cnn__add_##isa(cnn__masked_##isa(y, some, cnn__set_##isa(0.0f)), r);                    \
+        if (!most) r = cnn__clip_##isa(r, low, high);                                                        \
+        if (whole) cnn__store_##isa(y, r);                                                                   \
+        else       cnn__put_##isa(y, some, r);                                                               \
+    }
+
 #define CNN__STRIP(isa)                                                                                      \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__strip_##isa(const int nv, const int s, const bool most, const cnn__image *p, int oy, int ox,   \
@@ -14175,9 +14199,9 @@ enum { CNN__ROWS_AHEAD = 32 };
         enum { W = CNN__W_##isa };                                                                           \
         const int ix = ox * s - p->pw, iy = oy * s - p->ph;                                                  \
         const bool inside = ix >= 0 && ix + 2 + s * nv * W <= p->w, whole = ox + nv * W <= p->ow;            \
-        const cnn__v_##isa none = cnn__set_##isa(0.0f), rest = most ? first : none;                          \
         const cnn__v_##isa low  = cnn__set_##isa(clip ? clip[0] : -INFINITY);                                \
         const cnn__v_##isa high = cnn__set_##isa(clip ? clip[1] : INFINITY);                                 \
+        const cnn__v_##isa rest = most ? first : cnn__set_##isa(0.0f);                                       \
         cnn__v_##isa t[2][3], v[2][3];                                                                       \
         cnn__m_##isa m[2][4], some[2];                                                                       \
         CNN__UNROLL for (int c = 0; c < nv; c++) {                                                           \
@@ -14190,28 +14214,19 @@ enum { CNN__ROWS_AHEAD = 32 };
         }                                                                                                    \
         x += (ptrdiff_t)iy * p->w + ix, y += (ptrdiff_t)oy * p->ow + ox;                                     \
         for (int r = 0; r < (rows - 1) * s + 3; r++, x += p->w) {                                            \
-            const bool odd = s == 2 && r & 1;                                                                \
+            const bool odd = s == 2 && r & 1, done = r >= 2 && !odd;                                         \
+            const bool meets = (unsigned)(iy + r) < (unsigned)p->h;                                          \
             CNN__PREFETCH(x + CNN__ROWS_AHEAD * p->w);                                                       \
-            if ((unsigned)(iy + r) < (unsigned)p->h) {                                                       \
-                CNN__UNROLL for (int c = 0; c < nv; c++) {                                                   \
-                    if (s == 1) cnn__taps_##isa(1, inside, x + c * W, m[c], rest, v[c]);                     \
-                    else        cnn__taps_##isa(2, inside, x + c * 2 * W, m[c], rest, v[c]);                 \
-                }                                                                                            \
-                cnn__strip_row_##isa(nv, most, s == 1 || odd, !odd, k, v, t);                                \
+            if (meets) CNN__UNROLL for (int c = 0; c < nv; c++) {                                            \
+                if (s == 1) cnn__taps_##isa(1, inside, x + c * W, m[c], rest, v[c]);                         \
+                else        cnn__taps_##isa(2, inside, x + c * 2 * W, m[c], rest, v[c]);                     \
             }                                                                                                \
-            if (r >= 2 && !odd) {                                                                            \
-                CNN__UNROLL for (int c = 0; c < nv; c++) {                                                   \
-                    cnn__v_##isa sum = t[c][0];                                                              \
-                    CNN__UNROLL for (int i = 1; i < 3; i++)                                                  \
-                        if (most) cnn__larger_##isa(&sum, &t[c][0], t[c][i], t[c][i]);                       \
-                    if (add) sum = cnn__add_##isa(cnn__masked_##isa(y + c * W, some[c], none), sum);         \
-                    if (!most) sum = cnn__clip_##isa(sum, low, high);                                        \
-                    if (whole) cnn__store_##isa(y + c * W, sum);                                             \
-                    else       cnn__put_##isa(y + c * W, some[c], sum);                                      \
-                }                                                                                            \
-                y += p->ow;                                                                                  \
+            if (meets) cnn__strip_row_##isa(nv, most, s == 1 || odd, !odd, k, v, t);                         \
+            CNN__UNROLL for (int c = 0; c < nv; c++) {                                                       \
+                if (done) cnn__strip_put_##isa(most, whole, y + c * W, some[c], t[c], add, low, high);       \
+                t[c][0] = t[c][1], t[c][1] = t[c][2], t[c][2] = first;                                       \
             }                                                                                                \
-            CNN__UNROLL for (int c = 0; c < nv; c++) t[c][0] = t[c][1], t[c][1] = t[c][2], t[c][2] = first;  \
+            if (done) y += p->ow;                                                                            \
         }                                                                                                    \
     }
 
@@ -14311,7 +14326,8 @@ enum { CNN__ROWS_AHEAD = 32 };
     CNN__WINOGRAD_G(isa) CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_X4(isa)                     \
     CNN__WINOGRAD_AT(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                                         \
     CNN__WINOGRAD_DW(isa) CNN__POOLED(isa) CNN__WINDOWS(isa) CNN__TAPS(isa) CNN__STRIP_ROW(isa)              \
-    CNN__STRIP(isa) CNN__STRIPS(isa) CNN__FLAT(isa) CNN__DEPTH(isa) CNN__LARGEST(isa) CNN__DEPTH_W(isa)
+    CNN__STRIP_PUT(isa) CNN__STRIP(isa) CNN__STRIPS(isa) CNN__FLAT(isa) CNN__DEPTH(isa) CNN__LARGEST(isa)    \
+    CNN__DEPTH_W(isa)
 
 #define CNN__ISA_ROW(number, isa)                                                                            \
     { number, #isa, cnn__has_##isa, CNN__W_##isa, CNN__MR_##isa, CNN__NV_##isa * CNN__W_##isa,               \
@@ -15564,22 +15580,24 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
     if (d->p->rows > 1) cnn__skip_rows(d, r, d->cut == CNN__BY_ROW ? r : (stop - 1) / d->step, &k0, &k1);
     const bool copied = cnn__copy_panel(d, j, k0, k1, in);
     float *y = d->y + ic * shifted->out_plane;
-    const float *next = shifted->borrow && k1 > k0 && j + nr < d->end ? d->s + j + nr + d->p->at[k0] : NULL;
-    for (ptrdiff_t i = 0; i < in; i += mr, y += mr * shifted->out_plane) {
-        const int ni = (int)cnn__min(mr, in - i);
+    const float *b = copied ? d->panel : d->s + j, *next = NULL;
+    const ptrdiff_t *at = copied ? d->packed : d->p->at + k0, ldc = direct ? shifted->out_plane : nr;
+    if (shifted->borrow && k1 > k0 && j + nr < d->end) next = d->s + j + nr + d->p->at[k0];
+    const int n = direct && !d->spill ? nr : stop - j;
+    const bool all = direct && k1 - k0 == kc;               /* all rows in one call */
+    for (ptrdiff_t i = 0, ni; i < in; i += ni, y += ni * shifted->out_plane) {
+        ni = all ? in : cnn__min(mr, in - i);
+        const cnn__left left = { a + i * kc + (k0 - b0) * ni, ni, NULL, all ? mr * kc : 0 };
         float *to = direct ? y + place : tile;
-        cnn__ends ends = { .bias = shifted->bias && b0 == 0 ? shifted->bias + d->g * shifted->m + ic + i
-                          : NULL,
-                           .more = { direct && add ? to : NULL } };
-        if (direct && d->ends && shifted->ends.more[1]) ends.more[1] = shifted->ends.more[1]
-            + (to - shifted->y);
+        cnn__ends ends = { .more = { direct && add ? to : NULL } };
+        if (shifted->bias && b0 == 0) ends.bias = shifted->bias + d->g * shifted->m + ic + i;
+        if (direct && d->ends && shifted->ends.more[1])
+            ends.more[1] = shifted->ends.more[1] + (to - shifted->y);
         if (direct && d->ends) ends.clip = shifted->ends.clip;
-        shifted->u->micro_then(ni, direct && !d->spill ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni,
-                         ni, NULL, copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
-                         direct ? shifted->out_plane : nr, &ends,
+        shifted->u->micro_then((int)ni, n, k1 - k0, &left, b, at, to, ldc, &ends,
                          next && i < 2 * mr ? next + i / mr * shifted->u->lanes : NULL, shifted->plane);
         if (direct) continue;
-        cnn__put_tile(y, tile, nr, ni, shifted, j, d->step, d->nx, stop, add);
+        cnn__put_tile(y, tile, nr, (int)ni, shifted, j, d->step, d->nx, stop, add);
         if (d->ends) cnn__complete_rows(shifted->tail, shifted->y, y - shifted->y + place, stop - j, ni,
                                         shifted->out_plane);
     }
@@ -15642,14 +15660,12 @@ static void cnn__turned_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, pt
             float *sums = kept ? tile + i * d->end + j * nr : tile;
             n = cnn__tile_rows(d->end - j, tall);
             const cnn__ends ends = { .more = { b0 > 0 ? sums : NULL } };
-            const float *pixels = d->panel + j * kc;
-            /* planes are evenly far apart */
-            if (lie && shifted->borrow) pixels = d->s + d->p->at[b0] + j;
-            else if (lie)  pixels = d->s + j / d->nx * shifted->s.width + j % d->nx;
-            shifted->u->micro_then(n, ni, kc, pixels, lie && shifted->borrow ? shifted->plane : n,
-                             lie && !shifted->borrow ? d->p->at + b0 : NULL, a, packed, sums, nr, &ends,
-                             ahead,
-                             step);
+            cnn__left pixels = { d->panel + j * kc, n, NULL, 0 };
+            if (lie && shifted->borrow)                         /* planes are evenly far apart */
+                pixels.x = d->s + d->p->at[b0] + j, pixels.step = shifted->plane;
+            else if (lie)
+                pixels.x = d->s + j / d->nx * shifted->s.width + j % d->nx, pixels.at = d->p->at + b0;
+            shifted->u->micro_then(n, ni, kc, &pixels, a, packed, sums, nr, &ends, ahead, step);
             if (last) shifted->u->turn(n, ni, sums, nr, y + i * shifted->out_plane + j, shifted->out_plane,
                                  shifted->bias ? shifted->bias + d->g * shifted->m + ic + i : NULL);
         }
@@ -16617,8 +16633,9 @@ static void cnn__winograd_once(const cnn__wino *wino, const float *a, int ni, fl
                 float *sums = m + e * wino->ms + j * nr;
                 const cnn__ends ends = { .more = { p > 0 ? sums : NULL } };
                 n = cnn__tile_rows((int)wino->tiles - j, isa->tall);
-                isa->micro_then(n, ni, kc, wino->shared + e * wino->vs + p * wino->block + j, wino->block,
-                                NULL, b, at, sums, nr, &ends, ahead, step);
+                const float *v = wino->shared + e * wino->vs + p * wino->block + j;
+                isa->micro_then(n, ni, kc, &(cnn__left){ v, wino->block, NULL, 0 }, b, at, sums, nr, &ends,
+                                ahead, step);
             }
         }
 }
