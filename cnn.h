@@ -15260,11 +15260,16 @@ static ptrdiff_t cnn__turned_pixels(const cnn__shifted *shifted, ptrdiff_t k)
     return k > cnn__shifted_k(shifted, k) ? shifted->block * shifted->row : shifted->u->tall;
 }
 
+/* Is a tile of micro shorter than half a cache line? Then its rows should lie side by side. */
+static bool cnn__short_tile(const cnn__kernels *isa)
+{
+    return isa->tall * (int)sizeof(float) <= CNN__ALIGN / 2;
+}
+
 /* Turned: the pixels of each tile lie in one row of S, nx to a row, so that they need not be packed. */
 static bool cnn__pixels_lie(const cnn__shifted *shifted, ptrdiff_t nx)
 {
-    return shifted->u->tall * (int)sizeof *shifted->y > CNN__ALIGN / 2
-        && (shifted->borrow || nx % shifted->u->tall == 0);
+    return !cnn__short_tile(shifted->u) && (shifted->borrow || nx % shifted->u->tall == 0);
 }
 
 static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *conv, bool backward,
@@ -16421,7 +16426,8 @@ typedef struct {
     int k, side;                        /* kernels (k,k), tiles of output (side,side) */
     int high;                           /* rows of the weights in a panel: mr, or nr if once */
     int c, m, h, w, oh, ow, ph, pw, th, tw;     /* tiles of an image: (th, tw) */
-    ptrdiff_t tiles, block;             /* tiles of a block; once: floats from a channel of V to the next */
+    ptrdiff_t tiles, block, wide;       /* block: tiles of one; wide: once, those side by side in V, channel
+                                           after channel, see cnn__winograd_place */
     ptrdiff_t as, vs, ms;               /* from one of the matrices of weights (once: in a panel), input, sums
                                            to the next: a cache line more than they have, else all meet in one
                                            set of it */
@@ -16460,8 +16466,9 @@ static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *conv, 
     wino.th = (int)cnn__ceil(wino.oh, wino.side), wino.tw = (int)cnn__ceil(wino.ow, wino.side);
     wino.tiles = (ptrdiff_t)conv->n * wino.th * wino.tw;
     wino.once = wino.inputs = wino.tiles <= MOST, wino.high = wino.once ? nr : wino.u->mr;
-    /* an odd number of cache lines, so that channels do not meet in a few sets */
+    /* wide: an odd number of cache lines, so that channels do not meet in a few sets */
     wino.block = wino.once ? (cnn__ceil(wino.tiles, L) | 1) * L : MOST;
+    wino.wide = cnn__short_tile(wino.u) ? wino.u->lanes : wino.block;
     wino.as = (ptrdiff_t)(wino.once ? nr : wino.m) * wino.c + L, wino.vs = wino.c * wino.block + L;
     wino.ms = wino.once ? nr * wino.tiles + L : wino.m * wino.block + L;
     wino.panel = wino.once ? wino.parts * wino.as : (ptrdiff_t)wino.c * wino.high;
@@ -16564,6 +16571,16 @@ static void cnn__winograd_tiles(const cnn__wino *wino, float *v, const float *x,
         }
     }
 }
+/* once: the place of tile j of channel c in a matrix of V; tiles from j on that micro takes as its rows. */
+static ptrdiff_t cnn__winograd_place(const cnn__wino *wino, ptrdiff_t j, ptrdiff_t c)
+{
+    return (j / wino->wide * wino->c + c) * wino->wide + j % wino->wide;
+}
+static int cnn__winograd_rows(const cnn__wino *wino, ptrdiff_t j)
+{
+    return cnn__tile_rows((int)cnn__min(wino->wide - j % wino->wide, wino->tiles - j), wino->u->tall);
+}
+
 /* once: for channels c0 .. c1, matrices (C,block). The planes of a channel, of all images, are copied with
    zeros around them, so that no tile sticks out. */
 static void cnn__winograd_inputs(const cnn__wino *wino, int c0, int c1)
@@ -16588,9 +16605,10 @@ static void cnn__winograd_inputs(const cnn__wino *wino, int c0, int c1)
             for (int r = 0; r < rows; r++)
                 cnn__copy(planes + e * plane + (ptrdiff_t)(wino->ph + r) * wide + wino->pw, x + r * wino->w,
                           width);
-        for (ptrdiff_t j = 0; j < wino->tiles; j += lanes)
-            (n == 4 ? wino->u->winograd_x4 : wino->u->winograd_x)(tile + j, row, wino->shared
-                                                                  + c * wino->block + j, wino->vs);
+        for (ptrdiff_t j = 0; j < wino->tiles; j += lanes) {
+            float *to = wino->shared + cnn__winograd_place(wino, j, c);
+            (n == 4 ? wino->u->winograd_x4 : wino->u->winograd_x)(tile + j, row, to, wino->vs);
+        }
     }
 }
 
@@ -16623,7 +16641,7 @@ static void cnn__winograd_once(const cnn__wino *wino, const float *a, int ni, fl
     const ptrdiff_t kb = cnn__k_block(wino->c), nr = isa->nr;
     ptrdiff_t at[CNN__KC], tiles = 0;
     for (int p = 0; p < CNN__KC; p++) at[p] = p * nr;
-    for (int j = 0; j < wino->tiles; j += cnn__tile_rows((int)wino->tiles - j, isa->tall)) tiles++;
+    for (int j = 0; j < wino->tiles; j += cnn__winograd_rows(wino, j)) tiles++;
     const ptrdiff_t step = cnn__ceil(nr, tiles);
     for (int e = 0; e < wino->parts; e++)
         for (ptrdiff_t p = 0, kc; p < wino->c; p += kc) {
@@ -16632,9 +16650,9 @@ static void cnn__winograd_once(const cnn__wino *wino, const float *a, int ni, fl
             for (int j = 0, n; j < wino->tiles; j += n, ahead += kc * step) {
                 float *sums = m + e * wino->ms + j * nr;
                 const cnn__ends ends = { .more = { p > 0 ? sums : NULL } };
-                n = cnn__tile_rows((int)wino->tiles - j, isa->tall);
-                const float *v = wino->shared + e * wino->vs + p * wino->block + j;
-                isa->micro_then(n, ni, kc, &(cnn__left){ v, wino->block, NULL, 0 }, b, at, sums, nr, &ends,
+                n = cnn__winograd_rows(wino, j);
+                const float *v = wino->shared + e * wino->vs + cnn__winograd_place(wino, j, p);
+                isa->micro_then(n, ni, kc, &(cnn__left){ v, wino->wide, NULL, 0 }, b, at, sums, nr, &ends,
                                 ahead, step);
             }
         }
