@@ -97,7 +97,7 @@
        >>optim 21         Adam and the others, clipping, averages
        >>plan 33          names, the memory plan, cnn_compile  >>values 12   set, get, map; views
        >>data 88          >>train 52          >>files 89       >>inspect 49
-   Part II, the engine    >>threads 11        >>simd 65        >>gemm 8      >>conv 122
+   Part II, the engine    >>threads 11        >>simd 68        >>gemm 8      >>conv 123
                           >>elementwise 29    >>fusion 13
    Part III               >>devices 20        >>licence
 
@@ -14401,7 +14401,7 @@ CNN__TARGET_avx2 static CNN__INLINE __m256i cnn__mask_avx2(cnn__lanes lanes)
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
     return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)lanes), bit), bit);
 }
-/* Halves that overlap: to store, vmaskmovps takes 15 cycles on Zen 3, these two. */
+/* Two halves that overlap, stored in 2 cycles: the masked store, vmaskmovps, takes 15 on Zen 3. */
 CNN__TARGET_avx2 static CNN__INLINE void cnn__put_avx2(float *p, __m256i m, __m256 v)
 {
     const int n = __builtin_ctz(~(unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(m)));
@@ -15505,7 +15505,7 @@ typedef struct {
 
 /* How the block from output row `from` on is cut. By row: where that takes no more panels, or sums are short.
    Pixels alone: for many sums only, as this copy takes longer. */
-enum { CNN__FEW_ROWS = 36,               /* rows of weights that do not repay copying a panel of S */
+enum { CNN__FEW_ROWS = 36,              /* rows of weights that do not repay copying a panel of S */
        CNN__SHORT_SUM = 64 };           /* terms */
 static void cnn__cut_block(cnn__area *d)
 {
