@@ -15,9 +15,9 @@ kernels() {
 
 if printf '#include <simde/x86/avx512.h>\n' | $CC -x c -mavx2 -mfma -fsyntax-only - >/dev/null 2>&1; then
     sed -e 's/target("avx512f,avx2,fma")/target("avx2,fma")/' -e 's/__builtin_cpu_supports("avx512f")/1/' \
-        "$INC/cnn.h" >"$BUILD/cnn.h"
-    [ "$(diff "$INC/cnn.h" "$BUILD/cnn.h" | grep -c '^>')" -eq 2 ] && pass ||
-        fail 'the two lines about AVX-512 in cnn.h are not as this test takes them to be'
+        -e 's/__asm__("" : "+v"(v))/(void)(v)/' "$INC/cnn.h" >"$BUILD/cnn.h"      # SIMDe's are in no register
+    [ "$(diff "$INC/cnn.h" "$BUILD/cnn.h" | grep -c '^>')" -eq 3 ] && pass ||
+        fail 'the three lines in cnn.h are not as this test takes them to be'
     if grep -qw avx512f /proc/cpuinfo 2>/dev/null; then             # then build/test_kernels runs the real one
         skip 'AVX-512 emulated: this machine has it'
     elif out=$($CC -std=gnu99 -O1 $MOST -mavx2 -mfma -include $S/avx512.h -I"$BUILD" -Itests tests/test_kernels.c \

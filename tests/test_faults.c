@@ -690,20 +690,29 @@ static void messages_say_what_to_do(void)
     cnn_free(g);
 }
 
-/* A net of 20,000 nodes is planned in about its size, by one of 2,000 in about ten times less. */
+/* A net of 20,000 nodes is planned in about its size, by one of 2,000 in about ten times less. Other work on the machine
+   can slow one of them: the least of up to three times counts. */
+static double planning(int n, size_t *bytes)
+{
+    cnn_graph  *g = cnn_new(.max_batch = 4);
+    cnn_tensor *x = cnn_input(g, 3), *h = cnn_dense(x, 4);
+    for (int i = 0; i < n; i++) h = cnn_scale(cnn_tanh(h), 0.5f);
+    const clock_t start = clock();
+    CHECK_MSG(cnn_compile(g, cnn_mean(h)), "%s", cnn_error(g));
+    const double took = (double)(clock() - start) / CLOCKS_PER_SEC;
+    *bytes = cnn_plan(g, cnn_loss(g)).activations;
+    cnn_free(g);
+    return took;
+}
 static void a_net_of_many_nodes(void)
 {
-    double took[2];
+    double took[2] = { 1e9, 1e9 };
     size_t bytes[2];
-    for (int k = 0; k < 2; k++) {
-        cnn_graph  *g = cnn_new(.max_batch = 4);
-        cnn_tensor *x = cnn_input(g, 3), *h = cnn_dense(x, 4);
-        for (int i = 0, n = k ? 20000 : 2000; i < n; i++) h = cnn_scale(cnn_tanh(h), 0.5f);
-        const clock_t start = clock();
-        CHECK_MSG(cnn_compile(g, cnn_mean(h)), "%s", cnn_error(g));
-        took[k] = (double)(clock() - start) / CLOCKS_PER_SEC, bytes[k] = cnn_plan(g, cnn_loss(g)).activations;
-        cnn_free(g);
-    }
+    for (int tries = 0; tries < 3 && (!tries || took[1] >= 30 * (took[0] + 0.05)); tries++)
+        for (int k = 0; k < 2; k++) {
+            const double t = planning(k ? 20000 : 2000, &bytes[k]);
+            if (t < took[k]) took[k] = t;
+        }
     CHECK_MSG(took[1] < 30 * (took[0] + 0.05), "%g s, %g s", took[0], took[1]);
     CHECK_MSG(bytes[1] < 11 * bytes[0], "%zu, %zu", bytes[0], bytes[1]);
     if (getenv("SHOW")) printf("%g s, %g s; %zu, %zu bytes\n", took[0], took[1], bytes[0], bytes[1]);

@@ -6,7 +6,7 @@
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
 
-/* Two that SIMDe 0.7 lacks. */
+/* Three that SIMDe 0.7 lacks. */
 static inline float test_reduce_add_ps(simde__m512 v)
 {
     float x[16];
@@ -15,13 +15,22 @@ static inline float test_reduce_add_ps(simde__m512 v)
         for (int i = 0; i < n; i++) x[i] += x[i + n];
     return x[0];
 }
-static inline simde__m512 test_maskz_loadu_ps(unsigned mask, const float *p)
+static inline simde__m512 test_mask_loadu_ps(simde__m512 rest, unsigned mask, const float *p)
 {
     float x[16];
-    for (int i = 0; i < 16; i++) x[i] = mask >> i & 1 ? p[i] : 0.0f;
+    simde_mm512_storeu_ps(x, rest);
+    for (int i = 0; i < 16; i++) if (mask >> i & 1) x[i] = p[i];
     return simde_mm512_loadu_ps(x);
 }
+static inline void test_mask_storeu_ps(float *p, unsigned mask, simde__m512 v)
+{
+    float x[16];
+    simde_mm512_storeu_ps(x, v);
+    for (int i = 0; i < 16; i++) if (mask >> i & 1) p[i] = x[i];
+}
 #undef _mm512_reduce_add_ps
-#undef _mm512_maskz_loadu_ps
+#undef _mm512_mask_loadu_ps
+#undef _mm512_mask_storeu_ps
 #define _mm512_reduce_add_ps(v) test_reduce_add_ps(v)
-#define _mm512_maskz_loadu_ps(mask, p) test_maskz_loadu_ps(mask, p)
+#define _mm512_mask_loadu_ps(rest, mask, p) test_mask_loadu_ps(rest, mask, p)
+#define _mm512_mask_storeu_ps(p, mask, v) test_mask_storeu_ps(p, mask, v)
