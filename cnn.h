@@ -16466,7 +16466,7 @@ static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *conv, 
     wino.th = (int)cnn__ceil(wino.oh, wino.side), wino.tw = (int)cnn__ceil(wino.ow, wino.side);
     wino.tiles = (ptrdiff_t)conv->n * wino.th * wino.tw;
     wino.once = wino.inputs = wino.tiles <= MOST, wino.high = wino.once ? nr : wino.u->mr;
-    /* wide: an odd number of cache lines, so that channels do not meet in a few sets */
+    /* as the width of V an odd number of cache lines, so that channels do not meet in a few sets */
     wino.block = wino.once ? (cnn__ceil(wino.tiles, L) | 1) * L : MOST;
     wino.wide = cnn__short_tile(wino.u) ? wino.u->lanes : wino.block;
     wino.as = (ptrdiff_t)(wino.once ? nr : wino.m) * wino.c + L, wino.vs = wino.c * wino.block + L;
